@@ -1,0 +1,1 @@
+"""holdfast keeps an aligned language model aligned while it is fine-tuned."""

@@ -1,0 +1,97 @@
+"""The unit of everything numeric: token ids, of which a stretch carries the loss.
+
+Knows: ids and masks. Does not know: text, tokenizers, files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training or evaluation sequence.
+
+    Attributes:
+        prompt_ids: what the model reads first; never carries loss.
+        completion_ids: what the loss covers (with ``completion_mask``: the part of it that is True).
+        id: stable name of the row.
+        completion_mask: per completion id, whether it carries loss; None means all of them. Needed where
+            several assistant turns alternate with user turns.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    id: str = ""
+    completion_mask: tuple[bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
+        object.__setattr__(self, "completion_ids", tuple(self.completion_ids))
+        if self.completion_mask is not None and len(self.completion_mask) != len(self.completion_ids):
+            raise ValueError(f"example {self.id}: mask and completion differ in length")
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """Prompt and completion, in order."""
+        return self.prompt_ids + self.completion_ids
+
+    @property
+    def loss_mask(self) -> tuple[bool, ...]:
+        """Per input id, whether it carries loss. The very first id never does: nothing predicts it."""
+        completion = self.completion_mask or (True,) * len(self.completion_ids)
+        mask = (False,) * len(self.prompt_ids) + tuple(completion)
+        return (False, *mask[1:]) if mask else ()
+
+    @property
+    def completion_tokens(self) -> int:
+        """Number of ids that carry loss."""
+        return sum(self.loss_mask)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that could not be used, and why."""
+
+    where: str
+    reason: str
+
+
+class Examples(Sequence[Example]):
+    """A sequence of examples that remembers what was left out on the way in.
+
+    Attributes:
+        bad_rows: rows skipped on request, with reasons.
+        truncated: ids of examples cut at ``max_length``.
+        source: where they came from.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        bad_rows: Sequence[BadRow] = (),
+        truncated: Sequence[str] = (),
+        source: str = "",
+    ) -> None:
+        self._examples = tuple(examples)
+        self.bad_rows = tuple(bad_rows)
+        self.truncated = tuple(truncated)
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Examples": ...
+    def __getitem__(self, index: int | slice) -> "Example | Examples":
+        if isinstance(index, slice):
+            return Examples(self._examples[index], source=self.source)
+        return self._examples[index]
+
+    def __repr__(self) -> str:
+        return (
+            f"Examples({len(self)} from {self.source or 'memory'}, {len(self.bad_rows)} bad rows skipped, "
+            f"{len(self.truncated)} truncated)"
+        )

@@ -1,0 +1,58 @@
+"""Intervals against scipy and closed forms."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from holdfast.core.statistics import Interval, bootstrap_mean, paired_bootstrap, spearman, wilson
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (97, 200)])
+def test_wilson_equals_scipy(k, n):
+    expected = stats.binomtest(k, n).proportion_ci(method="wilson")
+    found = wilson(k, n)
+    assert found.low == pytest.approx(expected.low, abs=1e-12)
+    assert found.high == pytest.approx(expected.high, abs=1e-12)
+
+
+def test_wilson_of_nothing_says_nothing():
+    interval = wilson(0, 0)
+    assert (interval.low, interval.high) == (0.0, 1.0)
+    assert np.isnan(interval.value)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=30), st.integers(0, 5))
+def test_spearman_equals_scipy_with_ties(values, seed):
+    other = np.random.default_rng(seed).integers(0, 4, len(values)).tolist()
+    if len(set(values)) < 2 or len(set(other)) < 2:
+        assert np.isnan(spearman(values, other))
+        return
+    assert spearman(values, other) == pytest.approx(stats.spearmanr(values, other).statistic, abs=1e-9)
+
+
+def test_bootstrap_interval_covers_like_the_normal_one():
+    values = np.random.default_rng(0).normal(1.0, 2.0, 400)
+    interval = bootstrap_mean(values.tolist())
+    half = 1.96 * values.std() / 20
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.03)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_pairing_removes_the_prompts_own_difficulty():
+    rng = np.random.default_rng(0)
+    prompt = rng.normal(0, 10, 200)
+    a, b = prompt + 0.5 + rng.normal(0, 0.5, 200), prompt + rng.normal(0, 0.5, 200)
+    assert paired_bootstrap(a.tolist(), b.tolist()).excludes(0.0)
+    assert not bootstrap_mean(a.tolist()).excludes(b.mean())
+
+
+def test_same_seed_same_interval():
+    assert bootstrap_mean([0.0, 1.0, 1.0], seed=3) == bootstrap_mean([0.0, 1.0, 1.0], seed=3)
+
+
+def test_an_interval_survives_json(tmp_path):
+    interval = wilson(3, 7)
+    interval.save(tmp_path / "i.json")
+    assert Interval.load(tmp_path / "i.json") == interval
