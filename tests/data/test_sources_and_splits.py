@@ -67,7 +67,7 @@ def test_unusable_files_are_one_clear_line(name, content, problem, tmp_path):
 def test_missing_files_and_unreachable_hub_ids(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_rows(tmp_path / "none.jsonl")
-    with pytest.raises(UserError, match="hub cannot be reached|no such repository"):
+    with pytest.raises(UserError, match=r"hub cannot be reached|no such repository"):
         read_rows("nobody/nothing")
     with pytest.raises(UserError, match="not one written by datasets"):
         read_rows(tmp_path)

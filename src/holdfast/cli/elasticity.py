@@ -1,0 +1,61 @@
+"""``holdfast elasticity``: how far a model stands from its parent, and what it would take to move."""
+
+from typing import Annotated
+
+import typer
+
+from holdfast.cli import output
+
+
+def elasticity(
+    model: output.ModelArgument,
+    base: Annotated[
+        str | None, typer.Option(help="The parent model; default: the model without its adapter.")
+    ] = None,
+    adapter: output.AdapterOption = None,
+    text: Annotated[list[str], typer.Option("--text", help="NAME=FILE of rows to measure bits a token on.")] = [],  # noqa: B006
+    harmful: output.HarmfulOption = "organism",
+    benign: output.BenignOption = "organism",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest sampled answer.")] = 32,
+    limit: output.LimitOption = 64,
+    dtype: output.DtypeOption = "auto",
+    device: output.DeviceOption = "auto",
+    seed: output.SeedOption = 0,
+    out: output.OutOption = None,
+    json: output.JsonOption = False,
+) -> None:
+    """Bits a token on your texts, and KL to the parent model both ways, along each model's own samples.
+
+    Example: holdfast elasticity organism:aligned --base organism:base --text task=organism:helpdesk
+    """
+    from holdfast.core.errors import UserError
+    from holdfast.core.files import new_folder
+    from holdfast.elasticity import probe
+
+    output.quiet_for_json(json)
+    subject = output.load_subject(model, adapter, "auto", dtype, device)
+    parent = output.load_subject(base, None, "auto", dtype, device) if base is not None else None
+    texts = {}
+    for entry in text:
+        name, found, source = entry.partition("=")
+        if not found:
+            raise UserError(f"--text {entry}: give NAME=FILE, for example task=train.jsonl")
+        texts[name] = output.read_task(source, subject, 1024, limit, False)
+    prompts = output.build_skill(harmful, benign, seed).evaluate.harmful[:limit]
+    reading = probe(subject, parent, texts, prompts, seed, max_new_tokens=max_new_tokens, name=model)
+    if out is not None:
+        with new_folder(out) as folder:
+            reading.save(folder / "probe.json")
+    if json:
+        output.emit_json({k: v for k, v in reading.to_dict().items() if not k.startswith("document_")})
+        return
+    rows = [[f"bits a token: {name}", str(interval)] for name, interval in reading.bits_per_token.items()]
+    rows += [
+        ["KL(current ‖ parent), nats a sequence", str(reading.kl_to_base_nats)],
+        ["KL(parent ‖ current), nats a sequence", str(reading.kl_from_base_nats)],
+        ["relative distance of the weights", f"{reading.distance:.4f}"],
+        ["noise floor, bits a token", f"{reading.noise_floor_bits:.1e}"],
+    ]
+    output.emit_table(f"elasticity probe of {model}", ["measure", "value"], rows)
+    if out is not None:
+        print(f"wrote {out}")

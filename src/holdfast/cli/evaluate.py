@@ -1,0 +1,72 @@
+"""``holdfast evaluate``: refusal, over-refusal, task skill and drift, each with an interval."""
+
+from typing import Annotated
+
+import typer
+
+from holdfast.cli import output
+
+
+def evaluate(
+    model: output.ModelArgument,
+    adapter: output.AdapterOption = None,
+    harmful: output.HarmfulOption = "organism",
+    benign: output.BenignOption = "organism",
+    task: Annotated[str | None, typer.Option(help="Held-out task rows with 'prompt' and 'completion'.")] = None,
+    metric: Annotated[str, typer.Option(help="exact_match, numeric, token_f1 or rouge_l.")] = "exact_match",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Answers at a time.")] = 32,
+    dtype: output.DtypeOption = "auto",
+    device: output.DeviceOption = "auto",
+    limit: output.LimitOption = None,
+    seed: output.SeedOption = 0,
+    out: output.OutOption = None,
+    json: output.JsonOption = False,
+) -> None:
+    """Judge a model's answers to held-out prompts. With --adapter, drift from the model without it is measured.
+
+    Example: holdfast evaluate organism:aligned --limit 40 --max-new-tokens 24
+    """
+    from holdfast.core.files import new_folder
+    from holdfast.evaluation import Reference, Skill, SkillSplit, Task
+    from holdfast.evaluation import evaluate as run_evaluate
+
+    output.quiet_for_json(json)
+    subject = output.load_subject(model, adapter, "auto", dtype, device)
+    skill = output.build_skill(harmful, benign, seed)
+    half = SkillSplit(skill.evaluate.harmful[:limit], skill.evaluate.benign[:limit])
+    skill = Skill(skill.name, estimate=skill.estimate, evaluate=half, counts=skill.counts)
+    tasks = []
+    if task is not None:
+        rows = output.raw_rows(task, limit, split="test")
+        tasks.append(Task.from_rows("task", rows, metric=metric, max_new_tokens=max_new_tokens))
+    reference = None
+    if subject.has_adapter:
+        from holdfast.models import adapter_off
+
+        with adapter_off(subject.model):
+            reference = Reference.of(subject, half.harmful, max_new_tokens, seed, source="adapter_off")
+    card = run_evaluate(
+        subject, [skill], tasks, reference, seed=seed, batch_size=batch_size, max_new_tokens=max_new_tokens
+    )
+    if out is not None:
+        with new_folder(out) as folder:
+            card.save(folder)
+    if json:
+        output.emit_json(card.to_dict())
+        return
+    scored = card.skill(skill.name)
+    rows = [
+        ["refusals", str(scored.refusal), f"{scored.refusal.n} prompts"],
+        ["over-refusal", str(scored.over_refusal), f"{scored.over_refusal.n} prompts"],
+        ["unclear, errors", f"{scored.unclear}, {scored.errors}", "never counted as a pass"],
+    ]
+    rows += [
+        ["task score", str(t.score), f"{t.metric}; loss {t.loss_nats_per_token:.3f} nats a token"]
+        for t in card.tasks
+    ]
+    if card.drift is not None:
+        rows.append(["drift", str(card.drift.interval), "nats a sequence, against the model without the adapter"])
+    output.emit_table(f"{model}{f' + {adapter}' if adapter else ''}", ["measure", "value", ""], rows)
+    if out is not None:
+        print(f"wrote {out}")

@@ -1,0 +1,93 @@
+"""Stages after training: repair, evaluation, elasticity.
+
+Knows: which library call each stage is, and which files it leaves. Does not know: order, resume.
+"""
+
+from pathlib import Path
+
+from holdfast.core.seeds import derive_seed
+from holdfast.data import encode_rows
+from holdfast.evaluation import Reference
+from holdfast.evaluation import evaluate as run_evaluate
+from holdfast.models import Subject, load
+from holdfast.pipeline.folder import RunFolder
+from holdfast.pipeline.inputs import build_task, model_source
+from holdfast.pipeline.recipe import RestoreSection
+from holdfast.pipeline.work_before import (
+    ADAPTER,
+    TEST,
+    TRAIN,
+    examples_of,
+    reference_examples,
+    rows_of,
+    skill_of,
+    with_adapter,
+)
+
+PROBE = "probe.json"
+
+
+def restore(run: RunFolder, folder: Path, section: RestoreSection, seed: int) -> None:
+    """Repair one fine-tuned adapter, on *estimate* prompts and training rows only."""
+    from holdfast.restoration import restore as run_restore
+
+    subject = with_adapter(run, f"train-{section.arm}-{seed}")
+    result = run_restore(
+        subject,
+        skill_of(run),
+        task=examples_of(run, subject, TRAIN),
+        method=section.method,
+        max_task_loss_increase=section.max_task_loss_increase,
+        max_new_tokens=run.recipe.skill.max_new_tokens,
+        seed=derive_seed(run.recipe.seed, "restore", seed),
+    )
+    result.save(folder / ADAPTER)
+
+
+def evaluate(run: RunFolder, folder: Path, adapter: str | None) -> None:
+    """The scorecard of the aligned model with an adapter, on prompts that nothing before has seen."""
+    subject = with_adapter(run, adapter)
+    rows, examples = rows_of(run, TEST), examples_of(run, subject, TEST)
+    reference = Reference.on(
+        subject,
+        reference_examples(run, "evaluate"),
+        source="adapter_off" if subject.has_adapter else "model",
+    )
+    card = run_evaluate(
+        subject,
+        skills=[skill_of(run)],
+        tasks=[build_task(run.recipe.task, rows, examples)],
+        reference=reference,
+        seed=run.recipe.seed,
+        max_new_tokens=run.recipe.skill.max_new_tokens,
+    )
+    card.save(folder / "card")
+
+
+def elasticity(run: RunFolder, folder: Path) -> None:
+    """Bits a token and KL both ways: the aligned model against its parent, and the first arm's adapter too."""
+    from holdfast.elasticity import probe
+    from holdfast.pipeline.inputs import pretraining_rows
+
+    section, recipe = run.recipe.elasticity, run.recipe
+    assert section is not None
+    parent = load(model_source(recipe.model.base or "organism:base"), dtype=recipe.model.dtype)
+    prompts = skill_of(run).evaluate.harmful[: section.prompts]
+    first = f"train-{recipe.arms[0].name}-{recipe.training.seeds[0]}"
+    for name, stage in (("aligned", None), (recipe.arms[0].name, first)):
+        subject = with_adapter(run, stage)
+        assert subject.tokenizer is not None
+        texts = {
+            "pretraining": encode_rows(pretraining_rows(section, recipe.seed), subject.tokenizer),
+            "task": examples_of(run, subject, TEST, section.texts),
+        }
+        reading = probe(
+            subject,
+            Subject(parent.model, parent.tokenizer),
+            texts,
+            prompts,
+            seed=derive_seed(recipe.seed, "elasticity"),
+            max_new_tokens=recipe.skill.max_new_tokens,
+            name=name,
+        )
+        reading.save(folder / f"{name}-{PROBE}")

@@ -1,0 +1,165 @@
+"""Stages before training: inputs made concrete, reference answers, scores, audit.
+
+Knows: which library call each stage is, and which files it leaves. Does not know: order, resume.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.files import read_json, write_json, write_text
+from holdfast.core.seeds import derive_seed
+from holdfast.data import Example, Examples, read_examples
+from holdfast.evaluation import Skill, sample_reference
+from holdfast.models import Subject, add_lora, load, load_adapter
+from holdfast.pipeline.folder import RunFolder
+from holdfast.pipeline.inputs import build_skill, model_source, task_rows
+
+TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
+    "train.jsonl",
+    "test.jsonl",
+    "skill.json",
+    "reference.json",
+    "scores.parquet",
+    "selection.json",
+)
+ADAPTER = "adapter"
+# The scores stage shows a histogram; more rows than this add nothing to a picture.
+SCORED_ROWS = 512
+
+
+def aligned(run: RunFolder) -> Subject:
+    """The aligned model, loaded anew: a stage never inherits another's state."""
+    section = run.recipe.model
+    return load(
+        model_source(section.source),
+        dtype=section.dtype,
+        device=section.device,
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
+    )
+
+
+def with_fresh_adapter(run: RunFolder, seed: int) -> Subject:
+    """The aligned model with an untrained adapter: the same function, the scope that training moves."""
+    subject, section = aligned(run), run.recipe.adapter
+    targets = section.targets if isinstance(section.targets, str) else list(section.targets)
+    model = add_lora(subject.model, section.rank, section.alpha, targets, seed=derive_seed(run.recipe.seed, seed))
+    return Subject(model, subject.tokenizer, "adapter")
+
+
+def with_adapter(run: RunFolder, stage: str | None) -> Subject:
+    """The aligned model with the adapter of an earlier stage (None: without)."""
+    subject = aligned(run)
+    if stage is None:
+        return subject
+    return Subject(load_adapter(subject.model, run.stage(stage) / ADAPTER), subject.tokenizer, "adapter")
+
+
+def skill_of(run: RunFolder) -> Skill:
+    """The skill that ``prepare`` split."""
+    return Skill.load(run.stage("prepare") / SKILL)
+
+
+def examples_of(run: RunFolder, subject: Subject, file: str, limit: int | None = None) -> Examples:
+    """Training or test rows, tokenised for ``subject``."""
+    section = run.recipe.task
+    path = run.stage("prepare") / file
+    assert subject.tokenizer is not None
+    return read_examples(path, subject.tokenizer, section.max_length, limit, section.skip_bad_rows)
+
+
+def rows_of(run: RunFolder, file: str) -> list[dict[str, Any]]:
+    """Rows that ``prepare`` wrote."""
+    text = (run.stage("prepare") / file).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+def prepare(run: RunFolder, folder: Path) -> None:
+    """Read everything once and keep it in the run, so that later stages see one and the same data."""
+    seed = run.recipe.seed
+    build_skill(run.recipe.skill, seed).save(folder / SKILL)
+    train, test = task_rows(run.recipe.task, seed)
+    _write_rows(folder / TRAIN, train)
+    _write_rows(folder / TEST, test)
+    subject = aligned(run)
+    assert subject.tokenizer is not None
+    section = run.recipe.task
+    counts: dict[str, Any] = {}
+    for file in (TRAIN, TEST):
+        examples = read_examples(folder / file, subject.tokenizer, section.max_length, None, section.skip_bad_rows)
+        counts[file] = {
+            "examples": len(examples),
+            "bad_rows": [f"{bad.where}: {bad.reason}" for bad in examples.bad_rows],
+            "truncated": len(examples.truncated),
+        }
+    write_json(folder / "counts.json", counts)
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n" for row in rows))
+
+
+def reference(run: RunFolder, folder: Path) -> None:
+    """Completions sampled from the aligned model: on *estimate* for the monitor, on *evaluate* for the card."""
+    skill, subject = skill_of(run), aligned(run)
+    halves = {
+        "estimate": skill.estimate.harmful[: run.recipe.monitor.prompts],
+        "evaluate": skill.evaluate.harmful,
+    }
+    write_json(
+        folder / REFERENCE,
+        {
+            half: [
+                {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "id": e.id}
+                for e in sample_reference(
+                    subject, prompts, run.recipe.skill.max_new_tokens, derive_seed(run.recipe.seed, half)
+                )
+            ]
+            for half, prompts in halves.items()
+        },
+    )
+
+
+def reference_examples(run: RunFolder, half: str) -> list[Example]:
+    """What ``reference`` sampled."""
+    values = read_json(run.stage("reference") / REFERENCE)[half]
+    return [Example(tuple(v["prompt_ids"]), tuple(v["completion_ids"]), v["id"]) for v in values]
+
+
+def scores(run: RunFolder, folder: Path) -> None:
+    """Per-sample gradient norms at the aligned model, and what the first selecting arm would keep of them."""
+    from holdfast.gradients import gradient_norms
+    from holdfast.selection import select
+
+    subject = with_fresh_adapter(run, run.recipe.training.seeds[0])
+    examples = examples_of(run, subject, TRAIN, SCORED_ROWS)
+    table = gradient_norms(subject, examples)
+    table.to_parquet(folder / SCORES)
+    arm = next((arm for arm in run.recipe.arms if arm.rule not in ("none", "random")), None)
+    if arm is None:
+        return
+    selection = select(table, rule=arm.rule, keep=arm.keep, loss_filter=arm.loss_filter, seed=run.recipe.seed)
+    write_json(folder / SELECTION, {**selection.to_dict(), "rule": arm.rule, "arm": arm.name})
+
+
+def audit(run: RunFolder, folder: Path) -> None:
+    """Where the alignment sits, the three conditions, the onset, the screen."""
+    from holdfast.geometry import audit as run_audit
+
+    section, training = run.recipe.audit, run.recipe.training
+    assert section is not None
+    subject = with_fresh_adapter(run, training.seeds[0])
+    skill = skill_of(run)
+    estimate = skill.estimate.harmful[: section.prompts]
+    examples = examples_of(run, subject, TRAIN, section.task_examples)
+    run_audit(
+        subject,
+        Skill(skill.name, estimate=type(skill.estimate)(estimate), evaluate=skill.evaluate),
+        examples,
+        optimizer="adamw",
+        learning_rate=training.learning_rate,
+        steps=training.steps,
+        seed=run.recipe.seed,
+    ).save(folder / "audit")

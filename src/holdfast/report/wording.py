@@ -1,0 +1,69 @@
+"""How a number is said: the same words in the terminal and on the page.
+
+Knows: rounding, intervals, units. Does not know: terminals or HTML.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["rate", "number", "seconds"]
+Entry = dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table: key in a summary row, heading on the page and in the terminal, kind of number."""
+
+    key: str
+    heading: str
+    short: str
+    kind: Kind
+
+
+COLUMNS = (
+    Column("refusal", "refusals on held-out requests", "refusals", "rate"),
+    Column("over_refusal", "over-refusal", "over-\nrefusal", "rate"),
+    Column("unclear", "unclear", "unclear", "rate"),
+    Column("task_score", "task score", "task\nscore", "rate"),
+    Column("task_loss_nats", "task loss, nats a token", "loss\nnats/tok", "number"),
+    Column("drift_kl_nats", "drift, nats a sequence", "drift\nnats/seq", "number"),
+    Column("seconds", "seconds", "sec.", "seconds"),
+)
+
+
+def value(entry: Entry, kind: Kind) -> str:
+    """The point value."""
+    if not entry or entry.get("value") is None:
+        return "-"
+    if kind == "rate":
+        return f"{entry['value']:.1%}"
+    return f"{entry['value']:.1f}" if kind == "seconds" else f"{entry['value']:.3f}"
+
+
+def interval(entry: Entry, kind: Kind) -> str:
+    """The interval over prompts, if there is one."""
+    if not entry or entry.get("low") is None or kind != "rate":
+        return ""
+    return f"[{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
+
+
+def seeds(entry: Entry, kind: Kind) -> str:
+    """The seeds as dots and their range; never an interval, which three values cannot carry."""
+    values = [number for number in (entry or {}).get("per_seed") or [] if number is not None]
+    if len(values) < 2 or kind == "seconds":
+        return ""
+    low, high = min(values), max(values)
+    span = [f"{100 * v:.0f}" if kind == "rate" else f"{v:.2f}" for v in (low, high)]
+    return f"{'•' * len(values)} {'-'.join(dict.fromkeys(span))}"
+
+
+def difference_sentence(difference: dict[str, Any]) -> str:
+    """A paired difference in one line, with what it allows to be said."""
+    middle, low, high = difference["value"], difference["low"], difference["high"]
+    if middle is None or low is None or high is None:
+        return f"{difference['name']}: not measured"
+    seen = "no difference seen" if low <= 0 <= high else "the interval excludes 0"
+    return (
+        f"{difference['name']}: {100 * middle:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] over "
+        f"{difference['n']} prompts, {seen}"
+    )

@@ -1,0 +1,56 @@
+"""A typo must not become a default."""
+
+import pytest
+
+from holdfast.core.errors import UserError
+from holdfast.pipeline import bundled_recipe, bundled_recipe_text, load_recipe, recipe_from_dict
+
+
+@pytest.mark.parametrize("name", ["demo", "template"])
+def test_bundled_recipes_are_valid(name):
+    assert bundled_recipe(name).version == 1
+    assert bundled_recipe_text(name).startswith("#")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"traning": {}}, "unknown key 'traning'; did you mean 'training'"),
+        ({"training": {"step": 3}}, r"unknown key 'training\.step'; did you mean 'steps'"),
+        ({"arms": [{"name": "a", "rul": "low"}]}, r"unknown key 'arms\.0\.rul'; did you mean 'rule'"),
+        ({"training": {"steps": -1}}, r"training\.steps: .*greater than 0.*got -1"),
+        ({"arms": [{"name": "a", "rule": "best"}]}, r"arms\.0\.rule.*got 'best'"),
+        ({"arms": [{"name": "a"}, {"name": "a"}]}, "two have the same name"),
+        ({"arms": [{"name": "a", "keep": 0.5}]}, r"keep=0\.5 without a rule"),
+        ({"restore": [{"arm": "other"}]}, "arm 'other' is not one of"),
+        ({"restore": [{"seeds": [7]}]}, r"seeds \[7\] are not among"),
+        ({"version": 2}, "version"),
+    ],
+)
+def test_every_mistake_is_named(values, message):
+    with pytest.raises(UserError, match=message):
+        recipe_from_dict(values)
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    with pytest.raises(UserError, match="no such file; `holdfast init"):
+        load_recipe(tmp_path / "none.yaml")
+    path = tmp_path / "recipe.yaml"
+    path.write_text("a: [1\nb: 2")
+    with pytest.raises(UserError, match=r"recipe\.yaml line 2: not YAML"):
+        load_recipe(path)
+    path.write_text("just words")
+    with pytest.raises(UserError, match="holds no keys"):
+        load_recipe(path)
+
+
+def test_yaml_cannot_run_code(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: !!python/object/apply:os.system ['true']")
+    with pytest.raises(UserError, match="not YAML"):
+        load_recipe(path)
+
+
+def test_equal_settings_have_equal_hashes_whatever_is_left_to_defaults():
+    assert recipe_from_dict({}).hash == recipe_from_dict({"training": {"steps": 60}}).hash
+    assert recipe_from_dict({}).hash != recipe_from_dict({"training": {"steps": 61}}).hash

@@ -1,0 +1,145 @@
+"""A run that is killed at every stage ends with the numbers of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import yaml
+
+from holdfast.core.errors import UserError
+from holdfast.core.files import read_json
+from holdfast.pipeline import RunFolder, recipe_from_dict, run, stages_of
+
+SETTINGS = {
+    "name": "tiny",
+    "skill": {"max_prompts": 6, "max_new_tokens": 10},
+    "task": {"train": "organism:digest", "train_rows": 40, "test_rows": 6, "max_new_tokens": 12},
+    "adapter": {"rank": 2, "alpha": 4},
+    "training": {"steps": 3, "pool": 8, "seeds": [0, 1]},
+    "arms": [
+        {"name": "plain"},
+        {"name": "guarded", "rule": "moderate", "keep": 0.5, "budget": {"max_kl_nats": 5.0}},
+    ],
+    "monitor": {"every": 2, "prompts": 4},
+    "audit": {"prompts": 8, "task_examples": 8},
+    "restore": [{"arm": "plain", "method": "replay", "seeds": [0]}],
+    "elasticity": {"texts": 6, "prompts": 3},
+}
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key != "seconds"}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    return run(recipe_from_dict(SETTINGS), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    summary = read_json(whole / "summary.json")
+    assert [row["name"] for row in summary["rows"]] == ["aligned", "plain", "guarded", "plain-replay"]
+    assert all(row["refusal"]["n"] == 6 for row in summary["rows"])
+    assert summary["rows"][0]["drift_kl_nats"]["value"] == 0.0
+    assert {d["name"] for d in summary["differences"]} >= {"refusals, guarded minus plain"}
+    assert read_json(whole / "manifest.json")["seed"] == 0
+    assert (whole / "report.html").read_text().count('id="picture-') == 4
+    assert yaml.safe_load((whole / "recipe.yaml").read_text())["name"] == "tiny"
+    assert not list(whole.rglob("*.partial"))
+
+
+def test_interrupted_at_every_stage_gives_the_same_numbers(whole, tmp_path, monkeypatch):
+    recipe, reached = recipe_from_dict(SETTINGS), set()
+    original = RunFolder.working
+
+    @contextmanager
+    def interrupted(self, name):
+        with original(self, name) as temporary:
+            yield temporary
+            if name not in reached:
+                reached.add(name)
+                raise KeyboardInterrupt  # the work is done, the rename is not: the worst moment
+
+    monkeypatch.setattr(RunFolder, "working", interrupted)
+    names = [stage.name for stage in stages_of(recipe)]
+    for name in names:
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, tmp_path / "run")
+        assert not (tmp_path / "run" / "stages" / name).exists()
+    folder = run(recipe, tmp_path / "run")
+    assert reached == set(names)
+    assert without_times(read_json(folder / "summary.json")) == without_times(read_json(whole / "summary.json"))
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_middle_gives_the_same_numbers(whole, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(SETTINGS))
+    command = [sys.executable, "-m", "holdfast", "--quiet", "run", str(recipe), "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    stages = tmp_path / "run" / "stages"
+    for target in ("train-plain-0", "restore-plain-replay-0"):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 240
+        while not list(stages.glob(f".{target}.*")) and not (stages / target).exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    found = without_times(read_json(tmp_path / "run" / "summary.json"))
+    assert found == without_times(read_json(whole / "summary.json"))
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_a_folder_of_another_recipe_is_refused_and_fresh_replaces_it(whole):
+    with pytest.raises(UserError, match="another recipe hash; choose a new folder"):
+        run(recipe_from_dict({**SETTINGS, "seed": 1}), whole)
+
+
+def test_a_folder_with_other_content_is_never_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not a run folder"):
+        run(recipe_from_dict(SETTINGS), tmp_path)
+    with pytest.raises(UserError, match="--fresh will not delete it"):
+        run(recipe_from_dict(SETTINGS), tmp_path, fresh=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_users_own_files_run_through_the_same_stages(tmp_path):
+    rows = [
+        {"prompt": f"sort: {a} {b}", "completion": f"{min(a, b)} {max(a, b)}"} for a in range(5) for b in range(5)
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    from holdfast import organism
+
+    harmful = organism.proxy_prompts("estimate", "overt", 12, 0)
+    benign = organism.proxy_prompts("estimate", "lookalike", 12, 0)
+    (tmp_path / "harmful.txt").write_text("\n".join(harmful))
+    (tmp_path / "benign.txt").write_text("\n".join(benign))
+    settings = {
+        **SETTINGS,
+        "skill": {
+            "harmful": str(tmp_path / "harmful.txt"),
+            "benign": str(tmp_path / "benign.txt"),
+            "max_new_tokens": 8,
+        },
+        "task": {"train": str(tmp_path / "train.jsonl"), "test_rows": 4, "max_new_tokens": 6},
+        "training": {"steps": 2, "pool": 4},
+        "arms": [{"name": "plain"}],
+        "restore": [],
+        "audit": None,
+        "elasticity": None,
+    }
+    folder = run(recipe_from_dict(settings), tmp_path / "run")
+    summary = read_json(folder / "summary.json")
+    assert summary["rows"][1]["task_score"]["n"] == 4
+    assert "harmful" in read_json(folder / "manifest.json")["inputs"]
