@@ -32,7 +32,7 @@ def audit(
     from holdfast.core.files import new_folder
     from holdfast.evaluation import Skill, SkillSplit
     from holdfast.geometry import audit as run_audit
-    from holdfast.geometry import describe
+    from holdfast.geometry.describe import describe
     from holdfast.models import Subject, add_lora
 
     output.quiet_for_json(json)

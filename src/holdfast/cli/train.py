@@ -50,7 +50,8 @@ def train(
     examples = output.read_task(data, loaded, max_length, limit, skip_bad_rows)
     skill = output.build_skill(harmful, benign, seed)
     subject = Subject(add_lora(loaded.model, rank, alpha, seed=seed), loaded.tokenizer, "adapter")
-    budget = DriftBudget(max_kl_nats, min_refusal) if max_kl_nats or min_refusal else None
+    limited = max_kl_nats is not None or min_refusal is not None
+    budget = DriftBudget(max_kl_nats, min_refusal) if limited else None
     with new_folder(out) as folder:
         monitor = DriftMonitor(
             Reference.of(subject, skill.estimate.harmful[:64], seed=seed, source="adapter_off"),

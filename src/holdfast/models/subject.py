@@ -4,8 +4,9 @@ Knows: how to load from a folder or the hub, parameter scopes.
 Does not know: data, losses, what is done with the parameters.
 """
 
+import contextlib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,8 +107,9 @@ def load(
     kind = _dtype(dtype, chosen)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
+        with _without_library_bars():
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
     except Exception as error:  # the hub client and the config parsers raise many kinds
         raise UserError(f"{where}: {_load_problem(error)}") from error
     model.to(chosen)
@@ -117,6 +119,20 @@ def load(
 
         model = load_adapter(model, adapter)
     return Subject(model, tokenizer, scope)
+
+
+@contextlib.contextmanager
+def _without_library_bars() -> Iterator[None]:
+    """Loading shards draws its own bar, quiet or not."""
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bar()
 
 
 def _check_local(where: str) -> None:

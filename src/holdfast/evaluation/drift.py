@@ -1,0 +1,218 @@
+"""Drift: how far a model's answers have moved from the aligned model's, in nats, over the full vocabulary.
+
+Knows: completions sampled from the aligned model, its log-probabilities along them, the exact KL.
+Does not know: harm. Drift is a distance between two models; judges say what it means.
+
+Shapes: B batch, T time, V vocabulary, N sequences, P prompts.
+
+drift = mean over prompts of the sum over the completion of KL(aligned ‖ current), along completions that the
+aligned model sampled at temperature 1. Its expectation is the KL between the two distributions over answers
+(chain rule, up to ``max_new_tokens``); with few prompts its tail is heavy, so look at the interval.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from holdfast.core.errors import UserError
+from holdfast.core.results import Result
+from holdfast.core.seeds import derive_seed, undisturbed
+from holdfast.core.statistics import Interval, bootstrap_mean
+from holdfast.data import Batch, Example, batches, encode_prompt
+from holdfast.models import Subject, adapter_off, generate, kl_on_examples, log_probabilities
+
+STORE_LIMIT_BYTES = 1 << 30
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class DriftReading(Result):
+    """One measurement of drift.
+
+    Attributes:
+        kl_nats: nats a sequence, mean over prompts.
+        interval: of ``kl_nats``, bootstrap over prompts.
+        kl_nats_per_token: nats over tokens, both summed over all sequences.
+        per_prompt: nats of each prompt (mean over its samples).
+        tokens: completion tokens in all.
+    """
+
+    kl_nats: float
+    interval: Interval
+    kl_nats_per_token: float
+    per_prompt: tuple[float, ...] = field(repr=False)
+    tokens: int
+
+
+def sample_reference(
+    subject: Subject,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    samples: int = 1,
+    batch_size: int = _BATCH,
+) -> list[Example]:
+    """Complete every prompt ``samples`` times at temperature 1 with ``subject``: call it on the aligned model.
+
+    Args:
+        prompts: texts (the chat template is applied) or token ids.
+
+    Returns:
+        Examples in prompt order, samples of a prompt side by side, ids ``"<prompt>/<sample>"``. The end token is
+        part of a completion that reached it.
+
+    Raises:
+        UserError: no prompts.
+    """
+    if not prompts:
+        raise UserError("drift needs prompts to sample answers to; give at least one")
+    encoded = [_ids(subject, prompt) for prompt in prompts]
+    repeated = [ids for ids in encoded for _ in range(samples)]
+    stream = derive_seed(seed, "reference")
+    with undisturbed(subject.model):
+        answers = generate(subject, repeated, max_new_tokens, temperature=1.0, seed=stream, batch_size=batch_size)
+    return [
+        Example(tuple(ids), tuple(answer), f"{k // samples}/{k % samples}")
+        for k, (ids, answer) in enumerate(zip(repeated, answers, strict=True))
+    ]
+
+
+def _ids(subject: Subject, prompt: str | Sequence[int]) -> list[int]:
+    if not isinstance(prompt, str):
+        return list(prompt)
+    if subject.tokenizer is None:
+        raise UserError("text prompts need a tokenizer; give Subject(model, tokenizer) or pass token ids")
+    return encode_prompt(prompt, subject.tokenizer)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The aligned model as drift sees it: completions it sampled, and its log-probabilities along them.
+
+    Make one with :meth:`of` (or :meth:`on` for completions sampled before).
+
+    Attributes:
+        examples: the completions.
+        source: "stored" (log-probabilities kept in memory, exact), "adapter_off" (the current model without its
+            adapter; right as long as training touches nothing but the adapter) or "model" (a second model).
+        samples: per prompt; neighbouring examples belong together.
+    """
+
+    examples: tuple[Example, ...]
+    source: Literal["stored", "adapter_off", "model"]
+    samples: int = 1
+    stored_NSV: tuple[torch.Tensor, ...] = field(default=(), repr=False)
+    model: Any = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        aligned: Subject,
+        prompts: Sequence[str],
+        max_new_tokens: int = 64,
+        seed: int = 0,
+        samples: int = 1,
+        source: Literal["auto", "stored", "adapter_off", "model"] = "auto",
+        batch_size: int = _BATCH,
+    ) -> "Reference":
+        """Sample completions from ``aligned`` as it is now and remember its distribution along them."""
+        examples = sample_reference(aligned, prompts, max_new_tokens, seed, samples, batch_size)
+        return cls.on(aligned, examples, samples, source, batch_size)
+
+    @classmethod
+    def on(
+        cls,
+        aligned: Subject,
+        examples: Sequence[Example],
+        samples: int = 1,
+        source: Literal["auto", "stored", "adapter_off", "model"] = "auto",
+        batch_size: int = _BATCH,
+    ) -> "Reference":
+        """Remember the distribution of ``aligned``, as it is now, along given completions.
+
+        "auto" stores the log-probabilities. "model" keeps ``aligned`` itself: it must not be trained meanwhile.
+
+        Raises:
+            UserError: the log-probabilities would not fit in a GiB.
+        """
+        kept = tuple(examples)
+        if source in ("adapter_off", "model"):
+            if source == "adapter_off" and not aligned.has_adapter:
+                raise UserError("source='adapter_off' needs a model with an adapter; use source='stored'")
+            return cls(kept, source, samples, model=aligned.model if source == "model" else None)
+        vocabulary = int(aligned.model.config.vocab_size)
+        size = 4 * vocabulary * sum(example.completion_tokens for example in kept)
+        if size > STORE_LIMIT_BYTES:
+            raise UserError(
+                f"storing the aligned model's log-probabilities takes {size / 2**30:.1f} GiB (limit 1); use fewer "
+                "prompts or tokens, train an adapter with source='adapter_off', or source='model' with a copy"
+            )
+        return cls(kept, "stored", samples, _store(aligned, kept, batch_size))
+
+    def aligned_log_p(self, current: Any) -> Callable[[Batch], torch.Tensor]:
+        """A function from a batch of these examples to the aligned model's log_p_BTV."""
+        if self.source == "adapter_off":
+            return _without_adapter(current)
+        if self.source == "model":
+            return log_probabilities(self.model)
+        return self._stored_log_p
+
+    def _stored_log_p(self, batch: Batch) -> torch.Tensor:
+        first = self.stored_NSV[0]
+        size = (*batch.input_ids_BT.shape, first.shape[-1])
+        log_p_BTV = torch.zeros(size, dtype=first.dtype, device=batch.input_ids_BT.device)
+        for row, position in enumerate(batch.index):
+            scored_S = torch.nonzero(batch.completion_mask_BT[row, 1:]).flatten()
+            log_p_BTV[row, scored_S] = self.stored_NSV[position].to(log_p_BTV.device)
+        return log_p_BTV
+
+
+def _without_adapter(model: Any) -> Callable[[Batch], torch.Tensor]:
+    def log_p(batch: Batch) -> torch.Tensor:
+        with adapter_off(model):
+            return log_probabilities(model)(batch)
+
+    return log_p
+
+
+@torch.no_grad()
+def _store(aligned: Subject, examples: Sequence[Example], batch_size: int) -> tuple[torch.Tensor, ...]:
+    stored: list[torch.Tensor] = [torch.empty(0)] * len(examples)
+    with undisturbed(aligned.model):
+        for batch in batches(examples, batch_size, aligned.pad_id):
+            batch = batch.to(aligned.device)
+            log_p_BTV = log_probabilities(aligned.model)(batch)
+            for row, position in enumerate(batch.index):
+                scored_S = torch.nonzero(batch.completion_mask_BT[row, 1:]).flatten()
+                stored[position] = log_p_BTV[row, scored_S].cpu()
+    return tuple(stored)
+
+
+def drift(
+    subject: Subject, reference: Reference, batch_size: int = _BATCH, seed: int = 0, draws: int = 2000
+) -> DriftReading:
+    """Exact KL(aligned ‖ current) along the reference completions. Leaves modes and random state alone.
+
+    Source: design section 3; geometry.md 1.7.
+    """
+    with undisturbed(subject.model):
+        kl_N, tokens_N = kl_on_examples(
+            reference.aligned_log_p(subject.model),
+            log_probabilities(subject.model),
+            reference.examples,
+            subject.pad_id,
+            subject.device,
+            batch_size,
+        )
+    per_prompt_P = np.asarray(kl_N).reshape(-1, reference.samples).mean(axis=1)
+    tokens = int(np.sum(tokens_N))
+    return DriftReading(
+        float(per_prompt_P.mean()),
+        bootstrap_mean(per_prompt_P.tolist(), seed, draws),
+        float(np.sum(kl_N) / max(1, tokens)),
+        tuple(per_prompt_P.tolist()),
+        tokens,
+    )

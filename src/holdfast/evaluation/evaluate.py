@@ -1,0 +1,124 @@
+"""Evaluate one model: let it answer, have the answers judged, score its tasks, measure its drift.
+
+Knows: the order of things. Does not know: rules of judging, metrics, statistics (the other files of this room).
+"""
+
+from collections.abc import Sequence
+
+from holdfast.core.errors import UserError
+from holdfast.core.progress import bar
+from holdfast.core.seeds import undisturbed
+from holdfast.core.statistics import bootstrap_mean
+from holdfast.data import Example, encode_rows
+from holdfast.evaluation.drift import Reference, drift
+from holdfast.evaluation.judge import Judge, RefusalJudge, Verdict
+from holdfast.evaluation.scorecard import Kind, ResponseRow, Scorecard, SkillScore, TaskScore
+from holdfast.evaluation.skill import Skill
+from holdfast.evaluation.tasks import Task
+from holdfast.models import Subject, generate_text, mean_loss
+
+
+def evaluate(
+    subject: Subject,
+    skills: Sequence[Skill] = (),
+    tasks: Sequence[Task] = (),
+    reference: Reference | None = None,
+    judge: Judge | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    max_new_tokens: int = 64,
+    progress: bool = True,
+) -> Scorecard:
+    """Measure a model on the *evaluate* half of skills and on tasks. Greedy decoding.
+
+    Args:
+        subject: with a tokenizer.
+        skills: judged on ``skill.evaluate``.
+        tasks: scored on their answers, with their loss on held-out examples.
+        reference: of the aligned model; gives the drift.
+        judge: default :class:`RefusalJudge`.
+        seed: of the intervals (greedy decoding draws nothing).
+        max_new_tokens: of an answer to a skill's prompt; a task has its own.
+
+    Raises:
+        UserError: no tokenizer; two suites of one name.
+    """
+    if subject.tokenizer is None and (skills or tasks):
+        raise UserError("evaluation needs a tokenizer; give Subject(model, tokenizer)")
+    names = [suite.name for suite in (*skills, *tasks)]
+    if len(set(names)) != len(names):
+        raise UserError(f"two suites share a name ({', '.join(sorted(names))}); rename one")
+    judge = judge or RefusalJudge()
+    rows: list[ResponseRow] = []
+    skill_scores, task_scores = [], []
+    total = sum(len(s.evaluate.harmful) + len(s.evaluate.benign) for s in skills)
+    total += sum(len(task.prompts) for task in tasks)
+    with bar("evaluating", total, progress) as advance, undisturbed(subject.model):
+        for skill in skills:
+            labels: dict[Kind, list] = {}
+            halves: dict[Kind, tuple[str, ...]] = {
+                "harmful": skill.evaluate.harmful,
+                "benign": skill.evaluate.benign,
+            }
+            for kind, prompts in halves.items():
+                judged = _judged(subject, skill.name, kind, prompts, judge, max_new_tokens, batch_size)
+                labels[kind] = [row.label for row in judged]
+                rows += judged
+                advance(len(prompts))
+            skill_scores.append(SkillScore.of(skill.name, labels["harmful"], labels["benign"]))
+        for task in tasks:
+            score, scored = _score_task(subject, task, seed, batch_size)
+            task_scores.append(score)
+            rows += scored
+            advance(len(task.prompts))
+    reading = drift(subject, reference, batch_size, seed) if reference is not None else None
+    settings = {"seed": seed, "max_new_tokens": max_new_tokens, "judge": type(judge).__name__}
+    return Scorecard(tuple(skill_scores), tuple(task_scores), reading, settings, tuple(rows))
+
+
+def _judged(
+    subject: Subject,
+    suite: str,
+    kind: Kind,
+    prompts: Sequence[str],
+    judge: Judge,
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[ResponseRow]:
+    answers = generate_text(subject, prompts, max_new_tokens, batch_size=batch_size) if prompts else []
+    passing = "refused" if kind == "harmful" else "complied"
+    rows = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        verdict = judge_safely(judge, prompt, answer)
+        score = float(verdict.label == passing)
+        rows.append(ResponseRow(suite, kind, prompt, answer, verdict.label, verdict.reason, score))
+    return rows
+
+
+def judge_safely(judge: Judge, prompt: str, answer: str | None) -> Verdict:
+    """A verdict whatever happens: a judge that breaks on one answer gives "error" there, not a lost run."""
+    try:
+        return judge(prompt, answer)
+    except Exception as error:  # a user's judge may raise anything; the label records it
+        return Verdict("error", f"judge failed: {type(error).__name__}: {error}"[:200])
+
+
+def _score_task(subject: Subject, task: Task, seed: int, batch_size: int) -> tuple[TaskScore, list[ResponseRow]]:
+    answers = (
+        generate_text(subject, task.prompts, task.max_new_tokens, batch_size=batch_size) if task.prompts else []
+    )
+    rows = [
+        ResponseRow(task.name, "task", prompt, answer, "", "", task.score(answer, wanted))
+        for prompt, wanted, answer in zip(task.prompts, task.answers, answers, strict=True)
+    ]
+    loss = mean_loss(subject, _loss_examples(subject, task), batch_size)
+    interval = bootstrap_mean([row.score for row in rows], seed)
+    return TaskScore(task.name, task.metric, interval, loss.nats_per_token, loss.tokens), rows
+
+
+def _loss_examples(subject: Subject, task: Task) -> Sequence[Example]:
+    if task.examples is not None:
+        return task.examples
+    assert subject.tokenizer is not None
+    pairs = zip(task.prompts, task.answers, strict=True)
+    return encode_rows([{"prompt": p, "completion": a} for p, a in pairs], subject.tokenizer)

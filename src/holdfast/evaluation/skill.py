@@ -1,0 +1,207 @@
+"""A skill: one alignment behaviour to preserve, as prompts that must be refused and controls that must not.
+
+Knows: prompt lists and files, duplicates, groups, the split into what is fitted on and what is judged on.
+Does not know: models, judges.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.errors import UserError
+from holdfast.core.results import Result
+from holdfast.data import near_duplicates, normalise_text, split_by_group
+from holdfast.data.sources import read_rows
+
+PROMPT_FIELDS = ("prompt", "goal", "instruction", "question", "text")
+NEAR = 0.8
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class SkillSplit(Result):
+    """One half of a skill: ``harmful`` prompts must be refused, ``benign`` ones must not."""
+
+    harmful: tuple[str, ...]
+    benign: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "harmful", tuple(self.harmful))
+        object.__setattr__(self, "benign", tuple(self.benign))
+
+
+@dataclass(frozen=True)
+class Skill(Result):
+    """Prompts of one behaviour, split once. Nothing that is fitted may see ``evaluate``.
+
+    Build it with :meth:`refusal`, or pass ready-made halves: ``Skill(name, estimate=..., evaluate=...)``.
+
+    Attributes:
+        name: used in files and tables.
+        harmful, benign: all prompts after duplicates were removed.
+        estimate, evaluate: the halves.
+        counts: what was removed or found: "exact_duplicates", "near_duplicates" (removed), "contradictions"
+            (benign prompts that also stood among the harmful ones, removed), "across_halves" (prompts of
+            ``evaluate`` that nearly repeat one of ``estimate``; only ready-made halves can have any).
+    """
+
+    name: str
+    harmful: tuple[str, ...] = ()
+    benign: tuple[str, ...] = ()
+    estimate: SkillSplit = field(default=SkillSplit(()), repr=False)
+    evaluate: SkillSplit = field(default=SkillSplit(()), repr=False)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        halves = (self.estimate, self.evaluate)
+        if not self.harmful and not self.benign:
+            object.__setattr__(self, "harmful", sum((half.harmful for half in halves), ()))
+            object.__setattr__(self, "benign", sum((half.benign for half in halves), ()))
+        object.__setattr__(self, "harmful", tuple(self.harmful))
+        object.__setattr__(self, "benign", tuple(self.benign))
+        if not self.harmful:
+            raise UserError(f"skill '{self.name}': no harmful prompts; give at least one")
+        if not any(half.harmful or half.benign for half in halves):
+            raise UserError(
+                f"skill '{self.name}': no split; use Skill.refusal(...), or pass estimate and evaluate"
+            )
+        if not self.counts:
+            across = _across(self.estimate, self.evaluate)
+            object.__setattr__(self, "counts", {"across_halves": across})
+
+    @classmethod
+    def refusal(
+        cls,
+        harmful: str | Path | Sequence[str],
+        benign: str | Path | Sequence[str] = (),
+        name: str = "refusal",
+        salt: str = "holdfast",
+        groups: Mapping[str, str] | None = None,
+        share: float = 0.5,
+        near: float | None = NEAR,
+    ) -> "Skill":
+        """Read prompts, remove duplicates, split by group.
+
+        Args:
+            harmful: prompts that must be refused: a list, or a file (``.txt`` one a line; ``.jsonl``, ``.csv``,
+                ``.parquet`` with a column ``prompt``, ``goal``, ``instruction``, ``question`` or ``text``), or a
+                hub id.
+            benign: controls that must not be refused.
+            name: of the skill.
+            salt: of the split; another salt gives another split.
+            groups: prompt -> group. Prompts of a group (a harmful prompt, its look-alike, paraphrases) land in
+                the same half. A file's column ``group`` does the same. Ungrouped prompts are their own group,
+                and a benign prompt that nearly repeats a harmful one joins its group.
+            share: of the groups that go to ``estimate``.
+            near: similarity from which two prompts of one list are the same (the first stays); None keeps all
+                but exact repetitions.
+
+        Raises:
+            UserError: unreadable file, no prompts, or a half left without harmful prompts.
+        """
+        group_of = dict(groups or {})
+        lists = [_read_prompts(source, group_of) for source in (harmful, benign)]
+        counts = {"exact_duplicates": 0, "near_duplicates": 0, "contradictions": 0, "across_halves": 0}
+        harmful_kept, benign_kept = (_unique(prompts, near, counts) for prompts in lists)
+        if not harmful_kept:
+            raise UserError(f"skill '{name}': no harmful prompts; give at least one")
+        known = {normalise_text(prompt) for prompt in harmful_kept}
+        safe = [prompt for prompt in benign_kept if normalise_text(prompt) not in known]
+        counts["contradictions"] = len(benign_kept) - len(safe)
+        if near is not None:
+            for i, j, _ in near_duplicates(safe, harmful_kept, near):
+                group_of.setdefault(safe[i], group_of.get(harmful_kept[j], harmful_kept[j]))
+        halves = _split(harmful_kept, safe, group_of, salt, share)
+        for half, label in zip(halves, ("estimate", "evaluate"), strict=True):
+            if not half.harmful:
+                raise UserError(
+                    f"skill '{name}': no harmful prompt fell into '{label}' ({len(harmful_kept)} prompts in all); "
+                    "give more prompts, or another salt"
+                )
+        return cls(name, tuple(harmful_kept), tuple(safe), *halves, counts)
+
+
+def _read_prompts(source: str | Path | Sequence[str], group_of: dict[str, str]) -> list[str]:
+    if isinstance(source, (str, Path)):
+        if Path(source).suffix.lower() == ".txt":
+            return _read_lines(Path(source))
+        return _prompts_of_rows(source, group_of)
+    prompts = list(source)
+    for position, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f"prompt {position}: {prompt!r} is not a text; give a list of non-empty strings")
+    return prompts
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; convert it") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _prompts_of_rows(source: str | Path, group_of: dict[str, str]) -> list[str]:
+    prompts = []
+    for row in read_rows(source):
+        name = next((field for field in PROMPT_FIELDS if isinstance(row.values.get(field), str)), None)
+        if name is None:
+            raise UserError(
+                f"{row.where}: no prompt; name the column one of {', '.join(PROMPT_FIELDS)} "
+                f"(found {', '.join(sorted(map(str, row.values)))})"
+            )
+        prompt = row.values[name].strip()
+        if not prompt:
+            raise UserError(f"{row.where}: field '{name}' is empty; remove the row")
+        if row.values.get("group"):
+            group_of.setdefault(prompt, str(row.values["group"]))
+        prompts.append(prompt)
+    return prompts
+
+
+def _unique(prompts: Sequence[str], near: float | None, counts: dict[str, int]) -> list[str]:
+    """Drop repetitions, then near-repetitions; the first of its kind stays."""
+    first: dict[str, str] = {}
+    for prompt in prompts:
+        first.setdefault(normalise_text(prompt), prompt)
+    distinct = list(first.values())
+    counts["exact_duplicates"] += len(prompts) - len(distinct)
+    if near is None:
+        return distinct
+    kept: list[str] = []
+    for start in range(0, len(distinct), _BLOCK):  # blocks, so that the index of what is kept is built rarely
+        block = distinct[start : start + _BLOCK]
+        repeated = {i for i, _, _ in near_duplicates(block, kept, near)}
+        fresh: list[str] = []
+        for i, prompt in enumerate(block):
+            if i not in repeated and not near_duplicates([prompt], fresh, near):
+                fresh.append(prompt)
+        kept += fresh
+    counts["near_duplicates"] += len(distinct) - len(kept)
+    return kept
+
+
+def _split(
+    harmful: Sequence[str], benign: Sequence[str], group_of: Mapping[str, str], salt: str, share: float
+) -> tuple[SkillSplit, SkillSplit]:
+    def halves(prompts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        keys = [group_of.get(prompt, prompt) for prompt in prompts]
+        estimate, evaluate = split_by_group(prompts, keys, salt, share)
+        return tuple(prompts[k] for k in estimate), tuple(prompts[k] for k in evaluate)
+
+    harmful_halves, benign_halves = halves(harmful), halves(benign)
+    return (
+        SkillSplit(harmful_halves[0], benign_halves[0]),
+        SkillSplit(harmful_halves[1], benign_halves[1]),
+    )
+
+
+def _across(estimate: SkillSplit, evaluate: SkillSplit) -> int:
+    pairs: list[tuple[Any, Any]] = [
+        (evaluate.harmful, estimate.harmful),
+        (evaluate.benign, estimate.benign),
+    ]
+    return sum(len(near_duplicates(texts, against, NEAR)) for texts, against in pairs)

@@ -1,0 +1,75 @@
+"""Selection during training: the options, and the decision for the pool of one update.
+
+Knows: rules, the seed of a step. Does not know: trainers, models.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.core.results import Result
+from holdfast.core.seeds import derive_seed
+from holdfast.selection.rules import LENGTH_RULES, NORM_RULES, check_options
+from holdfast.selection.select import Selection, select_pool
+
+
+@dataclass(frozen=True)
+class OnlineSelection(Result):
+    """Keep part of the pool of every update, judged by the model as it is at that moment.
+
+    The pool is everything one update would have trained on: ``per_device_train_batch_size`` ×
+    ``gradient_accumulation_steps`` samples. ``keep`` is a share OF THE POOL, so to train on 16 samples an update
+    at ``keep=0.5`` make the pool 32. Below about 32 a median means little (selection.md 1.3 advises 64 or more).
+
+    Attributes:
+        keep: share of the pool to train on.
+        rule: as :func:`holdfast.select`.
+        loss_filter: as :func:`holdfast.select`; applies to every rule.
+        seed: of the random rules; each step draws anew.
+        reduction: "mean" scores a sample by the norm of its mean token loss, "sum" of its summed loss. They
+            rank differently (selection.md 1.2).
+    """
+
+    keep: float = 0.5
+    rule: str = "moderate"
+    loss_filter: str = "sigma"
+    seed: int = 0
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        check_options(self.rule, self.keep, self.loss_filter)
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction '{self.reduction}': use 'mean' or 'sum'")
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether a decision takes gradient norms (the costly score)."""
+        return self.rule in NORM_RULES
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether a decision takes losses."""
+        return self.loss_filter != "none"
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a decision takes lengths."""
+        return self.rule in LENGTH_RULES
+
+    def decide(self, loss: Any, norm: Any, tokens: Any, step: int) -> Selection:
+        """Which samples of this step's pool to train on: ``.indices``, with thresholds and reasons.
+
+        Args:
+            loss: mean loss per completion token of each sample, nats; None if not needed.
+            norm: gradient norm of each sample; None if not needed.
+            tokens: completion tokens of each sample.
+            step: number of the update; moves the seed of the random rules.
+        """
+        return select_pool(
+            loss,
+            norm,
+            tokens,
+            rule=self.rule,
+            keep=self.keep,
+            loss_filter=self.loss_filter,
+            seed=derive_seed(self.seed, "online", step),
+        )

@@ -1,0 +1,252 @@
+"""GuardedTrainer: TRL's SFTTrainer that scores every update's pool and trains on the part it keeps.
+
+Knows: where the loop of transformers and TRL can be entered. Does not know: rules of selection, how drift is
+measured.
+
+One update: the pool (all micro-batches) is drawn, scored on the model as it is, cut, and only then counted for
+the loss scale. With nothing dropped the micro-batches are passed on untouched and the run is bit for bit that of
+SFTTrainer.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.sft_trainer import SFTTrainer
+
+from holdfast.core.errors import UserError
+from holdfast.core.seeds import undisturbed
+from holdfast.data import Batch
+from holdfast.gradients import batch_gradient_norms
+from holdfast.models import Subject, batch_logits, sequence_nll
+from holdfast.selection import OnlineSelection, Selection
+from holdfast.training.data import SAMPLE, NumberedCollator, are_examples, dataset_from_examples
+from holdfast.training.options import cpu_safe_args
+from holdfast.training.pool import MicroBatch, as_batch, keep_rows, pool_size
+from holdfast.training.trace import JsonLines
+
+logger = logging.getLogger(__name__)
+
+TRACE_FILE = "selection.jsonl"
+_QUANTILES = (0.0, 0.16, 0.5, 0.84, 1.0)
+
+
+class SkipEmptyUpdate(TrainerCallback):
+    """Make an update whose whole pool was dropped a no-op: Adam moves weights even on a zero gradient."""
+
+    def __init__(self, trainer: "GuardedTrainer") -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        if self.trainer.skip_update and optimizer is not None:
+            optimizer.zero_grad(set_to_none=True)
+
+
+class GuardedTrainer(SFTTrainer):
+    """``SFTTrainer`` with an online filter and monitors.
+
+    Args:
+        model: a :class:`Subject` (its scope is what is trained, its tokenizer is used), a model, or a name.
+        args: an ``SFTConfig``; default :func:`cpu_safe_args`. ``per_device_train_batch_size`` ×
+            ``gradient_accumulation_steps`` is the POOL; ``selection.keep`` of it is trained on.
+        train_dataset: a sequence of Examples (their masks are used as they are), or anything SFTTrainer takes.
+        selection: None trains on everything.
+        callbacks: a :class:`DriftMonitor` among them is bound to this trainer.
+        processing_class: the tokenizer, if ``model`` is not a Subject.
+        kwargs: of ``SFTTrainer``.
+
+    Raises:
+        UserError: selection together with packing, padding-free batches or several processes.
+
+    Attributes:
+        selection_trace: one row an update: step, pool, kept, kept_share, thresholds, quantiles of loss and norm
+            (0, 16, 50, 84, 100 %), counts by reason, kept_ids. Also in ``<output_dir>/selection.jsonl``.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: Any = None,
+        train_dataset: Any = None,
+        selection: OnlineSelection | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args if args is not None else cpu_safe_args()
+        if isinstance(model, Subject):
+            processing_class = processing_class if processing_class is not None else model.tokenizer
+            model = _scoped(model)
+        self.selection = selection
+        self.skip_update = False
+        self.pending_logs: dict[str, float] = {}
+        self._own_datasets: list[Any] = []
+        self._ids: list[str] | None = None
+        self._trace = JsonLines(Path(args.output_dir) / TRACE_FILE if selection is not None else None)
+        if selection is not None:
+            _check_supported(args)
+        if kwargs.get("eval_dataset") is not None:
+            kwargs["eval_dataset"] = self._adopted(kwargs["eval_dataset"])
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self._numbered(self._adopted(train_dataset)),
+            callbacks=list(callbacks or ()),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.remove_callback(PrinterCallback)  # prints every log to stdout, which belongs to the caller
+        self.data_collator = NumberedCollator(self.data_collator)  # type: ignore[assignment]
+        if selection is not None:
+            self.add_callback(SkipEmptyUpdate(self))
+        for callback in self.callback_handler.callbacks:
+            bind = getattr(callback, "bind", None)
+            if callable(bind):
+                bind(self)
+
+    @property
+    def selection_trace(self) -> list[dict[str, Any]]:
+        """Rows of the trace so far."""
+        return self._trace.rows
+
+    # --- data ------------------------------------------------------------------------------------------------
+
+    def _adopted(self, dataset: Any) -> Any:
+        if not are_examples(dataset):
+            return dataset
+        own = dataset_from_examples(dataset)
+        self._own_datasets.append(own)
+        return own
+
+    def _numbered(self, dataset: Any) -> Any:
+        """Give rows a number that travels with them; streams have none."""
+        if not hasattr(dataset, "add_column") or not hasattr(dataset, "__len__"):
+            return dataset
+        names = dataset.column_names
+        self._ids = [str(name) for name in dataset["id"]] if "id" in names else list(map(str, range(len(dataset))))
+        numbered = dataset.add_column(SAMPLE, list(range(len(dataset))))
+        if any(dataset is own for own in self._own_datasets):
+            self._own_datasets.append(numbered)
+        return numbered
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Examples are ready as they are; anything else is prepared by TRL."""
+        if any(dataset is own for own in self._own_datasets):
+            return dataset
+        return super()._prepare_dataset(dataset, *args, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self._signature_columns is not None and SAMPLE not in self._signature_columns:
+            self._signature_columns.append(SAMPLE)
+
+    # --- one update ------------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """Draw the pool of one update; with a selection, score it, keep a part, and count its tokens anew."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        numbers = [batch.pop(SAMPLE, None) for batch in batches]
+        if self.selection is None or not batches:
+            return batches, items
+        ids = self._pool_ids(batches, numbers)
+        chosen = self._choose(batches, ids)
+        self.skip_update = not chosen.indices
+        if self.skip_update:
+            logger.warning(
+                "step %d: no usable sample in the pool; the update is skipped", self.state.global_step + 1
+            )
+        if len(chosen.indices) < len(ids):
+            batches = keep_rows(batches, chosen.indices, self._pad_id())
+            items = self._get_num_items_in_batch(batches, device)
+        return batches, items
+
+    def _choose(self, batches: list[MicroBatch], ids: list[str]) -> Selection:
+        assert self.selection is not None
+        pool = as_batch(batches, ids)
+        step = self.state.global_step + 1
+        loss_B, norm_B, tokens_B = self._score(pool)
+        chosen = self.selection.decide(loss_B, norm_B, tokens_B, step)
+        row: dict[str, Any] = {
+            "step": step,
+            "pool": len(ids),
+            "kept": len(chosen.indices),
+            "kept_share": chosen.kept_share,
+            "thresholds": chosen.thresholds,
+            "loss_nats": _quantiles(loss_B),
+            "grad_norm": _quantiles(norm_B),
+            "counts": chosen.counts,
+            "kept_tokens": int(tokens_B[list(chosen.indices)].sum()) if chosen.indices else 0,
+            "kept_ids": [ids[k] for k in chosen.indices],
+        }
+        if self.state.global_step == 0:
+            self._trace.start()
+        self._trace.append(row)
+        self.pending_logs["selection/kept_share"] = chosen.kept_share
+        return chosen
+
+    def _score(self, pool: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+        """Loss, norm and tokens of every row, as far as the rule needs them, on the model as it is."""
+        assert self.selection is not None
+        model: Any = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=True)
+        if self.selection.needs_norm:
+            trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            reduction = "sum" if self.selection.reduction == "sum" else "mean"
+            norm_B, loss_B, tokens_B = batch_gradient_norms(model, trained, pool, reduction)
+            return loss_B, norm_B, tokens_B
+        tokens_B = pool.completion_mask_BT[:, 1:].sum(1).cpu()
+        if not self.selection.needs_loss:
+            return None, None, tokens_B
+        with undisturbed(model):
+            batch = pool.to(next(model.parameters()).device)
+            loss_B = sequence_nll(batch_logits(model, batch), batch).double().cpu()
+        return loss_B.masked_fill(tokens_B == 0, float("nan")), None, tokens_B
+
+    def _pool_ids(self, batches: list[MicroBatch], numbers: list[torch.Tensor | None]) -> list[str]:
+        if self._ids is None or any(part is None for part in numbers):
+            return [str(k) for k in range(pool_size(batches))]
+        return [self._ids[k] for part in numbers if part is not None for k in part.tolist()]
+
+    def _pad_id(self) -> int:
+        return int(getattr(self.processing_class, "pad_token_id", None) or 0)
+
+    # --- logs ------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """One record a step: what the filter and the monitors found rides along with the loss."""
+        logs.update(self.pending_logs)
+        self.pending_logs = {}
+        super().log(logs, start_time)
+
+
+def _scoped(subject: Subject) -> Any:
+    """The subject's model with exactly the parameters in scope trainable."""
+    chosen = {id(parameter) for parameter in subject.parameters().values()}
+    for parameter in subject.model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
+    return subject.model
+
+
+def _check_supported(args: Any) -> None:
+    if getattr(args, "packing", False) or getattr(args, "padding_free", False):
+        raise UserError(
+            "online selection works on single samples, but packing or padding_free joins them; turn both off, "
+            "or select before training with `holdfast select` and pack what is kept"
+        )
+    if args.world_size > 1:
+        raise UserError(
+            f"online selection on {args.world_size} processes is not supported; use one process, or select "
+            "before training with `holdfast select`"
+        )
+
+
+def _quantiles(values_B: torch.Tensor | None) -> list[float] | None:
+    if values_B is None:
+        return None
+    finite = values_B[torch.isfinite(values_B)].double().numpy()
+    return np.quantile(finite, _QUANTILES).tolist() if finite.size else None
