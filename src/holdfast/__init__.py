@@ -78,6 +78,20 @@ def __getattr__(name: str) -> Any:
 
 
 _ROOMS = frozenset(
-    "core data models gradients curvature evaluation organism geometry elasticity selection restoration training "
-    "pipeline report".split()
+    {
+        "core",
+        "curvature",
+        "data",
+        "elasticity",
+        "evaluation",
+        "geometry",
+        "gradients",
+        "models",
+        "organism",
+        "pipeline",
+        "report",
+        "restoration",
+        "selection",
+        "training",
+    }
 )

@@ -25,8 +25,10 @@ def score(
 ) -> None:
     """Score rows by the norm of their loss gradient: high ones do the damage, moderate ones teach the task.
 
-    Example: holdfast score organism:aligned --data organism:helpdesk --limit 64 --out scores.parquet
+    Example: holdfast score organism:aligned --data organism:digest --limit 64 --out scores.parquet
     """
+    import numpy as np
+
     from holdfast.gradients import gradient_norms
 
     output.quiet_for_json(json)
@@ -34,8 +36,9 @@ def score(
     examples = output.read_task(data, subject, max_length, limit, skip_bad_rows)
     table = gradient_norms(subject, examples)
     table.to_parquet(out)
-    values = table.to_pandas()["grad_norm"].dropna()
-    quantiles = {f"{q:.0%}": float(values.quantile(q)) for q in (0.0, 0.16, 0.5, 0.84, 1.0)}
+    shares = (0.0, 0.16, 0.5, 0.84, 1.0)
+    found = np.nanquantile(table.grad_norm, shares) if table.invalid < len(table) else np.full(len(shares), np.nan)
+    quantiles = {f"{share:.0%}": float(value) for share, value in zip(shares, found, strict=True)}
     if json:
         output.emit_json(
             {"out": out, "rows": len(table), "invalid": table.invalid, "grad_norm_quantiles": quantiles}

@@ -7,6 +7,7 @@ as their n, and the seeds are listed beside them. Three seeds carry no interval 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -226,12 +227,17 @@ def _spectrum(run: RunFolder) -> dict[str, Any] | None:
     return {
         "eigenvalues": values["eigenvalues"],
         "null_edge": values["null_edge"],
-        "rank_above_edge": values["rank_above_edge"],
+        "rank_above_edge": values["above_edge"],
     }
 
 
 def _audit_lines(run: RunFolder) -> list[dict[str, str]] | None:
-    return None
+    if not run.finished("audit"):
+        return None
+    from holdfast.geometry.audit import Audit
+    from holdfast.geometry.describe import describe
+
+    return [asdict(line) for line in describe(Audit.load(run.stage("audit") / "audit"))]
 
 
 def _elasticity_lines(run: RunFolder) -> list[dict[str, str]] | None:

@@ -98,8 +98,8 @@ def gradient_norms(scores: dict[str, Any]) -> "Figure":
         bins = {"start": low, "end": high + 1e-9, "size": max((high - low) / 50, 1e-6)}
         figure.add_histogram(x=chosen, name=name, marker={"color": colour}, xbins=bins, opacity=0.75)
     if scores["kept_low"] and scores["kept_high"]:
-        band = {"x0": math.log10(scores["kept_low"]), "x1": math.log10(scores["kept_high"])}
-        figure.add_vrect(**band, fillcolor=PALETTE[2], opacity=0.12, line_width=0)
+        left, right = math.log10(scores["kept_low"]), math.log10(scores["kept_high"])
+        figure.add_vrect(x0=left, x1=right, fillcolor=PALETTE[2], opacity=0.12, line_width=0)
     ticks = range(math.floor(low), math.ceil(high) + 1)
     figure.update_xaxes(tickvals=list(ticks), ticktext=[f"{10.0**t:g}" for t in ticks])
     figure.update_layout(

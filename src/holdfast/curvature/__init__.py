@@ -1,0 +1,32 @@
+"""Floor 2: second-order quantities: Fisher forms, Hessian and Gauss-Newton products, damped solves, onset.
+
+Mathematics as functions: each formula of the specification once, on parameter trees.
+"""
+
+from holdfast.curvature import cg
+from holdfast.curvature.cg import CGResult
+from holdfast.curvature.fisher import fisher_bilinear, fisher_quadratic
+from holdfast.curvature.onset import (
+    PathCoefficients,
+    kl_along,
+    onset_coefficients,
+    path_coefficients,
+    path_derivatives,
+)
+from holdfast.curvature.products import ggn_operator, ggn_product, hvp, hvp_operator
+
+__all__ = [
+    "CGResult",
+    "PathCoefficients",
+    "cg",
+    "fisher_bilinear",
+    "fisher_quadratic",
+    "ggn_operator",
+    "ggn_product",
+    "hvp",
+    "hvp_operator",
+    "kl_along",
+    "onset_coefficients",
+    "path_coefficients",
+    "path_derivatives",
+]

@@ -1,0 +1,97 @@
+"""Quadratic and bilinear forms of the Fisher matrix at given completions: unit=sequence, labels=model.
+
+Knows: forward-mode logit changes, the variance of a logit change under the next-token distribution.
+Does not know: where completions come from (they must be the model's own samples for this to be the Fisher).
+
+Shapes: B batch, T time, S = T - 1 predicted positions, V vocab, N examples.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.func import jvp
+
+from holdfast.core.seeds import undisturbed
+from holdfast.core.trees import Tree
+from holdfast.curvature.products import check_precision, like
+from holdfast.data import Batch, Example, batches
+from holdfast.gradients.functional import call, detached, math_attention, right_padded
+from holdfast.models import Subject
+
+Vector = NDArray[np.float64]
+
+
+def fisher_quadratic(
+    subject: Subject, examples: Sequence[Example], v: Mapping[str, torch.Tensor], batch_size: int = 16
+) -> Vector:
+    """Per example ``sum_t Var_{p_t}(dz_t)`` with ``dz = J v``; its mean over examples is ``v^T F v``.
+
+    Args:
+        subject: the model at the aligned parameters, and the scope.
+        examples: prompts with completions *sampled from this model*; only their prefixes matter.
+        v: a direction, a tree over the scope.
+        batch_size: examples per forward-mode pass.
+
+    Returns:
+        (N,) float64, nats per squared unit of v; 0 for an example without completion tokens. The vocabulary is
+        summed analytically, so the only noise left is which prompts and prefixes were drawn.
+
+    Raises:
+        UserError: half-precision parameters.
+
+    Source: geometry.md 1.3, 3.2. One forward-mode pass.
+    """
+    return fisher_bilinear(subject, examples, v, None, batch_size)
+
+
+def fisher_bilinear(
+    subject: Subject,
+    examples: Sequence[Example],
+    u: Mapping[str, torch.Tensor],
+    v: Mapping[str, torch.Tensor] | None,
+    batch_size: int = 16,
+) -> Vector:
+    """Per example ``sum_t Cov_{p_t}(J u, J v)``; its mean is ``u^T F v``. ``v=None`` means u.
+
+    With u and v from disjoint data this estimates a squared length without the upward bias of noise
+    (geometry.md 3.5); it may be negative.
+    """
+    check_precision(subject)
+    values = detached(subject.parameters())
+    first = like(u, values)
+    second = None if v is None else like(v, values)
+    forms = np.zeros(len(examples))
+    with undisturbed(subject.model), math_attention():
+        for batch in _aligned_batches(subject, examples, batch_size):
+            z_BSV, du_BSV = _logits_and_change(subject.model, values, first, batch)
+            dv_BSV = du_BSV if second is None else _logits_and_change(subject.model, values, second, batch)[1]
+            covariance_BS = token_covariance(z_BSV, du_BSV, dv_BSV)
+            counted_BS = batch.completion_mask_BT[:, 1:] > 0
+            forms[list(batch.index)] = torch.where(counted_BS, covariance_BS, 0.0).double().sum(1).cpu().numpy()
+    return forms
+
+
+def token_covariance(z_BSV: torch.Tensor, du_BSV: torch.Tensor, dv_BSV: torch.Tensor) -> torch.Tensor:
+    """Covariance over the vocabulary, under softmax(z), of two logit changes at each position: shape B, S."""
+    p_BSV = z_BSV.softmax(-1)
+    centred_BSV = du_BSV - (p_BSV * du_BSV).sum(-1, keepdim=True)
+    # One centred factor is enough for the covariance, but two keep rounding symmetric and the variance >= 0.
+    other_BSV = centred_BSV if dv_BSV is du_BSV else dv_BSV - (p_BSV * dv_BSV).sum(-1, keepdim=True)
+    return (p_BSV * centred_BSV * other_BSV).sum(-1)
+
+
+def _aligned_batches(subject: Subject, examples: Sequence[Example], batch_size: int) -> Iterator[Batch]:
+    for batch in batches(examples, batch_size, subject.pad_id):
+        yield right_padded(batch.to(subject.device))
+
+
+def _logits_and_change(
+    model: torch.nn.Module, values: Tree, direction: Tree, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(point: Tree) -> torch.Tensor:
+        return call(model, point, batch.input_ids_BT)[:, :-1]
+
+    pair = jvp(logits, (values,), (direction,))
+    return pair[0], pair[1]

@@ -1,0 +1,86 @@
+"""A causal LM as a function of its parameters: what vmap, jvp and vjp need instead of a module.
+
+Knows: how to call a model with other parameter values, how to lay a batch out so that no mask is needed,
+which attention kernel has forward-mode and second derivatives.
+Does not know: what is differentiated, or why; the loss itself (that is ``models.forward``).
+
+Shapes: B batch, T time, V vocab.
+
+Why no attention mask. In a causal model a token never sees what stands to its right, so with all padding on
+the right the mask changes nothing at the tokens themselves. Leaving it out makes results independent of the
+padding side and width, and avoids the data-dependent mask building that vmap cannot trace.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+
+import torch
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from holdfast.data import Batch
+
+Tree = dict[str, torch.Tensor]
+
+
+@contextlib.contextmanager
+def math_attention() -> Generator[None]:
+    """Attention from plain operations: the fused kernels have no jvp, no double backward and no vmap rule.
+
+    Source: geometry.md 3.4, engines.md 4.4. Eager attention is not affected.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def right_padded(batch: Batch) -> Batch:
+    """The same rows with every token moved to the front and the width cut to the longest row.
+
+    Raises:
+        ValueError: a row whose tokens are not contiguous (a packed or perforated row).
+    """
+    attention_BT = batch.attention_mask_BT.long()
+    lengths_B = attention_BT.sum(1)
+    starts_B = attention_BT.argmax(1)
+    width = max(int(lengths_B.max()), 1)
+    time_T = torch.arange(width, device=attention_BT.device)
+    real_BT = (time_T < lengths_B[:, None]).long()
+    source_BT = (starts_B[:, None] + time_T).clamp(max=attention_BT.shape[1] - 1)
+    if not torch.equal(attention_BT.gather(1, source_BT) * real_BT, real_BT):
+        raise ValueError("a row's attention mask has holes; score packed rows before packing")
+    # What stands at padded positions is irrelevant to the result; zero is a valid id in every vocabulary.
+    return replace(
+        batch,
+        input_ids_BT=batch.input_ids_BT.gather(1, source_BT) * real_BT,
+        attention_mask_BT=real_BT,
+        completion_mask_BT=batch.completion_mask_BT.gather(1, source_BT) * real_BT,
+    )
+
+
+def detached(parameters: Mapping[str, torch.Tensor]) -> Tree:
+    """The parameter values without their gradient history (no copy)."""
+    return {name: parameter.detach() for name, parameter in parameters.items()}
+
+
+def logits_function(model: torch.nn.Module, batch: Batch) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
+    """``parameters -> logits_BTV`` for a right-padded batch; parameters left out keep the model's values."""
+
+    def logits_BTV(parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return call(model, parameters, batch.input_ids_BT)
+
+    return logits_BTV
+
+
+def call(
+    model: torch.nn.Module, parameters: Mapping[str, torch.Tensor], input_ids_BT: torch.Tensor
+) -> torch.Tensor:
+    """Logits in at least float32 of one right-padded block of ids, without mask and cache."""
+    keywords = {"input_ids": input_ids_BT, "use_cache": False}
+    logits_BTV = functional_call(model, dict(parameters), (), keywords).logits
+    return logits_BTV.float() if logits_BTV.dtype in (torch.float16, torch.bfloat16) else logits_BTV
+
+
+def counted_tokens(batch: Batch) -> torch.Tensor:
+    """Per row, the number of tokens that carry loss (the first token of a row never does): int64, shape B."""
+    return (batch.completion_mask_BT[:, 1:] > 0).sum(1)
