@@ -3,6 +3,8 @@
 The reference materialises J by `torch.func.jacrev` on a model called by itself, with its own masking.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def jacobians(subject, example):
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         parts = jacrev(logits)(values)
         z_SV = logits(values).detach().double()
-    j_SVD = torch.cat([parts[name].flatten(2) for name in subject.parameters()], -1).double()
+    j_SVD = torch.cat([parts[name].detach().flatten(2) for name in subject.parameters()], -1).double()
     return z_SV, j_SVD
 
 
@@ -197,3 +199,37 @@ def test_a_direction_over_another_scope_is_refused(subject, examples):
     v.pop(next(iter(v)))
     with pytest.raises(ValueError, match="different names"):
         ggn_product(subject, examples, v)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2 tied"])
+def test_other_architectures_have_the_same_forms(family, examples):
+    """Forward mode through Conv1D, LayerNorm, biases and a tied head, against differences of logits."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    model: Any
+    if family == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=24, n_embd=16, n_layer=2, n_head=4, n_positions=32))
+    else:
+        config = Qwen2Config(vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2)
+        config.num_attention_heads, config.num_key_value_heads, config.tie_word_embeddings = 4, 2, True
+        model = Qwen2ForCausalLM(config)
+    subject = Subject(model.double().eval())
+    v = {n: t.double() for n, t in direction(subject, 0).items()}
+    step = 1e-3 / trees.norm(v)
+    values = {n: p.detach().clone() for n, p in subject.parameters().items()}
+    expected = []
+    for example in examples[:-1]:
+        ends = []
+        for t in (step, -step, 0.0):
+            trees.assign(subject.parameters(), trees.axpy(values, t, v))
+            with torch.no_grad():
+                z = model(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0, :-1]
+            ends.append(z[torch.tensor(example.loss_mask)[1:]])
+        change_SV = (ends[0] - ends[1]) / (2 * step)
+        pulled_SV = torch.einsum("svw,sw->sv", hessian_of_softmax(ends[2]), change_SV)
+        expected.append(float((change_SV * pulled_SV).sum()))
+    np.testing.assert_allclose(fisher_quadratic(subject, examples, v), [*expected, 0.0], rtol=2e-3)
+    assert trees.dot(v, ggn_product(subject, examples, v, "sum")) == pytest.approx(
+        sum(expected) / len(examples), rel=2e-3
+    )

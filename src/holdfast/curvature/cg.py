@@ -8,10 +8,11 @@ Source: restoration.md 3.4; the test numbers are its 4.5.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from holdfast.core import trees
 from holdfast.core.trees import Tree
@@ -132,7 +133,8 @@ def radau_upper(alphas: list[float], betas: list[float], b_square: float, dampin
     try:
         x = np.linalg.solve(extended[:k, :k] - damping * np.eye(k), last)
         extended[k, k] = damping + x[-1]
-        first = float(np.linalg.solve(extended, np.eye(k + 1)[0])[0])
+        column = cast(NDArray[np.float64], np.linalg.solve(extended, np.eye(k + 1)[0]))
+        first = cast(float, column[0])
     except np.linalg.LinAlgError:
         return float("inf")
     bound = b_square * first

@@ -5,8 +5,8 @@ Does not know: what is solved with the products.
 
 Shapes: B batch, T time, S = T - 1 predicted positions, V vocab, D parameters in scope.
 
-Cost, measured on a 0.4 M-parameter Llama on one CPU thread, in ordinary forward-and-backward passes over the examples:
-a GGN product 2.0 (all parameters) to 2.5 (LoRA), a Hessian product 4.0. Besides the model a product
+Cost, measured on a 0.4 M-parameter Llama on one CPU thread, in ordinary forward-and-backward passes over the
+examples: a GGN product 2.0 (all parameters) to 2.5 (LoRA), a Hessian product 4.0. Besides the model a product
 holds two more trees of the scope's size and one micro-batch's logits, four times.
 """
 

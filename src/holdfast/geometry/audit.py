@@ -1,0 +1,339 @@
+"""Before training: where the alignment sits, whether it is about to be touched, and how drift would start.
+
+Knows: the order of the measurements and what each costs.
+Does not know: prompts' content, training, judges.
+
+Cost, in ordinary forward-and-backward passes over the reference completions (R) and the task examples (T): one
+Gram (1.3 R), ten forward-mode passes (about 1.5 R each), three plain forwards (1 R); g, its splits and the first
+updates (3 T), one Hessian product over the task and two over a quarter of it (6 T).
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from holdfast.core import trees
+from holdfast.core.errors import UserError
+from holdfast.core.files import new_folder, read_json, read_tensors, write_json, write_tensors
+from holdfast.core.progress import bar
+from holdfast.core.statistics import bootstrap_mean
+from holdfast.curvature import hvp
+from holdfast.data import Example
+from holdfast.evaluation import sample_reference
+from holdfast.evaluation.drift import Reference
+from holdfast.geometry.conditions import Conditions, conditions_at, conditions_by_d, root
+from holdfast.geometry.forecast import Forecast, screen
+from holdfast.geometry.measure import Measured, Plan, mean_first_update, measure, task_gradients
+from holdfast.geometry.onset import THRESHOLDS, Onset, ThresholdTime, crossover_time, time_to_threshold
+from holdfast.geometry.spectrum import RANKS, Spectrum, Subspace, spectrum_of
+from holdfast.geometry.updates import OptimizerFactory
+from holdfast.gradients import Gram, gradient_gram
+from holdfast.models import Subject, mean_loss
+
+if TYPE_CHECKING:
+    from holdfast.evaluation import Skill
+
+log = logging.getLogger(__name__)
+Array = NDArray[np.float64]
+DRAWS = 2000
+NULL_DRAWS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What :func:`audit` found. Everything a report needs is in it; the model is not.
+
+    Attributes:
+        spectrum: the sampled Fisher's spectrum.
+        conditions: the three instability conditions.
+        onset: c2, c3, c4 and times to thresholds.
+        forecast: the screen of the task, ranking only.
+        settings: what was asked for: optimiser, learning rate, steps, seed, scope, sizes, task loss reduction.
+        reference_examples: completions sampled from the aligned model; all numbers are along them.
+        gram: (N, N) inner products of their scores: the alignment subspace in sample coordinates.
+        dots: per sample, inner products of its score with "g", "Hg" and "first_update" (per unit learning rate).
+        reference: for a drift monitor; in memory only. After :meth:`load` make one with
+            ``Reference.on(subject, audit.reference_examples)``.
+    """
+
+    spectrum: Spectrum
+    conditions: Conditions
+    onset: Onset
+    forecast: Forecast
+    settings: dict[str, Any]
+    reference_examples: tuple[Example, ...] = field(repr=False)
+    gram: Array = field(repr=False)
+    dots: dict[str, Array] = field(repr=False)
+    reference: Reference | None = field(default=None, repr=False)
+
+    @property
+    def seed(self) -> int:
+        """Of sampling, shuffling and intervals."""
+        return int(self.settings["seed"])
+
+    @property
+    def subspace(self) -> Subspace:
+        """The alignment subspace in sample coordinates."""
+        return Subspace.of(self.gram)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain values (without completions and matrices)."""
+        return {
+            "spectrum": self.spectrum.to_dict(),
+            "conditions": self.conditions.to_dict(),
+            "onset": self.onset.to_dict(),
+            "forecast": self.forecast.to_dict(),
+            "settings": self.settings,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``audit.json``, ``reference.json`` and ``subspace.safetensors`` into a new folder.
+
+        Raises:
+            UserError: the folder exists and is not empty; the disk is full.
+        """
+        arrays = {"gram": self.gram, **{f"dots.{name}": value for name, value in self.dots.items()}}
+        rows = [asdict(example) for example in self.reference_examples]
+        with new_folder(folder) as temporary:
+            write_json(temporary / "audit.json", self.to_dict())
+            write_json(temporary / "reference.json", rows)
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+            write_tensors(temporary / "subspace.safetensors", tensors)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        folder = Path(folder)
+        values = read_json(folder / "audit.json")
+        rows = read_json(folder / "reference.json")
+        arrays = {k: v.numpy() for k, v in read_tensors(folder / "subspace.safetensors").items()}
+        return cls(
+            Spectrum.from_dict(values["spectrum"]),
+            Conditions.from_dict(values["conditions"]),
+            Onset.from_dict(values["onset"]),
+            Forecast.from_dict(values["forecast"]),
+            values["settings"],
+            tuple(_example(row) for row in rows),
+            arrays["gram"],
+            {k.removeprefix("dots."): v for k, v in arrays.items() if k.startswith("dots.")},
+        )
+
+
+def _example(row: dict[str, Any]) -> Example:
+    mask = row["completion_mask"]
+    return Example(row["prompt_ids"], row["completion_ids"], row["id"], None if mask is None else tuple(mask))
+
+
+def audit(
+    subject: Subject,
+    skill: "Skill | None",
+    examples: Sequence[Example],
+    optimizer: str | OptimizerFactory = "adamw",
+    learning_rate: float = 1e-4,
+    steps: int = 0,
+    seed: int = 0,
+    reference_examples: Sequence[Example] | None = None,
+    max_prompts: int = 200,
+    max_new_tokens: int = 32,
+    d: int | None = None,
+    update_batch_size: int = 16,
+    batch_size: int = 16,
+    optimizer_options: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> Audit:
+    """Audit an aligned model for one skill and one planned fine-tune.
+
+    Args:
+        subject: the aligned model and the scope that will be trained. A fresh LoRA is fine: with B = 0 only its B
+            matrices are active to first order, and the Fisher is that of the adapter's coordinates.
+        skill: the model answers its ``estimate.harmful`` prompts; None where ``reference_examples`` are given.
+        examples: the task data. Every example enters g and H g, so pass a few hundred, not a million.
+        optimizer: "adamw", "adam", "sgd", or a function that makes one; only its first update is used.
+        learning_rate, steps: of the planned run (steps 0: unknown).
+        seed: of sampling, shuffling and intervals.
+        reference_examples: completions sampled from this model before, one a prompt.
+        max_prompts, max_new_tokens: of the sampled completions; intervals with fewer than 200 prompts are wide.
+        d: retained directions; None takes those before the noise, at least 1.
+        update_batch_size: examples in each mini-batch of the mean first update.
+        batch_size: examples per pass.
+        optimizer_options: further keywords of the optimiser.
+        progress: show a bar when it takes over two seconds.
+
+    Returns:
+        An :class:`Audit`. The model's parameters, gradients, modes and the random state are left as they were.
+
+    Raises:
+        UserError: no prompts, no task examples, half-precision parameters.
+
+    Source: geometry.md 1.4, 1.7, 3; notes-forecast.md.
+    """
+    if not examples:
+        raise UserError("the audit needs task examples; give at least one")
+    reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)
+    log.info("auditing %d completions and %d task examples, two Hessian products", len(reference), len(examples))
+    with bar("audit", 7, progress) as advance:
+        gram = gradient_gram(subject, reference, reduction="sum", null_draws=NULL_DRAWS, seed=seed, progress=False)
+        advance(1)
+        g, splits = task_gradients(subject, examples, seed, batch_size)
+        advance(1)
+        Hg = hvp(subject, examples, g, "tokens", batch_size)
+        Hg_splits = [hvp(subject, part, gradient, "tokens", batch_size) for part, gradient in splits.crossed]
+        advance(2)
+        plan = Plan(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
+        update, batches, size = mean_first_update(subject, examples, plan, batch_size)
+        advance(1)
+        measured = measure(subject, reference, g, Hg, update, splits, Hg_splits, learning_rate, batch_size)
+        advance(2)
+    return _assemble(subject, examples, reference, gram, measured, plan, (batches, size), d)
+
+
+def _reference(
+    subject: Subject,
+    skill: "Skill | None",
+    given: Sequence[Example] | None,
+    max_prompts: int,
+    max_new_tokens: int,
+    seed: int,
+) -> tuple[Example, ...]:
+    if given is None:
+        if skill is None:
+            raise UserError("the audit needs a skill, or reference_examples sampled from this model")
+        prompts = list(skill.estimate.harmful)[:max_prompts]
+        given = sample_reference(subject, prompts, max_new_tokens, seed)
+    kept = tuple(example for example in given if example.completion_tokens)
+    if len(kept) < 2:
+        raise UserError(f"{len(kept)} usable completions; the audit needs at least two prompts with an answer")
+    return kept
+
+
+def _assemble(
+    subject: Subject,
+    examples: Sequence[Example],
+    reference: tuple[Example, ...],
+    gram: Gram,
+    measured: Measured,
+    plan: Plan,
+    update_batches: tuple[int, int],
+    d: int | None,
+) -> Audit:
+    tokens = sum(example.completion_tokens for example in reference)
+    spectrum = spectrum_of(gram.matrix, gram.nulls, tokens, plan.seed)
+    space = Subspace.of(gram.matrix)
+    chosen = min(d if d is not None else max(1, spectrum.leading), len(space.s))
+    conditions = _conditions(space, spectrum, measured, plan, chosen, len(examples))
+    onset = _onset(conditions, measured, plan)
+    u = bootstrap_mean((0.5 * plan.learning_rate**2 * measured.forms["first_update"]).tolist(), plan.seed, DRAWS)
+    forecast = screen(
+        mean_loss(subject, examples).nats_per_token,
+        onset.c2,
+        u,
+        measured.norms["g"],
+        plan.learning_rate,
+        plan.steps,
+        plan.name,
+        *update_batches,
+    )
+    parameters = subject.parameters()
+    settings = {
+        "optimizer": plan.name,
+        "learning_rate": plan.learning_rate,
+        "steps": plan.steps,
+        "seed": plan.seed,
+        "scope": subject.scope,
+        "parameters": trees.size(parameters),
+        "task_examples": len(examples),
+        "task_loss_reduction": "tokens",
+        "prompts": len(reference),
+        "tokens_per_completion": tokens / len(reference),
+        "fisher": "full over the scope, unit=sequence, labels=model",
+        "left_out": ["weight decay", "gradient clipping", "dropout", "learning-rate schedule"],
+    }
+    return Audit(
+        spectrum,
+        conditions,
+        onset,
+        forecast,
+        settings,
+        reference,
+        gram.matrix,
+        measured.dots,
+        _monitor_reference(subject, reference),
+    )
+
+
+def _conditions(
+    space: Subspace, spectrum: Spectrum, measured: Measured, plan: Plan, d: int, task_examples: int
+) -> Conditions:
+    r_g, r_Hg = measured.dots["g"], measured.dots["Hg"]
+    trace = spectrum.trace.value
+    at = conditions_at(space, trace, r_g, r_Hg, d)
+    lengths = {
+        name: root(bootstrap_mean(form.tolist(), plan.seed, DRAWS)) for name, form in measured.forms.items()
+    }
+    norms = measured.norms
+    sharpest = float(space.eigenvalues[0]) ** 0.5
+    return Conditions(
+        at,
+        conditions_by_d(space, trace, r_g, r_Hg, RANKS),
+        lengths["g"],
+        lengths["Hg"],
+        lengths["first_update"],
+        norms["first_update"],
+        norms["g"],
+        norms["Hg"],
+        measured.split_squares["g"],
+        measured.split_squares["Hg"],
+        {
+            "lambda_d_over_trace": at.lambda_d / trace,
+            "epsilon_E_over_g_norm": _ratio(at.epsilon_E, norms["g"]),
+            "gamma_F_over_sharpest": _ratio(lengths["Hg"].value, sharpest * norms["Hg"]),
+            "epsilon_F_over_sharpest": _ratio(lengths["g"].value, sharpest * norms["g"]),
+        },
+        plan.name,
+        plan.learning_rate,
+        task_examples,
+    )
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else float("nan")
+
+
+def _onset(conditions: Conditions, measured: Measured, plan: Plan) -> Onset:
+    path = measured.path
+    epsilon, gamma = conditions.epsilon_F.value, conditions.gamma_F.value
+    times = tuple(
+        ThresholdTime(tau, t, t / plan.learning_rate)
+        for tau in THRESHOLDS
+        for t in (time_to_threshold(tau, epsilon, gamma),)
+    )
+    c2, c3, c4 = (bootstrap_mean(c.tolist(), plan.seed, DRAWS) for c in (path.c2_N, path.c3_N, path.c4_N))
+    return Onset(
+        c2,
+        c3,
+        c4,
+        gamma**2 / 8,
+        conditions.chosen.lambda_d * conditions.chosen.gamma_E**2 / 8,
+        crossover_time(epsilon, gamma),
+        times,
+        path.step,
+        path.spread,
+    )
+
+
+def _monitor_reference(subject: Subject, reference: Sequence[Example]) -> Reference | None:
+    try:
+        return Reference.on(subject, reference)
+    except UserError as error:
+        log.info("the audit keeps no drift reference: %s", error)
+        return None

@@ -1,0 +1,109 @@
+"""An audit in words: the lines that terminals and reports print.
+
+Knows: which numbers a reader needs first, and what each may be used for.
+Does not know: tables, pages.
+"""
+
+from dataclasses import dataclass
+
+from holdfast.core.results import Result
+from holdfast.core.statistics import Interval
+from holdfast.geometry.audit import Audit
+
+RELIABLE_PROMPTS = 200
+
+
+@dataclass(frozen=True)
+class Line(Result):
+    """A quantity, its value with interval as text, and what it means."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def describe(audit: Audit) -> list[Line]:
+    """The audit's main numbers, in reading order."""
+    return [*_where(audit), *_conditions(audit), *_onset(audit), *_forecast(audit)]
+
+
+def _with_interval(interval: Interval) -> str:
+    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+def _where(audit: Audit) -> list[Line]:
+    spectrum, d = audit.spectrum, audit.conditions.chosen.d
+    captures = {int(k): share for k, share in spectrum.heldout_capture.items()}
+    largest = max(captures, default=0)
+    few = "" if spectrum.n >= RELIABLE_PROMPTS else f"; fewer than {RELIABLE_PROMPTS} prompts, so read it as rough"
+    lines = [
+        Line(
+            "directions above noise",
+            f"{spectrum.above_edge} of {spectrum.n}",
+            f"shared by answers; {spectrum.single_answer} more belong to one answer each" + few,
+        ),
+        Line("Fisher trace", _with_interval(spectrum.trace), "mean squared score of an answer (unit: sequence)"),
+        Line(
+            "largest single answer",
+            f"{spectrum.largest_share:.0%} of the trace",
+            "near 100 % the spectrum speaks about one unlikely answer; sample more prompts",
+        ),
+    ]
+    if largest:
+        meaning = f"share of unseen answers' trace inside the top {largest} directions of the others"
+        lines.append(Line("held-out capture", f"{captures[largest]:.0%}", meaning))
+    at = audit.conditions.chosen
+    lines.append(
+        Line(
+            f"tail beyond d={d}",
+            f"{at.tail / spectrum.trace.value:.0%}",
+            "condition 1: trace left outside the top d",
+        )
+    )
+    return lines
+
+
+def _conditions(audit: Audit) -> list[Line]:
+    found = audit.conditions
+    name = found.optimizer
+    return [
+        Line("epsilon_F", _with_interval(found.epsilon_F), "condition 2: pull of the task gradient on the skill"),
+        Line("gamma_F", _with_interval(found.gamma_F), "condition 3: how curvature turns the gradient towards it"),
+        Line(
+            f"first {name} update",
+            _with_interval(found.epsilon_first_update),
+            f"the same pull for the real first update (learning rate {found.learning_rate:g}); replaces epsilon_F",
+        ),
+    ]
+
+
+def _onset(audit: Audit) -> list[Line]:
+    onset, rate = audit.onset, audit.conditions.learning_rate
+    trust = "" if onset.spread < 0.05 else f"; differences disagree by {onset.spread:.0%}, read as rough"
+    return [
+        Line(
+            "c2",
+            _with_interval(onset.c2),
+            "drift = c2 t² + ...: nats a sequence, t = summed learning rates of SGD",
+        ),
+        Line("c4", _with_interval(onset.c4), "quartic coefficient where c2 vanishes" + trust),
+        Line(
+            "gamma_F²/8",
+            f"{onset.gamma_F_squared_over_8:.3g}",
+            "the paper's c4, without the model's own curvature",
+        ),
+        Line(
+            "crossover",
+            f"t = {onset.crossover_t:.3g} ({onset.crossover_t / rate:.3g} SGD steps)",
+            "before it drift grows quadratically, not quartically",
+        ),
+    ]
+
+
+def _forecast(audit: Audit) -> list[Line]:
+    lines = []
+    for predictor in audit.forecast.predictors:
+        interval = "" if predictor.low != predictor.low else f" [{predictor.low:.3g}, {predictor.high:.3g}]"
+        value = f"{predictor.value:.3g}{interval} {predictor.unit}"
+        lines.append(Line(predictor.name, value, f"{predictor.what}; {predictor.use}"))
+    return lines

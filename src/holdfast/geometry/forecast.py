@@ -1,0 +1,194 @@
+"""Which fine-tune will drift more? A screen before any step, and a line after a short probe. Ranking only.
+
+Knows: the predictors that survived the feasibility study (notes-forecast.md), and the product written down there.
+Does not know: how to turn them into nats: every attempt missed by factors of two to five.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from holdfast.core import trees
+from holdfast.core.results import Result
+from holdfast.core.seeds import undisturbed
+from holdfast.core.statistics import Interval, bootstrap_mean
+from holdfast.curvature import fisher_quadratic, kl_along
+from holdfast.data import Example
+from holdfast.gradients.functional import detached, math_attention
+from holdfast.gradients.means import mean_loss_of, weighted_batches
+from holdfast.models import Subject
+
+RANKING_ONLY = "ranking only"
+# Above this the straight line has left the model, and the ranking goes back to the probe's own KL.
+SATURATED_NATS = 3.0
+
+
+@dataclass(frozen=True)
+class Predictor(Result):
+    """One number that orders fine-tunes by how much they will drift.
+
+    Attributes:
+        name: stable key.
+        value: larger means more drift. low, high: bootstrap over prompts where prompts enter, else null.
+        unit: of the value.
+        what: one sentence.
+        use: always "ranking only".
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    what: str
+    use: str = RANKING_ONLY
+
+
+@dataclass(frozen=True)
+class Forecast(Result):
+    """The screen before any step. Compare it between data sets at the same model, method and learning rate only.
+
+    Attributes:
+        predictors: best first; "task_loss" is the baseline that none of the others is known to beat.
+        batches: mini-batches behind the mean first update. batch_size: examples in each.
+        optimizer, learning_rate, steps: whose first update, and the planned length (0: not given).
+    """
+
+    predictors: tuple[Predictor, ...]
+    batches: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    steps: int
+    use: str = RANKING_ONLY
+
+    def __getitem__(self, name: str) -> Predictor:
+        for predictor in self.predictors:
+            if predictor.name == name:
+                return predictor
+        raise KeyError(f"no predictor '{name}'; there are {', '.join(p.name for p in self.predictors)}")
+
+
+def screen(
+    task_loss: float,
+    c2: Interval,
+    first_update_form: Interval,
+    g_norm: float,
+    learning_rate: float,
+    steps: int,
+    optimizer: str,
+    batches: int,
+    batch_size: int,
+) -> Forecast:
+    """Assemble the screen.
+
+    Args:
+        task_loss: nats per completion token at the start.
+        c2: of the raw gradient, nats per squared unit of flow time.
+        first_update_form: ``u^T F u / 2`` of the mean first update u (with its learning rate), nats.
+        g_norm: of the task gradient.
+        learning_rate, steps, optimizer, batches, batch_size: as in :class:`Forecast`.
+    """
+    nan = float("nan")
+    scale = steps**2 if steps else 1
+    length = f" times steps^2 ({steps})" if steps else ""
+    what = f"1/2 u^T F u of the mean first {optimizer} update over {batches} batches{length}"
+    u = first_update_form
+    predictors = (
+        Predictor("task_loss", task_loss, nan, nan, "nats/token", "loss of the task data at the start (baseline)"),
+        Predictor("c2_sgd", c2.value, c2.low, c2.high, "nats/t^2", "quadratic onset along the raw gradient"),
+        Predictor("kl_quadratic_first_update", u.value * scale, u.low * scale, u.high * scale, "nats", what),
+        Predictor("gradient_norm", g_norm, nan, nan, "nats/unit", "norm of the task gradient (baseline)"),
+    )
+    return Forecast(predictors, batches, batch_size, optimizer, learning_rate, steps)
+
+
+@dataclass(frozen=True)
+class ProbeForecast(Result):
+    """What a short probe of the real run says about its end.
+
+    Attributes:
+        kl_at: exact KL at aligned + m x probe displacement, by m; nats a sequence.
+        kl_quadratic: 1/2 delta^T F delta of the probe displacement.
+        task_loss: at the probe, nats per completion token. task_loss_start: before it.
+        displacement_norm: of the probe.
+        multiple: m that the score reads. score: KL there times the task loss at the probe.
+        score_from: "line", or "probe" where the line saturates.
+        use: always "ranking only".
+    """
+
+    kl_at: dict[str, Interval]
+    kl_quadratic: Interval
+    task_loss: float
+    task_loss_start: float
+    displacement_norm: float
+    multiple: float
+    score: float
+    score_from: Literal["line", "probe"]
+    use: str = RANKING_ONLY
+
+
+def forecast_after_probe(
+    aligned: Subject,
+    probe: Mapping[str, torch.Tensor],
+    reference_examples: Sequence[Example],
+    task_examples: Sequence[Example],
+    probe_steps: int,
+    total_steps: int,
+    multiples: Sequence[float] = (1.0, 2.0, 5.0, 10.0),
+    seed: int = 0,
+    batch_size: int = 16,
+) -> ProbeForecast:
+    """Rank a run after its first 5-10 % of steps (notes-forecast.md, recommendation 1).
+
+    Args:
+        aligned: the model at the aligned parameters.
+        probe: its parameters after the probe steps, a tree over the same scope. The caller runs the probe.
+        reference_examples: completions sampled from the aligned model. Not those the outcome is read from.
+        task_examples: for the current task loss.
+        probe_steps, total_steps: done and planned.
+        multiples: points of the line; T / (2 s) is added.
+        seed: of the bootstrap.
+        batch_size: examples per pass.
+
+    Returns:
+        The line and the score: KL at m = T / (2 s) times the current task loss.
+
+    Raises:
+        ValueError: no step taken, or more than planned.
+    """
+    if not 0 < probe_steps <= total_steps:
+        raise ValueError(f"probe of {probe_steps} steps of {total_steps}: need 0 < probe <= total")
+    start = detached(aligned.parameters())
+    displacement = trees.subtract({name: value.detach() for name, value in probe.items()}, start)
+    reach = total_steps / (2 * probe_steps)
+    points = sorted({1.0, *map(float, multiples), reach})
+    kl = kl_along(aligned, reference_examples, displacement, points, batch_size)
+    at = {f"{m:g}": bootstrap_mean(row.tolist(), seed, 2000) for m, row in zip(points, kl, strict=True)}
+    form_N = fisher_quadratic(aligned, reference_examples, displacement, batch_size)
+    loss = loss_at(aligned, trees.axpy(start, 1.0, displacement), task_examples, batch_size)
+    line = at[f"{reach:g}"].value
+    saturated = not np.isfinite(line) or line > SATURATED_NATS
+    return ProbeForecast(
+        at,
+        bootstrap_mean((form_N / 2).tolist(), seed, 2000),
+        loss,
+        loss_at(aligned, start, task_examples, batch_size),
+        trees.norm(displacement),
+        1.0 if saturated else reach,
+        (at["1"].value if saturated else line) * loss,
+        "probe" if saturated else "line",
+    )
+
+
+@torch.no_grad()
+def loss_at(
+    subject: Subject, values: Mapping[str, torch.Tensor], examples: Sequence[Example], batch_size: int = 16
+) -> float:
+    """Mean loss per completion token with other parameter values, nats; the model is not touched."""
+    parts = weighted_batches(subject, examples, "tokens", batch_size)
+    with undisturbed(subject.model), math_attention():
+        return sum(float(mean_loss_of(subject.model, values, batch, weights_B)) for batch, weights_B in parts)

@@ -1,0 +1,122 @@
+"""The audit's measurements: task gradients, first updates, lengths and products along the reference completions.
+
+Knows: which data each number is taken on, and disjoint splits of the task.
+Does not know: what the numbers add up to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.core import trees
+from holdfast.core.trees import Tree
+from holdfast.curvature import PathCoefficients, fisher_bilinear, fisher_quadratic, path_coefficients
+from holdfast.data import Example
+from holdfast.geometry.updates import OptimizerFactory, first_update
+from holdfast.gradients import mean_gradient, per_sample_dots
+from holdfast.gradients.functional import detached
+from holdfast.models import Subject
+
+Array = NDArray[np.float64]
+# The mean first update is stable from four batches on; beyond sixteen nothing is gained (notes-forecast.md, cost).
+FEWEST_BATCHES, MOST_BATCHES = 4, 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The planned fine-tune, as far as its first update knows it."""
+
+    optimizer: str | OptimizerFactory
+    learning_rate: float
+    steps: int
+    options: dict[str, Any]
+    update_batch_size: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of the optimiser."""
+        return self.optimizer if isinstance(self.optimizer, str) else getattr(self.optimizer, "__name__", "custom")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Gradients of disjoint parts of the task data: two halves, and (H's data, g) of four quarters."""
+
+    halves: tuple[Tree, Tree] | None
+    crossed: tuple[tuple[Sequence[Example], Tree], ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Per-sample numbers along the reference completions, and norms."""
+
+    dots: dict[str, Array]
+    forms: dict[str, Array]
+    split_squares: dict[str, float]
+    norms: dict[str, float]
+    path: PathCoefficients
+
+
+def task_gradients(
+    subject: Subject, examples: Sequence[Example], seed: int, batch_size: int
+) -> tuple[Tree, Splits]:
+    """Gradient of the task loss (mean over tokens, as a trainer minimises it), and those of disjoint parts."""
+    g = mean_gradient(subject, examples, "tokens", batch_size)
+    order = np.random.default_rng(seed).permutation(len(examples))
+    quarters = [[examples[k] for k in order[start::4]] for start in range(4)]
+    if any(not any(e.completion_tokens for e in quarter) for quarter in quarters):
+        return g, Splits(None, ())
+    gradients = [mean_gradient(subject, quarter, "tokens", batch_size) for quarter in quarters]
+    halves = tuple(trees.scale(trees.axpy(gradients[a], 1.0, gradients[b]), 0.5) for a, b in ((0, 2), (1, 3)))
+    return g, Splits((halves[0], halves[1]), ((quarters[0], gradients[1]), (quarters[2], gradients[3])))
+
+
+def mean_first_update(
+    subject: Subject, examples: Sequence[Example], plan: Plan, batch_size: int
+) -> tuple[Tree, int, int]:
+    """Mean of the optimiser's first updates on several batches: one batch's noise is a third of its form."""
+    usable = [example for example in examples if example.completion_tokens]
+    size = max(1, min(plan.update_batch_size, len(usable) // FEWEST_BATCHES))
+    count = max(1, min(MOST_BATCHES, len(usable) // size))
+    order = np.random.default_rng([plan.seed, 1]).permutation(len(usable))
+    values = detached(subject.parameters())
+    total = trees.zeros_like(values)
+    for number in range(count):
+        part = [usable[k] for k in order[number * size : (number + 1) * size]]
+        gradient = mean_gradient(subject, part, "tokens", batch_size)
+        step = first_update(values, gradient, plan.optimizer, plan.learning_rate, **plan.options)
+        total = trees.axpy(total, 1.0 / count, step)
+    return total, count, size
+
+
+def measure(
+    subject: Subject,
+    reference: Sequence[Example],
+    g: Tree,
+    Hg: Tree,
+    update: Tree,
+    splits: Splits,
+    Hg_splits: list[Tree],
+    learning_rate: float,
+    batch_size: int,
+) -> Measured:
+    """Lengths and inner products of g, H g and the first update (per unit learning rate) along the completions."""
+    velocity = trees.scale(update, 1.0 / learning_rate)
+    directions = {"g": g, "Hg": Hg, "first_update": velocity}
+    split_squares = {"g": float("nan"), "Hg": float("nan")}
+    if splits.halves is not None:
+        split_squares["g"] = float(fisher_bilinear(subject, reference, *splits.halves, batch_size).mean())
+        first, second = Hg_splits
+        split_squares["Hg"] = float(fisher_bilinear(subject, reference, first, second, batch_size).mean())
+    return Measured(
+        # a score is the gradient of a log-probability: minus that of the loss
+        {name: -per_sample_dots(subject, reference, w, "sum", batch_size) for name, w in directions.items()},
+        {name: fisher_quadratic(subject, reference, w, batch_size) for name, w in directions.items()},
+        split_squares,
+        {name: trees.norm(w) for name, w in directions.items()},
+        path_coefficients(subject, reference, trees.scale(g, -1.0), Hg, batch_size=batch_size),
+    )

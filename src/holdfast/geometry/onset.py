@@ -1,0 +1,120 @@
+"""The onset of drift in numbers: coefficients, crossover, time to a threshold, and the fit to a measured curve.
+
+Knows: the formulas of geometry.md 1.6, 3.7 and 3.9.
+Does not know: models. Everything here is a function of numbers.
+
+``t`` is gradient-flow time: for SGD the sum of learning rates, not the step number.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.core.results import Result
+from holdfast.core.statistics import Interval
+
+Array = NDArray[np.float64]
+THRESHOLDS = (0.01, 0.1, 1.0)
+
+
+@dataclass(frozen=True)
+class ThresholdTime(Result):
+    """When drift reaches ``tau_nats``: flow time, and steps of plain SGD at the audit's learning rate."""
+
+    tau_nats: float
+    t: float
+    sgd_steps: float
+
+
+@dataclass(frozen=True)
+class Onset(Result):
+    """Predicted onset of KL(aligned ‖ fine-tuned) under gradient flow on the task: nats a sequence.
+
+    Attributes:
+        c2, c3, c4: KL = c2 t^2 + c3 t^3 + c4 t^4, bootstrap over prompts. c4 is the quartic coefficient only where
+            c2 vanishes (exact Fisher-orthogonality); otherwise c2 and c3 rule.
+        gamma_F_squared_over_8: the paper's quartic coefficient. It leaves out the model's own curvature along g,
+            so it may be above or below c4; it is not a bound.
+        lambda_gamma_E_squared_over_8: its Euclidean lower version, with lambda_d.
+        crossover_t: where the quartic term overtakes the quadratic one, 2 epsilon_F / gamma_F.
+        times: worst-case time to each threshold from epsilon_F and gamma_F.
+        step: finite-difference step in t. spread: disagreement of c4 between neighbouring steps.
+        time: what t is.
+    """
+
+    c2: Interval
+    c3: Interval
+    c4: Interval
+    gamma_F_squared_over_8: float
+    lambda_gamma_E_squared_over_8: float
+    crossover_t: float
+    times: tuple[ThresholdTime, ...]
+    step: float
+    spread: float
+    time: str = "sum of learning rates under plain gradient descent"
+
+
+@dataclass(frozen=True)
+class QuadraticOnset(Result):
+    """Coefficients of ``1/2 ||F^1/2 P delta(t)||^2`` in the locally quadratic model."""
+
+    c2: float
+    c3: float
+    c4: float
+
+
+def quadratic_onset(
+    epsilon_F_squared: float, cross: float, gamma_F_squared: float, third: float = 0.0
+) -> QuadraticOnset:
+    """Signed coefficients (geometry.md 1.6).
+
+    Args:
+        epsilon_F_squared: ``||F^1/2 P g||^2``.
+        cross: ``<F P g, P H g>``.
+        gamma_F_squared: ``||F^1/2 P H g||^2``.
+        third: ``<F P g, P (H^2 g + T[g, g])>``; 0 leaves that part of c4 out.
+    """
+    return QuadraticOnset(epsilon_F_squared / 2, -cross / 2, gamma_F_squared / 8 + third / 6)
+
+
+def crossover_time(epsilon_F: float, gamma_F: float) -> float:
+    """Where ``gamma t^2 / 2`` overtakes ``epsilon t``: before it the onset is quadratic in t."""
+    return 2 * epsilon_F / gamma_F if gamma_F > 0 else float("inf")
+
+
+def time_to_threshold(tau_nats: float, epsilon_F: float, gamma_F: float) -> float:
+    """Worst-case-sign time at which the quadratic model reaches ``tau_nats`` (geometry.md 1.6)."""
+    reach = (2 * tau_nats) ** 0.5
+    if gamma_F <= 0:
+        return reach / epsilon_F if epsilon_F > 0 else float("inf")
+    return (epsilon_F + (epsilon_F**2 + 2 * gamma_F * reach) ** 0.5) / gamma_F
+
+
+def drift_after_steps(steps: int, learning_rate: float, gamma_F: float) -> float:
+    """Leading drift of k discrete SGD steps from an orthogonal start: k(k-1), not k^2 (geometry.md 3.7)."""
+    return 0.5 * (gamma_F * learning_rate**2 * steps * (steps - 1) / 2) ** 2
+
+
+def fit_onset(t: Sequence[float] | Array, kl_nats: Sequence[float] | Array) -> tuple[float, float, float]:
+    """Fit ``c2 t^2 + c3 t^3 + c4 t^4`` to a measured curve with relative weights (geometry.md 3.9).
+
+    Choose the window beforehand (KL below 1e-2, say). Unweighted fits follow the far end and miss the onset.
+
+    Raises:
+        ValueError: fewer than three points, or a KL that is not positive.
+    """
+    time, kl = np.asarray(t, dtype=np.float64), np.asarray(kl_nats, dtype=np.float64)
+    if len(time) < 3 or not (kl > 0).all():
+        raise ValueError("an onset fit needs three or more points with KL > 0")
+    terms = np.stack([time**power for power in (2, 3, 4)], axis=1) / kl[:, None]
+    scale = np.abs(terms).max(axis=0)
+    solution = np.linalg.lstsq(terms / scale, np.ones(len(time)), rcond=None)[0] / scale
+    return float(solution[0]), float(solution[1]), float(solution[2])
+
+
+def log_slope(t: Sequence[float] | Array, kl_nats: Sequence[float] | Array) -> float:
+    """Least-squares slope of log KL against log t. Slopes 1, 2 and 4 can follow each other in one run, and slopes
+    above 4 occur after a sign change: a single slope is no test of the theory."""
+    return float(np.polyfit(np.log(np.asarray(t)), np.log(np.asarray(kl_nats)), 1)[0])

@@ -1,0 +1,292 @@
+"""The audit against explicit matrices on a model small enough to write its scores down."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from holdfast.core import trees
+from holdfast.core.errors import UserError
+from holdfast.curvature import fisher_quadratic, hvp, kl_along
+from holdfast.data import Example
+from holdfast.geometry import Audit, audit, forecast_after_probe, overlap
+from holdfast.geometry.describe import describe
+from holdfast.geometry.updates import first_update
+from holdfast.gradients import mean_gradient
+from holdfast.models import Subject, add_lora, generate, mean_loss
+
+from ..curvature.conftest import build_model, random_examples
+
+OPTIONS = {"learning_rate": 1e-2, "steps": 20, "progress": False, "max_new_tokens": 4}
+
+
+def sampled(subject, n=12, seed=0):
+    prompts = [example.prompt_ids for example in random_examples(n, seed)]
+    answers = generate(subject, prompts, 4, temperature=1.0, seed=seed)
+    return [Example(tuple(p), tuple(a), str(k)) for k, (p, a) in enumerate(zip(prompts, answers, strict=True))]
+
+
+@pytest.fixture(scope="module")
+def task():
+    return random_examples(20, seed=9)
+
+
+@pytest.fixture(scope="module")
+def full(task):
+    subject = Subject(build_model())
+    return subject, audit(subject, None, task, reference_examples=sampled(subject), **OPTIONS)
+
+
+def plain(found):
+    """JSON text: missing numbers (NaN) compare equal."""
+    return json.dumps(found.to_dict(), sort_keys=True)
+
+
+def flat(tree):
+    return torch.cat([tensor.flatten() for tensor in tree.values()]).double().numpy()
+
+
+def scores(subject, examples):
+    return np.stack([-flat(mean_gradient(subject, [example], "sum")) for example in examples])
+
+
+def test_every_condition_equals_its_definition(full, task):
+    subject, found = full
+    rows = scores(subject, found.reference_examples)
+    n = len(rows)
+    _, s, vt = np.linalg.svd(rows, full_matrices=False)
+    np.testing.assert_allclose(
+        found.spectrum.eigenvalues, (s**2 / n)[: len(found.spectrum.eigenvalues)], rtol=1e-4
+    )
+    assert found.spectrum.trace.value == pytest.approx((s**2).sum() / n, rel=1e-5)
+
+    g = mean_gradient(subject, task, "tokens")
+    Hg = hvp(subject, task, g, "tokens")
+    for at in found.conditions.by_d:
+        v, lam = vt[: at.d], s[: at.d] ** 2 / n
+        for tree, euclidean, fisher in ((g, at.epsilon_E, at.epsilon_F), (Hg, at.gamma_E, at.gamma_F)):
+            along = v @ flat(tree)
+            assert euclidean == pytest.approx(float((along**2).sum()) ** 0.5, rel=1e-3)
+            assert fisher == pytest.approx(float((lam * along**2).sum()) ** 0.5, rel=1e-3)
+        assert at.lambda_d == pytest.approx(lam[-1], rel=1e-4)
+        assert at.tail == pytest.approx((s[at.d :] ** 2).sum() / n, rel=1e-3, abs=1e-6)
+
+    reference = found.reference_examples
+    assert found.conditions.epsilon_F.value**2 == pytest.approx(fisher_quadratic(subject, reference, g).mean())
+    assert found.conditions.gamma_F.value**2 == pytest.approx(fisher_quadratic(subject, reference, Hg).mean())
+    assert found.conditions.g_norm == pytest.approx(trees.norm(g))
+    assert found.conditions.Hg_norm == pytest.approx(trees.norm(Hg))
+
+
+def test_the_onset_is_consistent_with_the_lengths(full):
+    _, found = full
+    assert found.onset.c2.value == pytest.approx(found.conditions.epsilon_F.value**2 / 2, rel=0.02)
+    assert found.onset.gamma_F_squared_over_8 == pytest.approx(found.conditions.gamma_F.value**2 / 8)
+    assert found.onset.crossover_t == pytest.approx(
+        2 * found.conditions.epsilon_F.value / found.conditions.gamma_F.value
+    )
+    assert [time.tau_nats for time in found.onset.times] == [0.01, 0.1, 1.0]
+    assert found.onset.times[0].t < found.onset.times[2].t
+    assert found.onset.times[0].sgd_steps == pytest.approx(found.onset.times[0].t / 1e-2)
+
+
+def test_c2_predicts_the_drift_of_one_small_sgd_step(full, task):
+    subject, found = full
+    g = mean_gradient(subject, task, "tokens")
+    t = 1e-3 / trees.norm(g)
+    drift = kl_along(subject, found.reference_examples, g, [-t])[0].mean()
+    assert drift == pytest.approx(found.onset.c2.value * t**2, rel=0.05)
+
+
+def test_the_screen_is_ranking_only_and_its_first_update_is_the_optimisers(full, task):
+    subject, found = full
+    names = [predictor.name for predictor in found.forecast.predictors]
+    assert names[0] == "task_loss"
+    assert {predictor.use for predictor in found.forecast.predictors} == {"ranking only"}
+    assert found.forecast["task_loss"].value == pytest.approx(mean_loss(subject, task).nats_per_token, rel=1e-5)
+    assert found.forecast["c2_sgd"].value == found.onset.c2.value
+    assert found.forecast.batches == 4
+
+    # the same mean first update, by a real optimiser on a real copy
+    order = np.random.default_rng([0, 1]).permutation(len(task))
+    mean = trees.zeros_like({n: p.detach() for n, p in subject.parameters().items()})
+    for start in range(0, 20, 5):
+        part = [task[k] for k in order[start : start + 5]]
+        gradient = mean_gradient(subject, part, "tokens")
+        copy = {n: p.detach().clone().requires_grad_() for n, p in subject.parameters().items()}
+        for name, leaf in copy.items():
+            leaf.grad = gradient[name]
+        torch.optim.AdamW(copy.values(), lr=1e-2, weight_decay=0.0).step()
+        step = {n: (leaf - subject.parameters()[n]).detach() for n, leaf in copy.items()}
+        mean = trees.axpy(mean, 0.25, step)
+    form = 0.5 * fisher_quadratic(subject, found.reference_examples, mean).mean() * 20**2
+    assert found.forecast["kl_quadratic_first_update"].value == pytest.approx(form, rel=1e-4)
+    assert found.conditions.first_update_norm == pytest.approx(trees.norm(mean) / 1e-2, rel=1e-5)
+
+
+def test_adams_first_update_pulls_harder_per_unit_of_learning_rate_than_sgds(task):
+    subject = Subject(build_model())
+    reference = sampled(subject)
+    sgd = audit(subject, None, task, "sgd", reference_examples=reference, **OPTIONS).conditions
+    assert sgd.optimizer == "sgd"
+    assert sgd.first_update_norm == pytest.approx(sgd.g_norm, rel=0.3)  # the mean of batch gradients
+    adam = audit(subject, None, task, "adamw_torch", reference_examples=reference, **OPTIONS).conditions
+    assert adam.epsilon_first_update.value > 2 * sgd.epsilon_first_update.value
+
+
+def test_a_fresh_lora_is_audited_in_its_own_coordinates(task):
+    subject = Subject(add_lora(build_model(), rank=2, alpha=4, seed=0))
+    found = audit(subject, None, task, reference_examples=sampled(subject), **OPTIONS)
+    rows = scores(subject, found.reference_examples)
+    names = [n for n, p in subject.parameters().items() for _ in range(p.numel())]
+    active = np.abs(rows).sum(0) > 0
+    assert {("lora_B" in name) for name, on in zip(names, active, strict=True) if on} == {True}
+    assert found.spectrum.eigenvalues[0] > 0
+    assert np.isfinite(found.conditions.gamma_F.value)
+    assert found.settings["parameters"] == trees.size(subject.parameters())
+
+
+def test_saved_and_loaded_audits_are_equal_and_plain_json(full, tmp_path):
+    _, found = full
+    found.save(tmp_path / "audit")
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["settings"]["seed"] == 0
+    back = Audit.load(tmp_path / "audit")
+    assert plain(back) == plain(found)
+    assert back.reference_examples == found.reference_examples
+    np.testing.assert_array_equal(back.gram, found.gram)
+    np.testing.assert_array_equal(back.dots["Hg"], found.dots["Hg"])
+    with pytest.raises(UserError, match="not empty"):
+        found.save(tmp_path / "audit")
+
+
+def test_the_model_is_left_exactly_as_it_was(task):
+    subject = Subject(build_model())
+    subject.model.train()
+    values = {n: p.detach().clone() for n, p in subject.model.named_parameters()}
+    reference = sampled(Subject(build_model()))
+    state = torch.get_rng_state()
+    first = audit(subject, None, task, reference_examples=reference, **OPTIONS)
+    assert subject.model.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(values[n], p) and p.grad is None for n, p in subject.model.named_parameters())
+    again = audit(subject, None, task, reference_examples=reference, **OPTIONS)
+    assert plain(again) == plain(first)
+
+
+def test_too_few_task_examples_leave_the_split_estimates_out():
+    subject = Subject(build_model())
+    found = audit(subject, None, random_examples(2), reference_examples=sampled(subject), **OPTIONS)
+    assert np.isnan(found.conditions.epsilon_F_squared_split)
+    assert found.conditions.epsilon_F.value > 0
+
+
+def test_split_estimates_are_not_biased_upwards(full):
+    """Noise in g adds its variance to a naive square; disjoint halves do not (geometry.md 3.5)."""
+    _, found = full
+    assert found.conditions.epsilon_F_squared_split < found.conditions.epsilon_F.value**2
+
+
+def test_a_skills_evaluate_half_is_never_sampled(tiny_subject, tiny_examples, monkeypatch):
+    from holdfast.evaluation import Skill, SkillSplit
+
+    room = importlib.import_module("holdfast.geometry.audit")
+    seen = []
+    original = room.sample_reference
+
+    def spy(subject, prompts, *rest, **keywords):
+        seen.extend(prompts)
+        return original(subject, prompts, *rest, **keywords)
+
+    monkeypatch.setattr(room, "sample_reference", spy)
+    skill = Skill("s", estimate=SkillSplit(("add two", "help me", "a fruit")), evaluate=SkillSplit(("secret",)))
+    found = audit(tiny_subject, skill, list(tiny_examples[:4]), max_prompts=2, **OPTIONS)
+    assert seen == ["add two", "help me"]
+    assert found.reference is not None
+    assert found.reference.examples == found.reference_examples
+
+
+def test_missing_inputs_are_named():
+    subject = Subject(build_model())
+    with pytest.raises(UserError, match="task examples"):
+        audit(subject, None, [], reference_examples=sampled(subject))
+    with pytest.raises(UserError, match="skill"):
+        audit(subject, None, random_examples(3))
+    with pytest.raises(UserError, match="at least two prompts"):
+        audit(subject, None, random_examples(3), reference_examples=[Example((1,), (2,))])
+    with pytest.raises(UserError, match="optimizer 'lion'"):
+        audit(subject, None, random_examples(3), "lion", reference_examples=sampled(subject))
+
+
+def test_descriptions_carry_intervals_and_the_label(full):
+    lines = {line.name: line for line in describe(full[1])}
+    assert "ranking only" in lines["task_loss"].meaning
+    assert "[" in lines["epsilon_F"].value
+    assert "rough" in lines["directions above noise"].meaning
+
+
+def test_overlap_of_a_planted_update_and_of_a_random_one(full):
+    subject, found = full
+    start = {n: p.detach() for n, p in subject.parameters().items()}
+    planted = mean_gradient(subject, [found.reference_examples[0]], "sum")
+    planted = trees.scale(planted, 1e-2 / trees.norm(planted))
+    inside = overlap(found, subject, trees.axpy(start, 1.0, planted))
+    assert inside.by_k[-1].k == 10
+    assert inside.local
+    assert inside.kl_quadratic.value == pytest.approx(inside.kl_exact.value, rel=0.1)
+    assert inside.update_norm == pytest.approx(1e-2, rel=1e-3)
+
+    generator = torch.Generator().manual_seed(0)
+    noise = {n: torch.randn(p.shape, generator=generator) for n, p in start.items()}
+    noise = trees.scale(noise, 1e-2 / trees.norm(noise))
+    outside = overlap(found, subject, trees.axpy(start, 1.0, noise))
+    for a, b in zip(inside.by_k, outside.by_k, strict=True):
+        assert b.os_energy < 4 * b.chance_energy + 1e-3
+        assert a.os_weighted > b.os_weighted
+    assert inside.by_k[-1].os_energy > 0.5
+    with pytest.raises(ValueError, match="same point"):
+        overlap(found, subject, start)
+
+
+def test_overlap_energy_equals_explicit_projection(full):
+    subject, found = full
+    start = {n: p.detach() for n, p in subject.parameters().items()}
+    generator = torch.Generator().manual_seed(1)
+    update = {n: 1e-3 * torch.randn(p.shape, generator=generator) for n, p in start.items()}
+    scored = overlap(found, subject, trees.axpy(start, 1.0, update))
+    _, _, vt = np.linalg.svd(scores(subject, found.reference_examples), full_matrices=False)
+    moved = flat(update)
+    for at in scored.by_k:
+        assert at.os_energy == pytest.approx(((vt[: at.k] @ moved) ** 2).sum() / (moved @ moved), rel=1e-2)
+
+
+def test_a_probe_is_read_at_half_the_remaining_factor_times_the_current_loss(task):
+    subject = Subject(build_model())
+    reference = sampled(subject)
+    start = {n: p.detach().clone() for n, p in subject.parameters().items()}
+    step = first_update(start, mean_gradient(subject, task, "tokens"), "adamw", 1e-3)
+    probe = trees.axpy(start, 1.0, step)
+    found = forecast_after_probe(subject, probe, reference, task, probe_steps=1, total_steps=16)
+    assert set(found.kl_at) == {"1", "2", "5", "8", "10"}
+    assert found.multiple == 8
+    values = [found.kl_at[m].value for m in ("1", "2", "5", "8", "10")]
+    assert values == sorted(values)
+    assert found.score == pytest.approx(found.kl_at["8"].value * found.task_loss)
+    assert found.score_from == "line"
+    assert found.task_loss_start == pytest.approx(mean_loss(subject, task).nats_per_token, rel=1e-5)
+    trees.assign(subject.parameters(), probe)
+    assert found.task_loss == pytest.approx(mean_loss(subject, task).nats_per_token, rel=1e-5)
+    assert found.use == "ranking only"
+
+
+def test_a_saturated_line_falls_back_to_the_probe():
+    subject = Subject(build_model())
+    start = {n: p.detach().clone() for n, p in subject.parameters().items()}
+    generator = torch.Generator().manual_seed(0)
+    probe = {n: p + 0.3 * torch.randn(p.shape, generator=generator) for n, p in start.items()}
+    found = forecast_after_probe(subject, probe, sampled(subject), random_examples(4), 1, 200)
+    assert found.score_from == "probe"
+    assert found.multiple == 1.0
+    with pytest.raises(ValueError, match="probe of 0 steps"):
+        forecast_after_probe(subject, probe, sampled(subject), random_examples(4), 0, 10)
