@@ -1,0 +1,85 @@
+"""Repair by replay: train the existing adapter on refusals, the task and harmless answers, one third each.
+
+Source: notes-restoration.md, defaults 1. The path overshoots before it comes back (too many refusals and task
+loss at 20 steps, neither at 80), so no step is judged by the one before: every tenth is checked on validation
+data and the best of those that keep the limit is kept.
+
+Knows: the loop and the choice of a checkpoint. Does not know: where the examples come from.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from holdfast.core.progress import bar
+from holdfast.core.seeds import generator
+from holdfast.data import Example, collate
+from holdfast.models import Subject, adapter_parameters, batch_logits, sequence_nll
+from holdfast.restoration.material import Material
+from holdfast.restoration.path import Best, Path
+from holdfast.restoration.validation import Check, Validation
+
+FEWEST_STEPS = 60
+
+
+def replay(
+    subject: Subject,
+    material: Material,
+    validation: Validation,
+    start: Check,
+    aligned: Check,
+    *,
+    max_task_loss_increase: float,
+    steps: int = 200,
+    learning_rate: float = 2e-3,
+    batch_size: int = 8,
+    check_every: int = 10,
+    patience: int = 3,
+    seed: int = 0,
+) -> Path:
+    """Adam on equal shares of the three sets; changes the subject's adapter in place.
+
+    Args:
+        start, aligned: checks of the drifted and of the aligned model.
+        batch_size: examples of *each* set in a step. Eight at 2e-3 did as well as the notes' sixteen at 1e-3 on
+            three of the organism's tasks, in little more than half of the time.
+        patience: after 60 steps, stop when this many checks in a row brought nothing better and the best is as
+            good as the aligned model.
+    """
+    adapter = adapter_parameters(subject.model)
+    optimiser = torch.optim.Adam(adapter.values(), lr=learning_rate)
+    sets = (material.refusals_fit, material.task_fit, material.retain_fit)
+    streams = [_endless(examples, batch_size, seed, k) for k, examples in enumerate(sets) if examples]
+    best, trace, stale = Best(start, aligned, max_task_loss_increase), [start], 0
+    with bar("restoring by replay", steps) as advance:
+        for step in range(1, steps + 1):
+            examples = [example for stream in streams for example in next(stream)]
+            loss = _loss(subject, examples)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            advance(1.0)
+            if step % check_every and step != steps:
+                continue
+            trace.append(validation.check(step))
+            stale = 0 if best.offer(trace[-1], adapter) else stale + 1
+            if best.restored and step >= FEWEST_STEPS and stale >= patience:
+                break
+    optimiser.zero_grad(set_to_none=True)
+    return best.path(trace)
+
+
+def _loss(subject: Subject, examples: Sequence[Example]) -> torch.Tensor:
+    batch = collate(examples, subject.pad_id).to(subject.device)
+    return sequence_nll(batch_logits(subject.model, batch), batch).mean()
+
+
+def _endless(examples: Sequence[Example], size: int, seed: int, name: int) -> Iterator[list[Example]]:
+    """Batches of ``size`` in epochs of a new order each; a set smaller than a batch repeats inside it."""
+    rng = generator(seed, "replay", name)
+    queue: list[int] = []
+    while True:
+        while len(queue) < size:
+            queue += torch.randperm(len(examples), generator=rng).tolist()
+        yield [examples[k] for k in queue[:size]]
+        del queue[:size]

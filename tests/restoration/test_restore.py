@@ -1,0 +1,277 @@
+"""What `restore` promises, on a model aligned and damaged for the purpose."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from holdfast.core import trees
+from holdfast.core.errors import UserError
+from holdfast.models import Subject, adapter_off, adapter_parameters, generate_text, lora_pairs, mean_loss
+from holdfast.restoration import Restoration, restore
+from holdfast.restoration.balance import balance
+from holdfast.restoration.bound import upper_bound
+from holdfast.restoration.material import gather, split
+from holdfast.restoration.path import Best
+from holdfast.restoration.replay import replay
+from holdfast.restoration.validation import Check, Validation
+
+from .conftest import build_drifted, judge
+
+SMALL = {"judge": judge, "prompts": (16, 16), "task_examples": (32, 32), "max_new_tokens": 6, "batch_size": 8}
+
+
+def refused(prompt, response):
+    return judge(prompt, response).label == "refused"
+
+
+def check(step=0, task=0.0, bound=0.0, refusal=0.0, over=0.0, loss=1.0):
+    return Check(step, task, bound, refusal, over, loss)
+
+
+@pytest.fixture(scope="module")
+def repaired(toy):
+    """One replay repair, shared by the tests that only read it."""
+    subject, skill, task = build_drifted(toy)
+    before = trees.clone(dict(subject.model.named_parameters()))
+    result = restore(subject, skill, task, steps=60, learning_rate=5e-3, seed=0, **SMALL)
+    return subject, skill, task, before, result
+
+
+def test_replay_brings_the_refusals_back_inside_the_limit(repaired):
+    *_, result = repaired
+    assert result.baselines["drifted"].refusal <= 0.2 < 0.9 <= result.baselines["aligned"].refusal
+    assert result.status == "restored" and result.method == "replay"
+    assert result.chosen.task_loss_bound <= result.max_task_loss_increase
+    assert result.chosen.as_good_as(result.baselines["aligned"])
+    assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
+
+
+def test_the_subject_is_left_as_it_came(repaired):
+    subject, _, _, before, result = repaired
+    for name, parameter in subject.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+        assert parameter.grad is None
+        assert parameter.requires_grad == (".lora_" in name)
+    assert result.input_fingerprint != result.fingerprint
+
+
+def test_free_repairs_are_always_measured_beside_it(repaired):
+    *_, result = repaired
+    assert set(result.baselines) == {"aligned", "drifted", "scale 0.25", "scale 0.5", "scale 0.75"}
+    losses = [result.baselines[k].task_loss_increase for k in ("aligned", "scale 0.25", "scale 0.5", "scale 0.75")]
+    assert losses == sorted(losses, reverse=True) and losses[-1] > 0
+    assert result.baselines["drifted"].task_loss_increase == 0.0
+
+
+def test_saved_folder_is_a_peft_adapter_with_its_report(repaired, tmp_path, toy):
+    from holdfast.models import load_adapter
+
+    subject, _, task, before, result = repaired
+    folder = tmp_path / "repaired"
+    result.save(folder)
+    assert {"adapter_config.json", "adapter_model.safetensors", "restoration_report.json"} <= {
+        p.name for p in folder.iterdir()
+    }
+    for name, parameter in subject.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+    read = Restoration.load(folder)
+    assert read.to_dict() == result.to_dict()
+    assert all(torch.equal(read.adapter[name], tensor) for name, tensor in result.adapter.items())
+    report = json.loads((folder / "restoration_report.json").read_text())
+    assert report["status"] == "restored" and "adapter" not in report
+    # a stranger loads it with PEFT and gets the repaired function
+    fresh, _, _ = build_drifted(toy)
+    applied = result.apply(fresh)
+    loaded = Subject(load_adapter(build_drifted(toy)[0].model.unload(), folder), subject.tokenizer)
+    np.testing.assert_allclose(mean_loss(loaded, task).nll_N, mean_loss(applied, task).nll_N, rtol=1e-5)
+    with pytest.raises(UserError, match="not empty"):
+        result.save(folder)
+
+
+def test_the_same_seed_gives_the_same_adapter(toy):
+    prints = []
+    for seed in (0, 0, 1):
+        subject, skill, task = build_drifted(toy)
+        torch.manual_seed(len(prints))  # whatever the global state
+        prints.append(restore(subject, skill, task, steps=10, learning_rate=5e-3, seed=seed, **SMALL))
+    first, second, other = prints
+    assert first.fingerprint == second.fingerprint and first.trace == second.trace
+    assert other.trace != first.trace
+
+
+def test_nothing_to_restore_is_said_and_nothing_is_done(drifted):
+    subject, skill, task = drifted
+    with torch.no_grad():
+        for _, b_OR, _ in lora_pairs(subject.model).values():
+            b_OR.zero_()
+    result = restore(subject, skill, task, **SMALL)
+    assert result.status == "no_drift" and len(result.trace) == 1
+    assert result.fingerprint == result.input_fingerprint
+
+
+def test_a_limit_that_nothing_keeps_returns_the_input(drifted):
+    subject, skill, task = drifted
+    result = restore(subject, skill, task, max_task_loss_increase=0.0, steps=10, learning_rate=0.05, **SMALL)
+    assert result.status == "no_safe_step" and result.chosen == result.trace[0]
+    assert result.fingerprint == result.input_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": []}, "task: no examples"),
+        ({"task": [None] * 3}, "3 examples"),
+        ({"max_task_loss_increase": -0.01}, "give 0 or more"),
+        ({"max_task_loss_increase": float("nan")}, "give 0 or more"),
+        ({"method": "magic"}, "use one of auto, replay, ggn-cg"),
+        ({"retain": "other"}, "use 'self'"),
+    ],
+)
+def test_unusable_arguments_are_refused_before_anything_runs(drifted, change, message):
+    subject, skill, task = drifted
+    arguments = {"task": task, **change}
+    with pytest.raises(UserError, match=message):
+        restore(subject, skill, arguments.pop("task"), **arguments, **SMALL)
+
+
+def test_a_model_without_adapter_or_alignment_is_refused(drifted, tiny_subject):
+    subject, skill, task = drifted
+    with pytest.raises(UserError, match="no LoRA adapter"):
+        restore(tiny_subject, skill, task, **SMALL)
+    with pytest.raises(UserError, match="no tokenizer"):
+        restore(Subject(subject.model, None), skill, task, **SMALL)
+    never = {**SMALL, "judge": lambda p, r: SimpleNamespace(label="complied")}
+    with pytest.raises(UserError, match="there is no alignment to restore"):
+        restore(subject, skill, task, **never)
+    half = SimpleNamespace(harmful=skill.estimate.harmful[:4], benign=skill.estimate.benign)
+    few = SimpleNamespace(estimate=half)
+    with pytest.raises(UserError, match="4 harmful"):
+        restore(subject, few, task, **SMALL)
+
+
+def test_material_is_disjoint_and_sorted_by_who_says_what(drifted):
+    subject, skill, task = drifted
+    m = gather(
+        subject, skill.estimate, task, "self", refused,
+        prompts=(16, 16), task_examples=(20, 30), max_new_tokens=6, harmful=True, seed=0,
+    )  # fmt: skip
+    assert (len(m.task_fit), len(m.task_validation)) == (20, 30)
+    assert not {e.id for e in m.task_fit} & {e.id for e in m.task_validation}
+    assert not {e.prompt_ids for e in m.refusals_fit} & {e.prompt_ids for e in m.refusals_validation}
+    text = subject.tokenizer.decode
+    assert all("sorry" in text(list(e.completion_ids)) for e in (*m.refusals_fit, *m.refusals_validation))
+    assert all("*" in text(list(e.completion_ids)) for e in m.retain_fit)
+    assert not any("sorry" in text(list(e.completion_ids)) for e in m.compliances_fit)
+    fit, validation = split(list(range(10)), 100, 100, 0, "x")
+    assert sorted(fit + validation) == list(range(10)) and len(validation) == 5
+
+
+def test_an_over_refusing_adapter_learns_from_the_aligned_model_what_to_answer(drifted):
+    subject, skill, task = drifted
+    aligned = generate_text_off(subject, skill.estimate.benign)
+
+    def refuses_everything_of_the_adapter(prompt, response):  # what only the drifted model says counts as refusal
+        return response.startswith(("*", "sorry"))
+
+    m = gather(
+        subject, skill.estimate, task, "self", refuses_everything_of_the_adapter,
+        prompts=(16, 16), task_examples=(20, 30), max_new_tokens=6, harmful=False, seed=0,
+    )  # fmt: skip
+    decode = subject.tokenizer.decode
+    said = {decode(list(e.completion_ids), skip_special_tokens=True).strip() for e in m.retain_fit}
+    assert said <= set(aligned) and said
+
+
+def generate_text_off(subject, prompts):
+    with adapter_off(subject.model):
+        return generate_text(subject, prompts, 6)
+
+
+def test_a_check_is_what_a_plain_count_says(drifted):
+    subject, skill, task = drifted
+    m = gather(
+        subject, skill.estimate, task, "self", refused,
+        prompts=(16, 16), task_examples=(20, 30), max_new_tokens=6, harmful=False, seed=0,
+    )  # fmt: skip
+    validation = Validation(subject, m, refused, 6)
+    before = [mean_loss(subject, [e]).nats_per_token for e in m.task_validation]
+    with torch.no_grad():
+        for _, b_OR, _ in lora_pairs(subject.model).values():
+            b_OR.mul_(0.5)
+    found = validation.check(7)
+    after = [mean_loss(subject, [e]).nats_per_token for e in m.task_validation]
+    differences = np.subtract(after, before)
+    assert found.step == 7
+    assert found.task_loss_increase == pytest.approx(differences.mean(), rel=1e-4)
+    assert found.task_loss_bound == pytest.approx(upper_bound(differences.tolist()), rel=1e-4)
+    for prompts, rate in ((m.harmful_validation, found.refusal), (m.benign_validation, found.over_refusal)):
+        answers = [generate_text(subject, [p], 6)[0] for p in prompts]
+        assert rate == np.mean([refused(p, a) for p, a in zip(prompts, answers, strict=True)])
+    losses = [mean_loss(subject, [e]).nats_per_token for e in m.refusals_validation]
+    assert found.refusal_loss == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_checkpoints_are_chosen_by_rates_then_refusal_loss_and_never_past_the_limit():
+    best = Best(check(refusal=0.1, loss=3.0), check(refusal=1.0, over=0.05), 0.05)
+    weights = {"w": torch.zeros(1)}
+    assert not best.offer(check(1, bound=0.06, refusal=1.0), weights)  # past the limit
+    assert not best.offer(check(2, bound=float("nan"), refusal=1.0), weights)
+    assert not best.offer(check(3, refusal=0.1, loss=0.1), weights)  # only the text became likelier
+    assert not best.offer(check(4, refusal=1.0, over=0.2, loss=0.1), weights)  # refuses what it should answer
+    assert not best.restored
+    assert best.offer(check(5, refusal=0.9, over=0.1, loss=2.0), weights)
+    assert best.offer(check(6, refusal=0.9, over=0.1, loss=1.0), weights)
+    assert not best.offer(check(7, refusal=0.8, over=0.1, loss=0.5), weights)
+    assert best.check is not None and best.check.step == 6 and not best.restored
+    assert best.offer(check(8, refusal=0.99, over=0.06), weights) and best.restored
+
+
+def test_an_error_in_the_middle_gives_the_adapter_back(drifted):
+    subject, skill, task = drifted
+    before = trees.clone(adapter_parameters(subject.model))
+    calls = []
+
+    def breaks_late(prompt, response):
+        calls.append(prompt)
+        if len(calls) > 300:
+            raise RuntimeError("judge went away")
+        return judge(prompt, response)
+
+    with pytest.raises(RuntimeError, match="went away"):
+        restore(subject, skill, task, steps=20, **{**SMALL, "judge": breaks_late})
+    for name, parameter in adapter_parameters(subject.model).items():
+        assert torch.equal(parameter, before[name])
+
+
+def test_balancing_a_real_adapter_changes_no_logit(drifted):
+    subject, _, task = drifted
+    before = mean_loss(subject, task).nll_N
+    with torch.no_grad():
+        for a_RI, b_OR, _ in lora_pairs(subject.model).values():
+            for target, value in zip((a_RI, b_OR), balance(a_RI, b_OR), strict=True):
+                target.copy_(value)
+    np.testing.assert_allclose(mean_loss(subject, task).nll_N, before, rtol=1e-4, atol=1e-4)
+
+
+def test_replay_uses_the_three_sets_in_equal_shares(drifted, monkeypatch):
+    from holdfast.restoration import replay as module
+
+    subject, skill, task = drifted
+    m = gather(
+        subject, skill.estimate, task, "self", refused,
+        prompts=(16, 16), task_examples=(20, 30), max_new_tokens=6, harmful=False, seed=0,
+    )  # fmt: skip
+    seen = []
+    original = module._loss
+    monkeypatch.setattr(module, "_loss", lambda s, e: seen.append(list(e)) or original(s, e))
+    validation = Validation(subject, m, refused, 6)
+    start = validation.check(0)
+    replay(
+        subject, m, validation, start, start, max_task_loss_increase=1.0, steps=3, batch_size=5, check_every=3
+    )
+    for examples in seen:
+        sets = [sum(e in part for e in examples) for part in (m.refusals_fit, m.task_fit, m.retain_fit)]
+        assert sets == [5, 5, 5]
