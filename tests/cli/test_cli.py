@@ -19,7 +19,7 @@ def organism_rows(tmp_path):
     from holdfast import organism
 
     path = tmp_path / "train.jsonl"
-    rows = organism.task_rows("digest", "train", 12, 0)
+    rows = organism.task_rows("lessons", "train", 12, 0)
     path.write_text("\n".join(json.dumps({"prompt": r["prompt"], "completion": r["completion"]}) for r in rows))
     return path
 

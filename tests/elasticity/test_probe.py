@@ -174,9 +174,7 @@ def test_ratio_interval_covers_the_truth_about_as_often_as_it_says():
 def test_elasticity_of_a_run_reads_every_step(pair, lora_subject, tiny_examples, tmp_path):
     moved, base = pair
     further = Subject(build_llama(len(base.tokenizer)), base.tokenizer)
-    for p, a, b in zip(
-        further.model.parameters(), base.model.parameters(), moved.model.parameters(), strict=True
-    ):
+    for p, a, b in zip(further.model.parameters(), base.model.parameters(), moved.model.parameters(), strict=True):
         p.data = a.data + 1.5 * (b.data - a.data)
     other = [Example(e.prompt_ids, e.completion_ids[::-1], e.id) for e in tiny_examples]
     found = measure_elasticity(

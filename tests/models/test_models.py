@@ -72,9 +72,7 @@ def test_greedy_generation_equals_transformers_and_does_not_depend_on_the_batch(
     for prompt, text in zip(prompts, together, strict=True):
         ids = torch.tensor([encode_prompt(prompt, tiny_subject.tokenizer)])
         mask = torch.ones_like(ids)
-        out = tiny_subject.model.generate(
-            ids, max_new_tokens=8, do_sample=False, attention_mask=mask
-        )
+        out = tiny_subject.model.generate(ids, max_new_tokens=8, do_sample=False, attention_mask=mask)
         expected = tiny_subject.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
         assert text == expected
 

@@ -17,8 +17,8 @@ from holdfast.pipeline import RunFolder, recipe_from_dict, run, stages_of
 
 SETTINGS = {
     "name": "tiny",
-    "skill": {"max_prompts": 6, "max_new_tokens": 10},
-    "task": {"train": "organism:digest", "train_rows": 40, "test_rows": 6, "max_new_tokens": 12},
+    "skill": {"max_prompts": 10, "max_new_tokens": 10},
+    "task": {"train": "organism:lessons", "train_rows": 40, "test_rows": 6, "max_new_tokens": 12},
     "adapter": {"rank": 2, "alpha": 4},
     "training": {"steps": 3, "pool": 8, "seeds": [0, 1]},
     "arms": [
@@ -47,7 +47,7 @@ def whole(tmp_path_factory):
 def test_a_run_leaves_what_it_promises(whole):
     summary = read_json(whole / "summary.json")
     assert [row["name"] for row in summary["rows"]] == ["aligned", "plain", "guarded", "plain-replay"]
-    assert all(row["refusal"]["n"] == 6 for row in summary["rows"])
+    assert all(row["refusal"]["n"] == 10 for row in summary["rows"])
     assert summary["rows"][0]["drift_kl_nats"]["value"] == 0.0
     assert {d["name"] for d in summary["differences"]} >= {"refusals, guarded minus plain"}
     assert read_json(whole / "manifest.json")["seed"] == 0

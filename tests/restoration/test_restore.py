@@ -269,9 +269,7 @@ def test_replay_uses_the_three_sets_in_equal_shares(drifted, monkeypatch):
     monkeypatch.setattr(module, "_loss", lambda s, e: seen.append(list(e)) or original(s, e))
     validation = Validation(subject, m, refused, 6)
     start = validation.check(0)
-    replay(
-        subject, m, validation, start, start, max_task_loss_increase=1.0, steps=3, batch_size=5, check_every=3
-    )
+    replay(subject, m, validation, start, start, max_task_loss_increase=1.0, steps=3, batch_size=5, check_every=3)
     for examples in seen:
         sets = [sum(e in part for e in examples) for part in (m.refusals_fit, m.task_fit, m.retain_fit)]
         assert sets == [5, 5, 5]

@@ -27,7 +27,7 @@ def audit(
 ) -> None:
     """Fisher spectrum, instability conditions, onset of drift and a ranking of risk, before a single step.
 
-    Example: holdfast audit organism:aligned --data organism:digest --prompts 32 --limit 32
+    Example: holdfast audit organism:aligned --data organism:lessons --prompts 32 --limit 32
     """
     from holdfast.core.files import new_folder
     from holdfast.evaluation import Skill, SkillSplit

@@ -26,7 +26,7 @@ def elasticity(
 ) -> None:
     """Bits a token on your texts, and KL to the parent model both ways, along each model's own samples.
 
-    Example: holdfast elasticity organism:aligned --base organism:base --text task=organism:digest
+    Example: holdfast elasticity organism:aligned --base organism:base --text task=organism:lessons
     """
     from holdfast.core.errors import UserError
     from holdfast.core.files import new_folder

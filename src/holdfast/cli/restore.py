@@ -28,7 +28,7 @@ def restore(
 ) -> None:
     """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found.
 
-    Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:digest --out repaired
+    Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
     """
     from holdfast.core.errors import EXIT_FAILED
     from holdfast.restoration import restore as run_restore

@@ -25,7 +25,7 @@ def score(
 ) -> None:
     """Score rows by the norm of their loss gradient: high ones do the damage, moderate ones teach the task.
 
-    Example: holdfast score organism:aligned --data organism:digest --limit 64 --out scores.parquet
+    Example: holdfast score organism:aligned --data organism:lessons --limit 64 --out scores.parquet
     """
     import numpy as np
 

@@ -36,7 +36,7 @@ def train(
 ) -> None:
     """Fine-tune a LoRA adapter under guard. When a budget is passed, the last weights inside it come back.
 
-    Example: holdfast train organism:aligned --data organism:digest --steps 20 --out guarded
+    Example: holdfast train organism:aligned --data organism:lessons --steps 20 --out guarded
     """
     from holdfast.core.errors import EXIT_FAILED
     from holdfast.core.files import new_folder, write_json

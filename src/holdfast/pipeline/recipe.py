@@ -48,7 +48,7 @@ class SkillSection(Section):
 class TaskSection(Section):
     """The fine-tuning task. ``organism:NAME`` or anything TRL accepts."""
 
-    train: str = "organism:digest"
+    train: str = "organism:lessons"
     test: str | None = None  # None: every fifth row of `train` is held out
     metric: Literal["none", "exact_match", "numeric", "token_f1", "rouge_l"] = "exact_match"
     train_rows: PositiveInt | None = None

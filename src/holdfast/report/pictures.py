@@ -75,7 +75,7 @@ def fisher_spectrum(spectrum: dict[str, Any]) -> "Figure":
         figure.add_hline(
             y=edge, line={"color": PALETTE[1], "dash": "dash"}, annotation_text="null edge (permuted signs)"
         )
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", dtick=1)
     figure.update_layout(
         title=f"Where the alignment sits: {spectrum['rank_above_edge']} directions above the noise",
         xaxis_title="rank",
@@ -100,8 +100,8 @@ def gradient_norms(scores: dict[str, Any]) -> "Figure":
     if scores["kept_low"] and scores["kept_high"]:
         left, right = math.log10(scores["kept_low"]), math.log10(scores["kept_high"])
         figure.add_vrect(x0=left, x1=right, fillcolor=PALETTE[2], opacity=0.12, line_width=0)
-    ticks = range(math.floor(low), math.ceil(high) + 1)
-    figure.update_xaxes(tickvals=list(ticks), ticktext=[f"{10.0**t:g}" for t in ticks])
+    ticks = [m * 10.0**t for t in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+    figure.update_xaxes(tickvals=[math.log10(t) for t in ticks], ticktext=[f"{t:g}" for t in ticks])
     figure.update_layout(
         title=f"Gradient norms and the kept band ({scores['rule']})",
         barmode="stack",
