@@ -183,3 +183,23 @@ def test_the_package_knows_its_rooms():
     assert callable(holdfast.evaluation.RefusalJudge())
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = holdfast.nothing
+
+
+@pytest.mark.slow
+def test_train_restore_audit_and_elasticity_on_the_built_in_model(capsys, tmp_path):
+    out = {name: str(tmp_path / name) for name in ("trained", "repaired", "audit", "probe")}
+    train = ["train", "organism:aligned", "--data", "organism:bullets", "--limit", "200", "--rule", "none"]
+    assert run([*train, "--steps", "30", "--learning-rate", "4e-3", "--pool", "16", "--out", out["trained"]]) == 0
+    adapter = str(tmp_path / "trained" / "adapter")
+    restore = ["restore", "organism:aligned", "--adapter", adapter, "--data", "organism:bullets", "--limit", "80"]
+    assert run([*restore, "--max-new-tokens", "16", "--out", out["repaired"], "--json"]) in (0, 3)
+    text = capsys.readouterr().out
+    assert json.loads(text[text.index("{\n") :])["method"] == "replay"
+    assert (tmp_path / "repaired" / "adapter_model.safetensors").exists()
+    audit = ["audit", "organism:aligned", "--data", "organism:bullets", "--prompts", "8", "--limit", "8"]
+    assert run([*audit, "--out", out["audit"]]) == 0
+    assert "gamma_F" in capsys.readouterr().out
+    probe = ["elasticity", "organism:aligned", "--base", "organism:base", "--text", "task=organism:bullets"]
+    assert run([*probe, "--limit", "8", "--out", out["probe"]]) == 0
+    assert "bits a token: task" in capsys.readouterr().out
+    assert run([*probe[:-1], "nonsense"]) == 2
