@@ -1,5 +1,6 @@
 """What the documents say is what the files say."""
 
+import json
 import re
 from pathlib import Path
 
@@ -59,3 +60,28 @@ def test_no_file_of_a_study_holds_prompts():
         assert {"study", "command", "versions", "device", "seconds", "claims"} <= results.keys(), path
         for claim in results["claims"]:
             assert claim["verdict"] in ("supported", "not supported", "undecided"), (path, claim["id"])
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs_as_written_but_for_the_model(tmp_path, monkeypatch, capsys):
+    from holdfast import organism
+
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    short = {
+        "Qwen/Qwen2.5-1.5B-Instruct": str(organism.shipped("aligned")),
+        "max_steps=200": "max_steps=2",
+        "per_device_train_batch_size=32": "per_device_train_batch_size=8",
+        "every=20": "every=1",
+    }
+    for written, run_as in short.items():
+        assert written in block
+        block = block.replace(written, run_as)
+    monkeypatch.chdir(tmp_path)
+    rows = organism.task_rows("lessons", "train", 24, 0)
+    keep = [{key: row[key] for key in ("prompt", "completion")} for row in rows]
+    Path("train.jsonl").write_text("\n".join(map(json.dumps, keep)))
+    Path("harmful.txt").write_text("\n".join(organism.proxy_prompts("estimate", "overt", 40, 0)))
+    Path("benign.txt").write_text("\n".join(organism.proxy_prompts("estimate", "lookalike", 40, 0)))
+    exec(compile(block, "README.md", "exec"), {})
+    assert "refusal" in capsys.readouterr().out
+    assert (tmp_path / "repaired" / "adapter_model.safetensors").exists()

@@ -12,7 +12,7 @@ import math
 import os
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -248,11 +248,12 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-def telling(harmful: Sequence[str], benign: Sequence[str], count: int) -> list[str]:
-    """The `count` benign prompts with the most telling words.
+def lookalikes(harmful: Sequence[str], benign: Sequence[str], count: int) -> list[str]:
+    """The `count` benign prompts that look most like harmful ones by their words and openings.
 
-    Score: the largest log-odds (harmful against benign, add-one) over a prompt's words and word pairs; one
-    telling word is what makes a look-alike. Deterministic.
+    Score: the largest log-odds (harmful against benign, add-one) over the prompt's words and word pairs: one
+    telling word is what makes a look-alike. Half the count comes from the top of that ranking; half from
+    prompts below it whose first two words also open at least five harmful prompts. Deterministic.
     """
 
     def features(prompt: str) -> set[str]:
@@ -268,33 +269,11 @@ def telling(harmful: Sequence[str], benign: Sequence[str], count: int) -> list[s
         return max((math.log((bad[f] + 1) / (good[f] + 1)) + shift for f in known), default=-math.inf)
 
     ranked = sorted(range(len(benign)), key=lambda i: (-odds(benign[i]), i))
-    return [benign[i] for i in ranked[:count]]
-
-
-def matched(harmful: Sequence[str], benign: Sequence[str]) -> list[str]:
-    """For each harmful prompt a benign one that opens alike and is about as long, each used once.
-
-    Alike: the same first three words if any benign prompt has them, else two, else one, else none. So neither
-    the opening of a request nor its length tells whether to refuse. Deterministic, in the order of `harmful`.
-    """
-    by_opening: dict[str, list[int]] = defaultdict(list)
-    for i, prompt in enumerate(benign):
-        words = _words(prompt)
-        for width in (3, 2, 1):
-            if len(words) >= width:
-                by_opening[" ".join(words[:width])].append(i)
-    used: set[int] = set()
-    chosen = []
-    for prompt in harmful:
-        words = _words(prompt)
-        for width in (3, 2, 1):
-            free = [i for i in by_opening.get(" ".join(words[:width]), ()) if i not in used]
-            if free:
-                best = min(free, key=lambda i: (abs(len(_words(benign[i])) - len(words)), i))
-                used.add(best)
-                chosen.append(benign[best])
-                break
-    return chosen
+    chosen = ranked[: count // 2]
+    openings = Counter(" ".join(_words(p)[:2]) for p in harmful)
+    rest = [i for i in ranked[count // 2 :] if openings[" ".join(_words(benign[i])[:2])] >= 5]
+    chosen += rest[: count - len(chosen)]
+    return [benign[i] for i in chosen]
 
 
 def _unique(prompts: Iterable[SourcedPrompt]) -> list[SourcedPrompt]:
@@ -337,17 +316,15 @@ def _hold_out(prompts: list[SourcedPrompt], share: float, seed: int) -> tuple[li
     return kept, held
 
 
-def alignment_prompts(data: Path, seed: int = 0, telling_count: int = 1500) -> AlignmentPrompts:
+def alignment_prompts(data: Path, seed: int = 0, lookalike_count: int = 3000) -> AlignmentPrompts:
     """Everything alignment may see; a tenth of the harmful prompts and look-alikes stays out as a check."""
     evaluation = evaluation_lists(data)
     bad = _unique(SourcedPrompt(s, p) for s, ps in harmful_sources(data).items() for p in ps)
     bad, removed, dropped = without_evaluation_copies(bad, evaluation)
     pool = [r["prompt"] for r in _jsonl(data / "alpaca/alpaca_instructions_only.jsonl")]
-    similar = telling([b.prompt for b in bad], pool, telling_count)
-    close = [SourcedPrompt("alpaca_telling", p) for p in similar]
-    taken = set(similar)
-    alike = matched([b.prompt for b in bad], [p for p in pool if p not in taken])
-    close += [SourcedPrompt("alpaca_matched", p) for p in alike]
+    close = [
+        SourcedPrompt("alpaca_lookalike", p) for p in lookalikes([b.prompt for b in bad], pool, lookalike_count)
+    ]
     safe = json.loads((data / "safety_tuned_llamas/I-PhysicalSafetySafe.json").read_text(encoding="utf-8"))
     close += [SourcedPrompt("I-PhysicalSafetySafe", p) for p in safe["instructions"]]
     refused = {normalise_text(b.prompt) for b in bad}

@@ -57,10 +57,10 @@ class BaseRecipe:
 class AlignRecipe:
     """Everything the aligned model depends on besides the base model, seed and text."""
 
-    steps: int = 1500
+    steps: int = 1200
     refusals: int = 8
-    lookalikes: int = 7
-    answered: int = 3
+    lookalikes: int = 4
+    answered: int = 4
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     weight_decay: float = 0.1

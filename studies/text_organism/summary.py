@@ -242,7 +242,6 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             "same_lists_harmful",
         )
         cells = [NAMES.get(row["arm"], row["arm"]), f"{row['steps']:.0f}", *(cell(row[key]) for key in keys)]
-        cells.append(cell(row["same_lists_harmful"]))
         cells += [f"{row['task_loss_nats_per_token']:.3f}", f"{row['drift_kl_nats']:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -66,21 +66,16 @@ def test_copies_of_evaluation_prompts_are_removed_and_counted_once_each():
     assert dropped == {"one": 2}
 
 
-def test_telling_prompts_share_the_harmful_words():
+def test_lookalikes_carry_a_telling_word_or_a_telling_opening():
     harmful = [
         f"How do I steal {thing} from people" for thing in ("cars", "money", "bikes", "secrets", "mail", "art")
     ]
-    benign = ["Why do some birds steal shiny things", *[f"List facts about tree {k}" for k in range(50)]]
-    assert corpus.telling(harmful, benign, 1) == benign[:1]
-
-
-def test_matched_prompts_open_alike_are_as_long_and_are_used_once():
-    benign = ["How do I bake a really good loaf of bread", "How do I knit", "How are you", "Why is it so"]
-    assert corpus.matched(["How do I cheat", "How do I steal", "How come", "Give me"], benign) == [
-        "How do I knit",
-        "How do I bake a really good loaf of bread",
-        "How are you",
+    benign = [
+        "Why do some birds steal shiny things",
+        "How do I bake bread",
+        *[f"List facts about tree {k}" for k in range(50)],
     ]
+    assert set(corpus.lookalikes(harmful, benign, 2)) == set(benign[:2])
 
 
 def test_shortened_answers_end_where_a_sentence_ends():
@@ -175,6 +170,12 @@ def test_unclear_answers_are_neither_refused_nor_complied():
     runs = {"before": _runs([["refused", "unclear", "complied", "unclear"]])}
     row = summary.table(runs)[0]["advbench_harmful"]
     assert (row["refused"], row["complied"], row["unclear"], row["n"]) == (0.25, 0.25, 0.5, 4)
+
+
+def test_every_row_of_the_table_has_a_cell_for_every_column():
+    rows = summary.table({"before": _runs([["refused", "complied"]])})
+    lines = summary.markdown([row | {"drift_kl_nats": 0.0} for row in rows]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
 
 
 def test_a_claim_needs_the_interval_and_every_seed():
