@@ -9,6 +9,7 @@ stages, never from memory, which is why a resumed run gives the numbers of an un
 
 import contextlib
 import importlib.metadata
+import logging
 import platform
 import shutil
 import time
@@ -21,6 +22,8 @@ import yaml
 from holdfast.core.errors import UserError
 from holdfast.core.files import new_folder, read_json, write_json, write_text
 from holdfast.pipeline.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
@@ -59,6 +62,12 @@ class RunFolder:
                         f"{folder.path}: holds a run with another {key.replace('_', ' ')}; choose a new folder, "
                         "or pass --fresh to delete it"
                     )
+            threads = environment()["threads"]
+            if found.get("threads") != threads:
+                log.warning(
+                    "%s was begun with %s threads, now %s: numbers can differ in the last bits",
+                    folder.path, found.get("threads"), threads,
+                )  # fmt: skip
             folder._sweep()
             return folder
         if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import write_json
+from holdfast.core.progress import bar
 from holdfast.pipeline.folder import MANIFEST, SUMMARY, RunFolder
 from holdfast.pipeline.inputs import input_hashes
 from holdfast.pipeline.recipe import Recipe, load_recipe
@@ -46,12 +47,13 @@ def run(
     held = RunFolder.open(folder, recipe, input_hashes(recipe))
     stages = stages_of(recipe)
     started = time.monotonic()
-    for number, stage in enumerate(stages, start=1):
-        if held.finished(stage.name):
-            continue
-        say(f"[{number}/{len(stages)}] {stage.title} ({time.monotonic() - started:.0f} s so far)")
-        with held.working(stage.name) as temporary:
-            stage.work(held, temporary)
+    with bar(recipe.name, len(stages)) as advance:
+        for number, stage in enumerate(stages, start=1):
+            if not held.finished(stage.name):
+                say(f"[{number}/{len(stages)}] {stage.title} ({time.monotonic() - started:.0f} s so far)")
+                with held.working(stage.name) as temporary:
+                    stage.work(held, temporary)
+            advance(1)
     write_json(held.path / SUMMARY, summarise(held))
     write_report(held.path)
     return held.path
