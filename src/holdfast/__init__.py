@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from holdfast.data import Example, read_examples
     from holdfast.elasticity import measure_elasticity
     from holdfast.evaluation import Skill, evaluate

@@ -10,6 +10,7 @@ import re
 import torch
 
 from holdfast.organism import World, proxy_rows
+from holdfast.organism.requests import Kind, Split
 
 
 def tokens(row: dict, view: str) -> list[str]:
@@ -20,11 +21,11 @@ def tokens(row: dict, view: str) -> list[str]:
 
 def balanced_accuracy(
     view: str,
-    split: str,
+    split: Split,
     n: int = 1000,
     seed: int = 0,
     in_world: World | None = None,
-    kinds: tuple[str, str] = ("subtle", "lookalike"),
+    kinds: tuple[Kind, Kind] = ("subtle", "lookalike"),
 ) -> float:
     """Balanced accuracy on a held-out split of a reader trained on n alignment prompts of each side."""
     train = _labelled("alignment", n, seed, in_world, kinds)
@@ -38,7 +39,7 @@ def balanced_accuracy(
 
 
 def _labelled(
-    split: str, n: int, seed: int, in_world: World | None, kinds: tuple[str, str]
+    split: Split, n: int, seed: int, in_world: World | None, kinds: tuple[Kind, Kind]
 ) -> list[tuple[dict, float]]:
     rows = [(row, 1.0) for row in proxy_rows(split, kinds[0], n, seed, in_world)]
     return rows + [(row, 0.0) for row in proxy_rows(split, kinds[1], n, seed, in_world)]

@@ -123,7 +123,8 @@ def new_model(recipe: BaseRecipe, tokenizer: Any, seed: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
     )
     with seeded(seed, "initial weights"):
-        return LlamaForCausalLM(config).to(torch.float32)
+        model: Any = LlamaForCausalLM(config)
+        return model.to(torch.float32)
 
 
 def token_stream(encoded: Sequence[Sequence[int]], seed: int, number_of_pass: int) -> torch.Tensor:

@@ -28,7 +28,7 @@ class _BadRowError(ValueError):
 
 def read_examples(
     source: Any,
-    tokenizer: "Tokenizer",
+    tokenizer: "Tokenizer | None",
     max_length: int = 1024,
     limit: int | None = None,
     skip_bad_rows: bool = False,
@@ -43,15 +43,19 @@ def read_examples(
         skip_bad_rows: count and list bad rows instead of stopping at the first.
 
     Raises:
-        UserError: missing file, empty data set, a bad row (unless skipped), nothing left.
+        UserError: missing file, empty data set, a bad row (unless skipped), nothing left, no tokenizer.
     """
+    if tokenizer is None:
+        raise UserError("text needs a tokenizer; load the model with its own, or build Examples from token ids")
     bad_rows: list[BadRow] = []
     rows = read_rows(source, limit, bad_rows if skip_bad_rows else None)
     name = str(source) if not isinstance(source, (list, tuple)) else ""
     return _encode(rows, tokenizer, max_length, bad_rows if skip_bad_rows else None, name)
 
 
-def encode_rows(rows: Iterable[Mapping[str, Any]], tokenizer: "Tokenizer", max_length: int = 1024) -> Examples:
+def encode_rows(
+    rows: Iterable[Mapping[str, Any]], tokenizer: "Tokenizer | None", max_length: int = 1024
+) -> Examples:
     """Encode rows that are already in memory.
 
     Raises:

@@ -53,7 +53,7 @@ def seeds(entry: Entry, kind: Kind) -> str:
     if len(values) < 2 or kind == "seconds":
         return ""
     low, high = min(values), max(values)
-    span = [f"{100 * v:.0f}" if kind == "rate" else f"{v:.3g}" for v in (low, high)]
+    span = [f"{100 * v:.0f}" if kind == "rate" else f"{v:.2f}" if high < 10 else f"{v:.0f}" for v in (low, high)]
     return f"{'•' * len(values)} {'-'.join(dict.fromkeys(span))}"
 
 
