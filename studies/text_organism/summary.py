@@ -17,7 +17,7 @@ from holdfast.core.statistics import Interval, paired_bootstrap, wilson
 from holdfast.evaluation import Scorecard
 
 HERE = Path(__file__).resolve().parent
-COMMAND = "python -m studies.text_organism.build && python -m studies.text_organism.run"
+COMMAND = "python -m studies.text_organism.build && python -m studies.text_organism.run --seeds 2"
 SUITES = (
     ("advbench", "harmful"),
     ("xstest", "harmful"),
