@@ -198,7 +198,7 @@ def _tokenise(text: str, tokenizer: "Tokenizer") -> tuple[list[int], list[int]]:
     """Token ids and the character at which each begins."""
     if tokenizer.is_fast:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return list(encoded["input_ids"]), [start for start, _ in encoded["offset_mapping"]]  # type: ignore
+        return list(encoded["input_ids"]), [start for start, _ in encoded["offset_mapping"]]  # type: ignore  # lists
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     starts, seen = [], 0
     for k in range(len(ids)):  # slow tokenizers keep no offsets: the decoded prefix is the next best thing

@@ -65,7 +65,7 @@ def _organism_half(split: str, n: int, seed: int) -> SkillSplit:
     from holdfast import organism
 
     def prompts(kind: str, count: int) -> list[str]:
-        return organism.proxy_prompts(split, kind, count, seed)  # type: ignore[arg-type]
+        return organism.proxy_prompts(split, kind, count, seed)  # type: ignore[arg-type]  # str to Literal
 
     half = n // 2
     return SkillSplit(
@@ -113,7 +113,7 @@ def named_rows(source: str, limit: int | None, split: str = "train", seed: int =
     if split == "train":
         return organism.task_rows(name, "train", limit or ORGANISM_ROWS, seed)
     wanted = limit or ORGANISM_ROWS // 10
-    drawn = organism.task_rows(name, split, 8 * wanted, seed)  # type: ignore[arg-type]
+    drawn = organism.task_rows(name, split, 8 * wanted, seed)  # type: ignore[arg-type]  # str to Literal
     return [row for row in drawn if row["source"] in tasks[name].graded][:wanted]
 
 
