@@ -37,6 +37,29 @@ def check(model: Any, parameters: Any) -> GhostEngine:
     return engine
 
 
+class BatchStatistics(torch.nn.Module):
+    """Centres every feature over the whole batch: a row's loss depends on the other rows."""
+
+    def forward(self, x_BTH: torch.Tensor) -> torch.Tensor:
+        return x_BTH - x_BTH.mean((0, 1))
+
+
+class MeanOverTime(torch.nn.Module):
+    """Adds the mean over all positions, padding included: a row's loss depends on how far it is padded."""
+
+    def forward(self, x_BTH: torch.Tensor) -> torch.Tensor:
+        return x_BTH + x_BTH.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("layer", [BatchStatistics, MeanOverTime])
+def test_rows_that_feel_each_other_are_run_alone(layer):
+    model = build("llama")
+    block = model.model.layers[0]
+    block.mlp = torch.nn.Sequential(block.mlp, layer())
+    engine = check(model, named(model))
+    assert {route.rule for route in engine.routes.values()} == {"generic"}
+
+
 class Looping(torch.nn.Module):
     """A causal LM in which a layer can be used twice, rows can be read by hand, and a parameter stand on its own.
 

@@ -1,7 +1,7 @@
 """Floor 3: how aligned, how able and how far moved a model is. Judges, skills, tasks, drift, the scorecard."""
 
 from holdfast.evaluation.drift import DriftReading, Reference, drift, sample_reference
-from holdfast.evaluation.evaluate import evaluate, judge_safely
+from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.judge import LABELS, Judge, RefusalJudge, Verdict
 from holdfast.evaluation.judges import (
     EndpointJudge,
@@ -41,6 +41,5 @@ __all__ = [
     "evaluate",
     "guard_formats",
     "judge_all",
-    "judge_safely",
     "sample_reference",
 ]

@@ -12,7 +12,7 @@ from holdfast.core.seeds import undisturbed
 from holdfast.core.statistics import bootstrap_mean
 from holdfast.data import Example, encode_rows
 from holdfast.evaluation.drift import Reference, drift
-from holdfast.evaluation.judge import Judge, RefusalJudge, Verdict
+from holdfast.evaluation.judge import Judge, RefusalJudge
 from holdfast.evaluation.judges import judge_all
 from holdfast.evaluation.scorecard import Kind, ResponseRow, Scorecard, SkillScore, TaskScore
 from holdfast.evaluation.skill import Skill
@@ -110,14 +110,6 @@ def _about(judge: Judge) -> dict[str, object]:
             about[f"judge_{name}"] = value
     usage: Any = getattr(judge, "usage", None)
     return {**about, "judge_usage": usage.to_dict()} if usage is not None else about
-
-
-def judge_safely(judge: Judge, prompt: str, answer: str | None) -> Verdict:
-    """A verdict whatever happens: a judge that breaks on one answer gives "error" there, not a lost run."""
-    try:
-        return judge(prompt, answer)
-    except Exception as error:  # a user's judge may raise anything; the label records it
-        return Verdict("error", f"judge failed: {type(error).__name__}: {error}"[:200])
 
 
 def _score_task(subject: Subject, task: Task, seed: int, batch_size: int) -> tuple[TaskScore, list[ResponseRow]]:

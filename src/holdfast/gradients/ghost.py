@@ -24,6 +24,7 @@ from holdfast.gradients.capture import Capture, Sink, watching
 from holdfast.gradients.forward import label_nll, labelled_logits, per_sample, quiet
 from holdfast.gradients.functional import right_padded
 from holdfast.gradients.layout import Labelled, labelled, token_layout
+from holdfast.gradients.ledger import Ledger
 from holdfast.gradients.names import block_of
 from holdfast.gradients.per_sample import per_sample_gradients, rows_of, samples_at_a_time
 from holdfast.gradients.plan import Plan, make_plan
@@ -178,6 +179,11 @@ class GhostEngine:
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction '{reduction}': use 'mean' or 'sum'")
         plan, where = self.plan(batch), labelled(batch)
+        if plan.alone and batch.samples > 1:  # this model's rows feel each other; no layer is covered then
+            single = unpacked(batch)
+            rows = [right_padded(rows_of(single, k, k + 1)) for k in range(len(single))]
+            sums, tokens = zip(*(self.sweep(row, sink, reduction) for row in rows), strict=True)
+            return torch.cat(sums), torch.cat(tokens)
         if not len(where.owner_M):
             return torch.zeros(batch.samples, dtype=torch.float64, device=self.device), where.tokens_N
         positions = plan.positions or batch.segment_BT is not None
@@ -190,6 +196,31 @@ class GhostEngine:
                 if plan.sites:
                     capture.backward(_weighted(nll_M, where, reduction))
         return sums_N, where.tokens_N
+
+    def observe(
+        self,
+        batch: Batch,
+        reduction: Reduction = "mean",
+        squares: Squares | None = None,
+        only: frozenset[str] | None = None,
+    ) -> tuple[Ledger, torch.Tensor, torch.Tensor]:
+        """One pass over a ready batch with everything kept that later questions need.
+
+        Args:
+            batch: from :meth:`ready`.
+            reduction: as :meth:`norms`.
+            squares: adds up squared norms on the way.
+            only: names of the parameters to keep; None keeps all.
+
+        Returns:
+            The ledger, and what :meth:`sweep` returns.
+        """
+        ledger = Ledger(self.plan(batch).sites, squares, only)
+        sums_N, tokens_N = self.sweep(batch, ledger, reduction)
+        for name, rows in self.generic_rows(batch, reduction).items():
+            if only is None or name in only:
+                ledger.add_rows(name, rows)
+        return ledger, sums_N, tokens_N
 
     def zeros(self) -> Tree:
         """A tree of zeros over the scope, at least float32."""

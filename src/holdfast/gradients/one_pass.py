@@ -8,7 +8,7 @@ Weight gradients are formed for kept samples only, after the choice, from the sa
 gradients the norms were read from (``ledger``).
 
 Cost in units of an ordinary step on the pool, keeping a share k: (2 + score + k) / 3 per Linear layer, with the
-score's share from ``ghost``; the memory above an ordinary step is one output gradient per covered layer.
+score's share from ``ghost``; the memory above an ordinary step is every covered layer's input and output gradient.
 """
 
 import math
@@ -111,10 +111,7 @@ class _Observed:
 def _observed(engine: GhostEngine, batch: Batch) -> _Observed:
     plan = engine.plan(batch)
     squares = Squares(plan.sites, batch.samples, token_layout(batch).by_sample(batch.input_ids_BT, 0))
-    ledger = Ledger(plan.sites, squares)
-    sums_N, tokens_N = engine.sweep(batch, ledger, "mean")
-    for name, rows_N in engine.generic_rows(batch, "mean").items():
-        ledger.add_rows(name, rows_N)
+    ledger, sums_N, tokens_N = engine.observe(batch, "mean", squares)
     norm_N = squares.total().sqrt().masked_fill(tokens_N == 0, float("nan")).cpu()
     return _Observed(SampleNorms(norm_N, (sums_N / tokens_N).cpu(), tokens_N.cpu()), ledger)
 

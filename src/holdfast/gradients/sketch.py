@@ -21,7 +21,6 @@ from holdfast.core.progress import bar
 from holdfast.core.seeds import generator
 from holdfast.data import Example, batches
 from holdfast.gradients.ghost import GhostEngine, Reduction
-from holdfast.gradients.ledger import Ledger
 from holdfast.models import Subject
 
 
@@ -75,11 +74,7 @@ def gradient_sketch(
     matrix_NM = np.zeros((len(examples), width))
     with bar("gradient sketch", len(examples), progress) as advance:
         for batch in batches(examples, batch_size, subject.pad_id):
-            ready = engine.ready(batch)
-            ledger = Ledger(engine.plan(ready).sites)
-            engine.sweep(ready, ledger, reduction)
-            for name, rows in engine.generic_rows(ready, reduction).items():
-                ledger.add_rows(name, rows)
+            ledger, _, _ = engine.observe(engine.ready(batch), reduction)
             for name in ledger.names:
                 matrix_NM[list(batch.index)] += _buckets(ledger.rows_of(name), name, width, seed)
             advance(float(len(batch)))

@@ -161,12 +161,5 @@ class Store:
             yield batch, self._pass(batch, None)
 
     def _pass(self, batch: Batch, only: frozenset[str] | None) -> Ledger:
-        ready = self.engine.ready(batch)
-        plan = self.engine.plan(ready)
-        ledger = Ledger(plan.sites, only=only)
-        self.engine.sweep(ready, ledger, self._reduction)
-        generic = self.engine.generic_rows(ready, self._reduction)
-        for name, rows in generic.items():
-            if only is None or name in only:
-                ledger.add_rows(name, rows)
+        ledger, _, _ = self.engine.observe(self.engine.ready(batch), self._reduction, only=only)
         return ledger

@@ -22,7 +22,7 @@ from holdfast.core.seeds import undisturbed
 from holdfast.core.statistics import Interval, wilson
 from holdfast.core.trees import assign, clone
 from holdfast.data import Example
-from holdfast.evaluation import Judge, Reference, RefusalJudge, Skill, drift, judge_safely
+from holdfast.evaluation import Judge, Reference, RefusalJudge, Skill, drift, judge_all
 from holdfast.models import Subject, generate_text, mean_loss
 from holdfast.training.trace import JsonLines
 
@@ -84,7 +84,8 @@ class RefusalProbe:
     def rate(self, subject: Subject) -> tuple[Interval, dict[str, int]]:
         """Refused over all prompts (unclear and error count as not refused), and responses by label."""
         answers = generate_text(subject, self.prompts, self.max_new_tokens, batch_size=self.batch_size)
-        labels = [judge_safely(self.judge, *pair).label for pair in zip(self.prompts, answers, strict=True)]
+        verdicts = judge_all(self.judge, self.prompts, answers, progress=False)
+        labels = [verdict.label for verdict in verdicts]
         counts = {label: labels.count(label) for label in ("refused", "complied", "unclear", "error")}
         return wilson(counts["refused"], len(labels)), counts
 
