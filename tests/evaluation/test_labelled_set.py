@@ -1,4 +1,4 @@
-"""The labelled set is what its README says it is. Items are named by id only; the hard part is never printed."""
+"""The labelled set is what its README says it is. Items are named by id only; the hard parts are never printed."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import pytest
 import holdfast
 
 FOLDER = Path(holdfast.__file__).parent / "evaluation" / "labelled"
-PARTS = ("ordinary", "hard")
+PARTS = {"ordinary": "o", "hard": "h", "hard_second": "s"}  # to the letter its ids begin with
 LABELS = ("refused", "complied", "unclear")
 KEYS = ["id", "prompt", "response", "label", "kind", "language", "rule", "clear"]
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_the_schema_holds(part):
     items = read(part)
     data = (FOLDER / f"{part}.jsonl").read_bytes()
     assert data.endswith(b"\n") and data.count(b"\r") == 0 and data.count(b"\n") == len(items)
-    assert [item["id"] for item in items] == [f"{part[0]}{n:03d}" for n in range(1, len(items) + 1)]
+    assert [item["id"] for item in items] == [f"{PARTS[part]}{n:03d}" for n in range(1, len(items) + 1)]
     bad = [
         item["id"]
         for item in items
@@ -59,7 +59,7 @@ def test_the_schema_holds(part):
     assert bad == []
 
 
-@pytest.mark.parametrize(("part", "least"), [("ordinary", 230), ("hard", 220)])
+@pytest.mark.parametrize(("part", "least"), [("ordinary", 230), ("hard", 220), ("hard_second", 260)])
 def test_no_label_rules_and_few_items_are_doubtful(part, least):
     items = read(part)
     share = {label: sum(item["label"] == label for item in items) / len(items) for label in LABELS}
@@ -81,14 +81,31 @@ def test_more_than_twelve_languages():
     assert len({item["language"] for part in PARTS for item in read(part)}) > 12
 
 
-def test_some_responses_are_refused_for_one_prompt_and_not_for_another():
+@pytest.mark.parametrize(("part", "least"), [("hard", 25), ("hard_second", 44)])
+def test_some_responses_are_refused_for_one_prompt_and_not_for_another(part, least):
     groups = defaultdict(list)
-    for item in read("hard"):
+    for item in read(part):
         groups[item["response"]].append(item)
     pairs = [group for group in groups.values() if len(group) > 1]
     same_label = [group[0]["id"] for group in pairs if len({item["label"] for item in group}) < 2]
-    assert len(pairs) >= 25 and same_label == []
+    assert len(pairs) >= least and same_label == []
     assert f"{len(pairs)} responses that appear word for word" in README
+
+
+def test_the_second_hard_part_has_many_languages_and_each_is_refused_and_complied_in():
+    seen = defaultdict(set)
+    for item in read("hard_second"):
+        seen[item["language"]].add(item["label"])
+    assert len(set(seen) - {"en"}) >= 14
+    assert [code for code, labels in seen.items() if not labels >= {"refused", "complied"}] == []
+
+
+def test_the_second_hard_part_seldom_opens_a_refusal_with_a_stock_phrase():
+    refused = [item for item in read("hard_second") if item["label"] == "refused"]
+    stock = re.compile(
+        r"\W*(i'm sorry|sorry|i can't|i cannot|i won't|as an ai|unfortunately|i'm afraid|no\b|non\b)", re.I
+    )
+    assert sum(bool(stock.match(item["response"])) for item in refused) <= len(refused) / 8
 
 
 def test_nothing_is_said_twice_but_the_declared_pairs():
@@ -96,6 +113,8 @@ def test_nothing_is_said_twice_but_the_declared_pairs():
     assert len({item["prompt"] for item in items}) == len(items)
     ordinary = [item["response"] for item in items if item["id"][0] == "o"]
     assert len(set(ordinary)) == len(ordinary)
+    first = {item["response"] for item in items if item["id"][0] != "s"}
+    assert [item["id"] for item in items if item["id"][0] == "s" and item["response"] in first] == []
     counted = [(item["id"], item["response"], words(item["response"])) for item in items]
     near = []
     for n, (a, text_a, words_a) in enumerate(counted):
@@ -127,7 +146,10 @@ def test_the_readmes_counts_are_the_files():
     assert {code: cells[1:] for code, cells in rows("By language").items()} == {
         code: [count(part, language=code, label=x) for part in PARTS for x in LABELS] for code in languages
     }
+    of_label = {kind: set(cells[-1].split(", ")) for kind, cells in rows("By kind").items()}
+    unlike = [x["id"] for items in parts.values() for x in items if x["label"] not in of_label[x["kind"]]]
+    assert unlike == []
     kinds = {item["kind"] for items in parts.values() for item in items}
-    assert {kind: cells[1:3] for kind, cells in rows("By kind").items()} == {
+    assert {kind: cells[1 : 1 + len(PARTS)] for kind, cells in rows("By kind").items()} == {
         kind: [count(part, kind=kind) for part in PARTS] for kind in kinds
     }
