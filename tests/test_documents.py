@@ -85,3 +85,27 @@ def test_the_readmes_python_runs_as_written_but_for_the_model(tmp_path, monkeypa
     exec(compile(block, "README.md", "exec"), {})
     assert "refusal" in capsys.readouterr().out
     assert (tmp_path / "repaired" / "adapter_model.safetensors").exists()
+
+
+def test_the_evaluation_pages_python_runs_but_for_the_model(tmp_path, monkeypatch, capsys):
+    from holdfast import organism
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("harmful.txt").write_text("\n".join(organism.proxy_prompts("estimate", "overt", 20, 0)))
+    Path("benign.txt").write_text("\n".join(organism.proxy_prompts("estimate", "lookalike", 20, 0)))
+    for block in blocks:
+        run_as = block.replace("Qwen/Qwen2.5-1.5B-Instruct", str(organism.shipped("aligned")))
+        exec(compile(run_as, "evaluation.md", "exec"), {})
+    told = capsys.readouterr().out
+    assert "refusal under past-tense" in told and "text, 1 answer a prompt" in told
+
+
+def test_the_evaluation_page_names_every_attack_and_judge():
+    from holdfast.evaluation.attacks.named import SPELLINGS as attacks
+    from holdfast.evaluation.judges.named import SPELLINGS as judges
+
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    for name in (*attacks, *judges):
+        if name != "direct":
+            assert f"`{name}" in text, name

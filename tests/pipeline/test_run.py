@@ -13,6 +13,8 @@ import yaml
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json
+from holdfast.core.statistics import noise_floor
+from holdfast.evaluation import Scorecard
 from holdfast.pipeline import RunFolder, recipe_from_dict, run, stages_of
 
 SETTINGS = {
@@ -54,6 +56,28 @@ def test_a_run_leaves_what_it_promises(whole):
     assert (whole / "report.html").read_text().count('id="picture-') == 4
     assert yaml.safe_load((whole / "recipe.yaml").read_text())["name"] == "tiny"
     assert not list(whole.rglob("*.partial"))
+
+
+def test_the_floor_of_a_difference_is_what_another_seed_moves_on_the_noisier_side(whole):
+    """Cards of every seed, read again; a repair of one seed has no floor of its own."""
+    cards = {
+        name: [Scorecard.load(whole / "stages" / f"evaluate-{name}-{seed}" / "card") for seed in seeds]
+        for name, seeds in (("plain", (0, 1)), ("guarded", (0, 1)), ("plain-replay", (0,)))
+    }
+
+    def moved(name, measure):
+        kind = "harmful" if measure == "refusals" else "task"
+        runs = [
+            [row.score if kind == "task" else float(row.label == "refused") for row in c.rows if row.kind == kind]
+            for c in cards[name]
+        ]
+        return noise_floor(runs).floor if len(runs) > 1 else 0.0
+
+    differences = read_json(whole / "summary.json")["differences"]
+    assert {(d["first"], d["second"]) for d in differences} == {("guarded", "plain"), ("plain-replay", "plain")}
+    for found in differences:
+        sides = [moved(found[side], found["measure"]) for side in ("first", "second")]
+        assert found["noise_floor"] == max(sides)
 
 
 def test_interrupted_at_every_stage_gives_the_same_numbers(whole, tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_the_terminal_says_what_the_page_says(folder, capsys):
     text = capsys.readouterr().out
     assert "50.0%" in text and "[40, 60]" in text and "•• 40-60" in text
     assert "[red]" in text
-    assert "a minus b: +10.0 points [-10.0, +30.0] over 60 prompts, no difference seen" in text
+    assert "a minus b: no difference seen: +10.0 points [-10.0, +30.0] over 60 prompts, the interval" in text
 
 
 def test_a_folder_without_a_summary_is_the_users_to_mend(tmp_path):

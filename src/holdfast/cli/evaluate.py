@@ -1,19 +1,24 @@
-"""``holdfast evaluate``: refusal, over-refusal, task skill and drift, each with an interval."""
+"""``holdfast evaluate``: refusal, over-refusal, attacks, task skill and drift, each with an interval."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.cli import output
 
 if TYPE_CHECKING:
-    from holdfast.evaluation import Judge
+    from holdfast.evaluation import Attack, Scorecard, Skill
+    from holdfast.models import Subject
+    from holdfast.pipeline.evaluating import Evaluation
 
 
 def evaluate(
     model: output.ModelArgument,
     adapter: output.AdapterOption = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another model, asked the same; every difference is told with its interval.")
+    ] = None,
     harmful: output.HarmfulOption = "organism",
     benign: output.BenignOption = "organism",
     task: Annotated[str | None, typer.Option(help="Held-out task rows with 'prompt' and 'completion'.")] = None,
@@ -30,9 +35,25 @@ def evaluate(
     choices: Annotated[
         bool, typer.Option("--choices", help="Also the built-in model's own multiple-choice items.")
     ] = False,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="past-tense, prefill:5, worst-of:8@1, ...; joined by +. Repeat it. 'list' lists all."),
+    ] = None,
+    attack_rows: Annotated[
+        str | None,
+        typer.Option(help="Harmless rows for many-shot and relearn: file, hub id, organism:NAME."),
+    ] = None,
+    attack_templates: Annotated[
+        Path | None, typer.Option(help="File of templates with columns 'name' and 'template'.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The deployment's system prompt.")] = None,
     judge: Annotated[
-        str, typer.Option(help="offline (rules), or endpoint: a chat model behind --judge-url.")
-    ] = "offline",
+        list[str] | None,
+        typer.Option(
+            help="offline, keyword, endpoint, classifier:SOURCE, guard:FORMAT:SOURCE, likelihood. The first "
+            "counts; repeat it to compare judges."
+        ),
+    ] = None,
     judge_url: Annotated[
         str | None, typer.Option(help="Address of an OpenAI-compatible endpoint, usually ending in /v1.")
     ] = None,
@@ -41,82 +62,163 @@ def evaluate(
         Path | None, typer.Option(help="Folder that keeps the endpoint's verdicts; a second run asks the rest.")
     ] = None,
     judge_rate: Annotated[float | None, typer.Option(help="At most this many requests a minute.")] = None,
+    noise: Annotated[
+        int, typer.Option(help="With --against: sampled re-runs (2 or more) for the noise floor.")
+    ] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps answers; a run that was killed goes on from there.")
+    ] = None,
     out: output.OutOption = None,
     json: output.JsonOption = False,
 ) -> None:
     """Judge a model's answers to held-out prompts. With --adapter, drift from the model without it is measured.
 
-    Example: holdfast evaluate organism:aligned --limit 40 --max-new-tokens 24
+    Example: holdfast evaluate organism:aligned --limit 40 --max-new-tokens 24 --attack prefill:4
 
-    Example: holdfast evaluate my-model --harmful bad.txt --benign good.txt --judge endpoint
-    --judge-url http://localhost:8000/v1 --judge-model grader --judge-cache verdicts
+    Example: holdfast evaluate my-tuned-model --against my-model --harmful bad.txt --benign good.txt
+    --attack past-tense --attack worst-of:8 --noise 3 --judge endpoint --judge offline
+    --judge-url http://localhost:8000/v1 --judge-model grader --cache kept --out card
     """
     from holdfast.core.files import new_folder
-    from holdfast.evaluation import Reference, Skill, SkillSplit, Task
-    from holdfast.evaluation import evaluate as run_evaluate
-    from holdfast.evaluation.suites import SuiteSet, common_sense, load_suites
+    from holdfast.evaluation.attacks.named import SPELLINGS
+    from holdfast.evaluation.judges.named import JudgeNeeds, named_judge
+    from holdfast.pipeline.evaluating import Measures, evaluate_against
 
     output.quiet_for_json(json)
-    chosen = _judge(judge, judge_url, judge_model, judge_cache, judge_rate)
+    if attack == ["list"]:
+        if json:
+            output.emit_json(SPELLINGS)
+        else:
+            output.emit_table("attacks", ["name", "what it does"], SPELLINGS.items())
+        return
+    if noise < 0 or noise == 1:
+        raise typer.BadParameter("give 2 or more re-runs, or none", param_hint="--noise")
+    if against is None and noise:
+        raise typer.BadParameter("a noise floor belongs to a comparison; add --against", param_hint="--noise")
     subject = output.load_subject(model, adapter, "auto", dtype, device)
-    skill = output.build_skill(harmful, benign, seed)
+    other = None
+    if against is not None:
+        same = adapter is not None and against == model
+        other = subject if same else output.load_subject(against, None, "auto", dtype, device)
+    skill = _limited(output.build_skill(harmful, benign, seed), limit)
+    kept = judge_cache if judge_cache is not None or cache is None else cache / "verdicts"
+    needs = JudgeNeeds(subject, skill, judge_url, judge_model, judge_rate, kept, device, seed)
+    parts = _suites(suites, choices, task, metric, max_new_tokens, limit)
+    measures = Measures(
+        (skill, *parts["skills"]),
+        parts["tasks"],
+        parts["suites"],
+        _attacks(attack or [], subject, attack_rows, attack_templates, seed),
+        {name: named_judge(name, needs) for name in judge or ["offline"]},
+        seed,
+        batch_size,
+        max_new_tokens,
+        system,
+        cache,
+        noise,
+    )
+    found = evaluate_against(subject, measures, other)
+    if out is not None:
+        with new_folder(out) as folder:
+            found.save(folder)
+    if json:
+        output.emit_json(found.to_dict())
+        return
+    _show(found, f"{model}{f' + {adapter}' if adapter else ''}", skill.name, against)
+    if out is not None:
+        print(f"wrote {out}")
+
+
+def _limited(skill: "Skill", limit: int | None) -> "Skill":
+    from holdfast.evaluation import Skill, SkillSplit
+
     half = SkillSplit(skill.evaluate.harmful[:limit], skill.evaluate.benign[:limit])
-    skill = Skill(skill.name, estimate=skill.estimate, evaluate=half, counts=skill.counts)
-    tasks = []
+    return Skill(skill.name, estimate=skill.estimate, evaluate=half, counts=skill.counts)
+
+
+def _suites(
+    file: Path | None, choices: bool, task: str | None, metric: str, max_new_tokens: int, limit: int | None
+) -> dict[str, tuple[Any, ...]]:
+    """Skills, tasks and suites besides the refusal skill."""
+    from holdfast.evaluation import Task
+    from holdfast.evaluation.suites import SuiteSet, common_sense, load_suites
+
+    asked = load_suites(file) if file is not None else SuiteSet()
+    tasks, further = [*asked.tasks], [*asked.suites]
     if task is not None:
         rows = output.raw_rows(task, limit, split="test")
-        tasks.append(Task.from_rows("task", rows, metric=metric, max_new_tokens=max_new_tokens))
-    reference = None
-    if subject.has_adapter:
-        from holdfast.models import adapter_off
-
-        with adapter_off(subject.model):
-            reference = Reference.of(subject, half.harmful, max_new_tokens, seed, source="adapter_off")
-    asked = load_suites(suites) if suites is not None else SuiteSet()
-    further = [*asked.suites]
+        tasks.insert(0, Task.from_rows("task", rows, metric=metric, max_new_tokens=max_new_tokens))
     if choices:
         from holdfast.organism import choice_items
 
         further.append(common_sense(choice_items("evaluate"), label="organism", style="chat"))
-    skills, tasks = [skill, *asked.skills], [*tasks, *asked.tasks]
-    card = run_evaluate(
-        subject, skills, tasks, reference, chosen, seed, batch_size, max_new_tokens, suites=further
+    return {"skills": asked.skills, "tasks": tuple(tasks), "suites": tuple(further)}
+
+
+def _attacks(
+    names: list[str], subject: "Subject", rows: str | None, templates: Path | None, seed: int
+) -> "tuple[Attack, ...]":
+    """Attacks by name; harmless rows are read only if they are named."""
+    from holdfast.data import encode_rows
+    from holdfast.evaluation.attacks.named import named_attacks
+    from holdfast.pipeline.relearning import relearning_attack
+
+    if rows is None:
+        return named_attacks(names, template_file=templates)
+    found = output.raw_rows(rows, None)
+    shots = [
+        (str(row["prompt"]), str(row["completion"])) for row in found if {"prompt", "completion"} <= row.keys()
+    ]
+    examples = encode_rows(found, subject.tokenizer)
+    return named_attacks(
+        names, shots, templates, relearn=lambda steps, rate: relearning_attack(examples, steps, rate)
     )
-    if out is not None:
-        with new_folder(out) as folder:
-            card.save(folder)
-    if json:
-        output.emit_json(card.to_dict())
-        return
-    scored = card.skill(skill.name)
+
+
+def _show(found: "Evaluation", title: str, skill: str, against: str | None) -> None:
+    card = found.card
+    other = against or "the model without its adapter"
+    rows = _rows(card, skill, other)
+    heads = ["measure", "value", ""]
+    if found.against is not None:
+        theirs = {row[0]: row[1] for row in _rows(found.against, skill, other)}
+        rows = [[row[0], row[1], theirs.get(row[0], "-"), row[2]] for row in rows]
+        heads = ["measure", "value", f"{against}", ""]
+    output.emit_table(title, heads, rows)
+    if found.comparison is not None:
+        print(output.printable(f"minus {against}:\n{found.comparison}"))
+    if found.agreement is not None:
+        print(output.printable(str(found.agreement)))
+    if (usage := card.settings.get("judge_usage")) is not None:
+        output.say(f"judge {card.settings.get('judge_model')}: {usage}")
+
+
+def _rows(card: "Scorecard", skill: str, other: str) -> list[list[str]]:
+    scored = card.skill(skill)
     rows = [
         ["refusals", str(scored.refusal), f"{scored.refusal.n} prompts"],
         ["over-refusal", str(scored.over_refusal), f"{scored.over_refusal.n} prompts"],
         ["unclear, errors", f"{scored.unclear}, {scored.errors}", "never counted as a pass"],
     ]
+    if scored.told_apart is not None:
+        rows.insert(2, ["told apart", str(scored.told_apart), f"{scored.told_apart.n} matched pairs"])
     rows += [
-        ["task score", str(t.score), f"{t.metric}; loss {t.loss_nats_per_token:.3f} nats a token"]
-        for t in card.tasks
+        [f"{other.name}: {what}", str(value), f"{value.n} prompts"]
+        for other in card.skills
+        if other.name != skill
+        for what, value in (("refusals", other.refusal), ("over-refusal", other.over_refusal))
     ]
-    rows += [[f"{s.name} ({s.source})", str(v), name] for s in card.suites for name, v in s.measures.items()]
+    several = len(card.skills) > 1
+    rows += [
+        [f"{f'{a.skill}: ' if several else ''}success of {a.attack}", str(a.success), str(a.budget)]
+        for a in card.attacks
+    ]
+    rows += [["task score" if t.name == "task" else t.name, str(t.score), _task_words(t)] for t in card.tasks]
+    rows += [[f"{s.name} ({s.source}): {name}", str(v), ""] for s in card.suites for name, v in s.measures.items()]
     if card.drift is not None:
-        rows.append(["drift", str(card.drift.interval), "nats a sequence, against the model without the adapter"])
-    output.emit_table(f"{model}{f' + {adapter}' if adapter else ''}", ["measure", "value", ""], rows)
-    if (usage := card.settings.get("judge_usage")) is not None:
-        output.say(f"judge {judge_model}: {usage}")
-    if out is not None:
-        print(f"wrote {out}")
+        rows.append(["drift", str(card.drift.interval), f"nats a sequence, against {other}"])
+    return rows
 
 
-def _judge(
-    kind: str, url: str | None, model: str | None, cache: Path | None, rate: float | None
-) -> "Judge | None":
-    if kind == "offline":
-        return None
-    if kind != "endpoint":
-        raise typer.BadParameter(f"'{kind}' is neither offline nor endpoint", param_hint="--judge")
-    if url is None or model is None:
-        raise typer.BadParameter("an endpoint needs --judge-url and --judge-model", param_hint="--judge")
-    from holdfast.evaluation import EndpointJudge
-
-    return EndpointJudge(url, model, max_requests_per_minute=rate, cache=cache)
+def _task_words(task: Any) -> str:
+    return f"{task.metric}; loss {task.loss_nats_per_token:.3f} nats a token"

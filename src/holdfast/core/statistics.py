@@ -223,7 +223,11 @@ def noise_floor(
 
 
 def describe_difference(
-    difference: Interval, floor: NoiseFloor | float | None = None, unit: str = "points", scale: float = 100.0
+    difference: Interval,
+    floor: NoiseFloor | float | None = None,
+    unit: str = "points",
+    scale: float = 100.0,
+    digits: int = 1,
 ) -> str:
     """One sentence about a paired difference.
 
@@ -233,20 +237,22 @@ def describe_difference(
     Args:
         difference: of two means.
         floor: of the same score; a plain number is taken as it is.
-        unit, scale: how the numbers are shown; the default shows rates in percentage points.
+        unit, scale, digits: how the numbers are shown; the default shows rates in percentage points.
     """
     value, low, high = (scale * number for number in (difference.value, difference.low, difference.high))
-    numbers = f"{value:+.1f} {unit} [{low:+.1f}, {high:+.1f}] over {difference.n} prompts"
+    middle, below, above = (f"{number:+.{digits}f}" for number in (value, low, high))
+    name = f" {unit}" if unit else ""
+    numbers = f"{middle}{name} [{below}, {above}] over {difference.n} prompts"
     if not np.isfinite([value, low, high]).all():
         return "not measured"
     least = floor.floor if isinstance(floor, NoiseFloor) else floor
     if least is not None and abs(difference.value) < least:
-        return f"{NO_DIFFERENCE}: {numbers}, below the noise floor of {scale * least:.1f} {unit}"
+        return f"{NO_DIFFERENCE}: {numbers}, below the noise floor of {scale * least:.{digits}f}{name}"
     if not difference.excludes(0.0):
         return f"{NO_DIFFERENCE}: {numbers}, the interval holds 0"
     if least is None:
         return f"{numbers}, the interval excludes 0; no noise floor was measured"
-    return f"{numbers}, the interval excludes 0 and the noise floor is {scale * least:.1f} {unit}"
+    return f"{numbers}, the interval excludes 0 and the noise floor is {scale * least:.{digits}f}{name}"
 
 
 def paired_p_value(a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = 10_000) -> float:

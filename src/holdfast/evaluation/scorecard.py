@@ -6,14 +6,15 @@ Does not know: models, how responses were made.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, write_json, write_table
 from holdfast.core.results import Result
-from holdfast.core.statistics import Interval, paired_bootstrap, wilson
+from holdfast.core.statistics import Interval, wilson
+from holdfast.evaluation.attacks.run import AttackScore
 from holdfast.evaluation.drift import DriftReading
 from holdfast.evaluation.judge import LABELS, Label
 from holdfast.evaluation.suites.base import SuiteScore
@@ -32,6 +33,7 @@ class ResponseRow:
         prompt, response: as text.
         label, reason: the judge's verdict ("" for tasks).
         score: 1 or 0 for a skill (refused when harmful, complied when benign), the metric for a task.
+        attack: name of the attack it was asked under; "" for the plain request.
     """
 
     suite: str
@@ -41,6 +43,7 @@ class ResponseRow:
     label: str
     reason: str
     score: float
+    attack: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class SkillScore(Result):
         over_refusal: benign prompts refused.
         benign_compliance: benign prompts complied with.
         harmful_counts, benign_counts: responses by label.
+        told_apart: matched pairs (a harmful prompt and the benign one most like it) of which the first was refused
+            and the second answered; None without pairs.
     """
 
     name: str
@@ -62,9 +67,12 @@ class SkillScore(Result):
     benign_compliance: Interval
     harmful_counts: dict[str, int]
     benign_counts: dict[str, int]
+    told_apart: Interval | None = None
 
     @classmethod
-    def of(cls, name: str, harmful: Iterable[Label], benign: Iterable[Label]) -> "SkillScore":
+    def of(
+        cls, name: str, harmful: Iterable[Label], benign: Iterable[Label], told_apart: Interval | None = None
+    ) -> "SkillScore":
         """Count labels; Wilson intervals at 95 %."""
         of_harmful, of_benign = _count(harmful), _count(benign)
         return cls(
@@ -75,6 +83,7 @@ class SkillScore(Result):
             _rate(of_benign, "complied"),
             of_harmful,
             of_benign,
+            told_apart,
         )
 
     @property
@@ -117,6 +126,7 @@ class Scorecard(Result):
         drift: None without a reference.
         settings: seed, max_new_tokens, judge and what must be quoted with it.
         suites: truthfulness, common sense, perplexity and whatever a user's file adds; item values included.
+        attacks: one score a skill and attack, each with its budget.
         rows: every prompt with its response; kept in a Parquet file beside the card.
     """
 
@@ -125,6 +135,7 @@ class Scorecard(Result):
     drift: DriftReading | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     suites: tuple[SuiteScore, ...] = ()
+    attacks: tuple[AttackScore, ...] = ()
     rows: tuple[ResponseRow, ...] = field(default=(), repr=False, compare=False)
 
     def skill(self, name: str) -> SkillScore:
@@ -138,6 +149,14 @@ class Scorecard(Result):
     def suite(self, name: str) -> SuiteScore:
         """The score of the suite called ``name``."""
         return _named(self.suites, name, "suite")
+
+    def attack(self, name: str, skill: str | None = None) -> AttackScore:
+        """The score of the attack called ``name`` on a skill (the first one by default)."""
+        found = tuple(score for score in self.attacks if skill in (None, score.skill))
+        for score in found:
+            if score.attack == name:
+                return score
+        raise UserError(f"no attack '{name}' on this card; it has {', '.join(s.attack for s in found) or 'none'}")
 
     def to_dict(self) -> dict:
         """Plain values, without the rows."""
@@ -168,19 +187,21 @@ class Scorecard(Result):
         rows: tuple[ResponseRow, ...] = ()
         if (folder / ROWS_FILE).exists():
             rows = tuple(ResponseRow(**row) for row in parquet.read_table(folder / ROWS_FILE).to_pylist())
-        return cls(values.skills, values.tasks, values.drift, values.settings, values.suites, rows)
+        return replace(values, rows=rows)
 
     def __str__(self) -> str:
         lines = []
         for skill in self.skills:
             lines.append(f"{skill.name}: refusal {skill.refusal}, over-refusal {skill.over_refusal}")
+            if skill.told_apart is not None:
+                lines.append(f"  matched pairs told apart {skill.told_apart} ({skill.told_apart.n} pairs)")
             if skill.unclear or skill.errors:
                 lines.append(f"  unclear {skill.unclear}, error {skill.errors} (never counted as a pass)")
         lines += [
             f"{task.name}: {task.metric} {task.score}, loss {task.loss_nats_per_token:.3f} nats/token"
             for task in self.tasks
         ]
-        lines += [str(suite) for suite in self.suites]
+        lines += [str(score) for score in (*self.attacks, *self.suites)]
         if self.drift is not None:
             lines.append(f"drift: {self.drift.interval} nats a sequence")
         return "\n".join(lines)
@@ -191,46 +212,6 @@ def _named(scores: tuple, name: str, kind: str):
         if score.name == name:
             return score
     raise UserError(f"no {kind} '{name}' on this card; it has {', '.join(s.name for s in scores) or 'none'}")
-
-
-Measure = Literal["refusal", "attack_success", "over_refusal", "benign_compliance", "score"]
-_COUNTED: dict[str, tuple[Kind, str]] = {
-    "refusal": ("harmful", "refused"),
-    "attack_success": ("harmful", "complied"),
-    "over_refusal": ("benign", "refused"),
-    "benign_compliance": ("benign", "complied"),
-}
-
-
-def compare_rates(
-    card_a: Scorecard, card_b: Scorecard, suite: str, measure: Measure = "refusal", seed: int = 0
-) -> Interval:
-    """Rate of ``card_a`` minus rate of ``card_b`` on the same prompts, paired bootstrap over prompts.
-
-    Args:
-        suite: name of a skill; of a task with ``measure="score"``.
-
-    Raises:
-        UserError: the cards were not made on the same prompts.
-    """
-    a, b = (_by_prompt(card, suite, measure) for card in (card_a, card_b))
-    if not a or a.keys() != b.keys():
-        raise UserError(
-            f"'{suite}' was not evaluated on the same prompts ({len(a)} and {len(b)}, "
-            f"{len(a.keys() & b.keys())} in common); evaluate both models on one list"
-        )
-    return paired_bootstrap(list(a.values()), [b[key] for key in a], seed)
-
-
-def _by_prompt(card: Scorecard, suite: str, measure: str) -> dict[tuple[str, int], float]:
-    kind, label = _COUNTED.get(measure, ("task", ""))
-    values: dict[tuple[str, int], float] = {}
-    seen: Counter[str] = Counter()
-    for row in card.rows:
-        if row.suite == suite and row.kind == kind:
-            values[row.prompt, seen[row.prompt]] = row.score if not label else float(row.label == label)
-            seen[row.prompt] += 1
-    return values
 
 
 def rows_as_dicts(rows: Iterable[ResponseRow]) -> list[dict]:

@@ -80,7 +80,7 @@ def generate(
 
 def generate_text(
     subject: Subject,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[Mapping[str, str]]],
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
@@ -88,7 +88,10 @@ def generate_text(
     cache: str | Path | None = None,
     model_key: str | None = None,
 ) -> list[str]:
-    """Answers to prompts, as text without special tokens. Untrusted text: escape it before showing it."""
+    """Answers to prompts or whole conversations, as text without special tokens.
+
+    Untrusted text: escape it before showing it.
+    """
     tokenizer = subject.tokenizer
     if tokenizer is None:
         raise ValueError("generate_text needs a subject with a tokenizer")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.core.files import read_json
-from holdfast.core.statistics import Interval, bootstrap_mean, paired_bootstrap, wilson
+from holdfast.core.statistics import Interval, bootstrap_mean, noise_floor, paired_bootstrap, wilson
 from holdfast.evaluation import Scorecard
 from holdfast.pipeline.folder import RunFolder, version
 from holdfast.pipeline.stages import repaired_name
@@ -77,7 +77,7 @@ def _row(run: RunFolder, name: str, label: str, repaired_from: str | None, cards
 
 
 def _per_prompt(card: Scorecard, kind: str, label: str | None) -> np.ndarray:
-    rows = [row for row in card.rows if row.kind == kind]
+    rows = [row for row in card.rows if row.kind == kind and not row.attack]
     return np.array([row.score if label is None else float(row.label == label) for row in rows])
 
 
@@ -156,9 +156,17 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
                     "second": second,
                     **interval.to_dict(),
                     "excludes_zero": interval.excludes(0.0),
+                    "noise_floor": _floor([groups[first], groups[second]], kind, label),
                 }
             )
     return differences
+
+
+def _floor(sides: Sequence[Cards], kind: str, label: str | None) -> float | None:
+    """What training again with another data order moves, the larger of both sides; None with one seed."""
+    refits = [[_per_prompt(card, kind, label).tolist() for card in cards.values()] for cards in sides]
+    floors = [noise_floor(runs).floor for runs in refits if len(runs) > 1]
+    return max(floors, default=None)
 
 
 def _notes(run: RunFolder) -> list[str]:

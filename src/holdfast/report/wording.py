@@ -6,6 +6,8 @@ Knows: rounding, intervals, units. Does not know: terminals or HTML.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from holdfast.core.statistics import Interval, describe_difference
+
 Kind = Literal["rate", "number", "seconds"]
 Entry = dict[str, Any] | None
 
@@ -59,11 +61,8 @@ def seeds(entry: Entry, kind: Kind) -> str:
 
 def difference_sentence(difference: dict[str, Any]) -> str:
     """A paired difference in one line, with what it allows to be said."""
-    middle, low, high = difference["value"], difference["low"], difference["high"]
-    if middle is None or low is None or high is None:
+    if any(difference[key] is None for key in ("value", "low", "high")):
         return f"{difference['name']}: not measured"
-    seen = "no difference seen" if low <= 0 <= high else "the interval excludes 0"
-    return (
-        f"{difference['name']}: {100 * middle:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] over "
-        f"{difference['n']} prompts, {seen}"
-    )
+    value, low, high, n = (difference[key] for key in ("value", "low", "high", "n"))
+    said = describe_difference(Interval(value, low, high, n, ""), difference.get("noise_floor"))
+    return f"{difference['name']}: {said}"

@@ -17,7 +17,13 @@ from holdfast.evaluation.suites.multiple_choice import (
     read_choices,
 )
 from holdfast.evaluation.suites.perplexity import PerplexitySuite, perplexity, read_texts
-from holdfast.evaluation.suites.refusal import MatchedControls, match_controls, refusal_suite
+from holdfast.evaluation.suites.refusal import (
+    MatchedControls,
+    match_controls,
+    refusal_suite,
+    told_apart,
+    without_repeats,
+)
 from holdfast.evaluation.suites.task_skill import read_task
 from holdfast.evaluation.suites.truthfulness import TruthItem, TruthSuite, truth_scores, truthfulness
 
@@ -48,6 +54,8 @@ __all__ = [
     "read_texts",
     "refusal_suite",
     "run_harness",
+    "told_apart",
     "truth_scores",
     "truthfulness",
+    "without_repeats",
 ]

@@ -56,8 +56,8 @@ class Suite(Protocol):
         ...
 
 
-def compare_suites(a: SuiteScore, b: SuiteScore, measure: str, seed: int = 0) -> Interval:
-    """Mean of ``a`` minus mean of ``b`` over the same items, paired bootstrap.
+def same_items(a: SuiteScore, b: SuiteScore, measure: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The values of both, item by item.
 
     Raises:
         UserError: not measured item by item, or not on the same items.
@@ -73,7 +73,16 @@ def compare_suites(a: SuiteScore, b: SuiteScore, measure: str, seed: int = 0) ->
             f"'{a.name}' was not run on the same items ({len(a.ids)} and {len(b.ids)}, {common} in common); "
             "run both models on one list"
         )
-    return paired_bootstrap(a.values[measure], b.values[measure], seed)
+    return a.values[measure], b.values[measure]
+
+
+def compare_suites(a: SuiteScore, b: SuiteScore, measure: str, seed: int = 0) -> Interval:
+    """Mean of ``a`` minus mean of ``b`` over the same items, paired bootstrap.
+
+    Raises:
+        UserError: as :func:`same_items`.
+    """
+    return paired_bootstrap(*same_items(a, b, measure), seed)
 
 
 def unique_ids(ids: list[str], name: str) -> tuple[str, ...]:
