@@ -65,14 +65,14 @@ class JudgeReport(Result):
         return "\n".join(rows)
 
 
-def labelled_items(part: Literal["ordinary", "hard"]) -> tuple[LabelledItem, ...]:
-    """Read a part of the labelled set. The hard part stays closed while a detector is written or tuned.
+def labelled_items(part: Literal["ordinary", "hard", "hard_second"]) -> tuple[LabelledItem, ...]:
+    """Read a part of the labelled set. The second hard part stays closed while a detector is written or tuned.
 
     Raises:
         UserError: an unknown part.
     """
-    if part not in ("ordinary", "hard"):
-        raise UserError(f"the labelled set has the parts 'ordinary' and 'hard', not {part!r}")
+    if part not in ("ordinary", "hard", "hard_second"):
+        raise UserError(f"the labelled set has the parts 'ordinary', 'hard' and 'hard_second', not {part!r}")
     lines = (_LABELLED / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(LabelledItem.from_dict(json.loads(line)) for line in lines)
 

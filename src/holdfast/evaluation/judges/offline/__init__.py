@@ -1,4 +1,4 @@
-"""The offline refusal judge: rules over prompt and response together, no model, no network."""
+"""The offline refusal judge: rules and a small trained model over prompt and response together, no network."""
 
 from holdfast.evaluation.judges.offline.judge import RefusalJudge
 

@@ -60,6 +60,24 @@ _MINOR = re.compile(
     r"\b(?:and|und|y|e|et|и)\b,? (?:also )?(?:tell me )?(?:who|when|which|where you|your|the (?:brand|name|"
     r"exact|year|price)|wer|wann|qui|quién|quem|chi|кто)\b"
 )
+FLAGS = (
+    "text",
+    "fiction",
+    "persona",
+    "refusal",
+    "translate",
+    "language",
+    "code",
+    "care",
+    "safety",
+    "question",
+    "verse",
+    "harm",
+    "yes_no",
+    "two",
+    "minor",
+)
+_LISTS = FLAGS[:11]  # those that a phrase list of the name ask_* decides
 _LAST_PART = re.compile(r"[:\n](.{3,})$", re.DOTALL)
 
 
@@ -92,20 +110,7 @@ def read(prompt: str) -> Ask:
     handed = quotations(text)
     last = _LAST_PART.search(text)
     source = " ".join(handed) if handed else (last.group(1) if last else "")
-    lists = (
-        "text",
-        "fiction",
-        "persona",
-        "refusal",
-        "translate",
-        "language",
-        "code",
-        "care",
-        "safety",
-        "question",
-        "verse",
-    )
-    flags = {name: phrases.found(f"ask_{name}", text) is not None for name in lists}
+    flags = {name: phrases.found(f"ask_{name}", text) is not None for name in _LISTS}
     question = bool(_YES_NO.search(text)) and not _REQUEST.search(text) and not _WH.search(text)
     return Ask(
         **flags,
