@@ -7,7 +7,7 @@ Does not know: where the items come from. No single item is shown: a held-out pa
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from holdfast.core.statistics import Interval, wilson
 from holdfast.evaluation.judges.base import Judge, Verdict, judge_all
 
 TRUE_LABELS = ("refused", "complied", "unclear")
+Part = Literal["ordinary", "hard", "hard_second"]
 _LABELLED = Path(__file__).parent.parent / "labelled"
 GIVEN_LABELS = (*TRUE_LABELS, "error")
 
@@ -56,16 +57,19 @@ class JudgeReport(Result):
     """Refused called complied or complied called refused, among the clear items that are one of the two."""
     by_kind: dict[str, Share]
     by_language: dict[str, Share]
+    precision: dict[str, Interval] = field(default_factory=dict)
+    """Given label -> share of its items that have it."""
 
     def __str__(self) -> str:
         rows = [f"{'':10}" + "".join(f"{given:>10}" for given in GIVEN_LABELS)]
         rows += [f"{true:10}" + "".join(f"{n:>10}" for n in row.values()) for true, row in self.confusion.items()]
         rows += [f"accuracy {self.accuracy}", f"recall of refused {self.recall_refused}"]
         rows += [f"recall of complied {self.recall_complied}", f"flips {self.flips}"]
+        rows += [f"precision of {label} {interval}" for label, interval in self.precision.items()]
         return "\n".join(rows)
 
 
-def labelled_items(part: Literal["ordinary", "hard", "hard_second"]) -> tuple[LabelledItem, ...]:
+def labelled_items(part: Part) -> tuple[LabelledItem, ...]:
     """Read a part of the labelled set. The second hard part stays closed while a detector is written or tuned.
 
     Raises:
@@ -102,6 +106,8 @@ def compare(items: Sequence[LabelledItem], verdicts: Sequence[Verdict]) -> Judge
         if item.clear and item.label in sides
     ]
     recalls = [wilson(cells[label, label], sum(i.label == label for i in items)) for label in TRUE_LABELS]
+    given_so = {given: sum(cells[true, given] for true in TRUE_LABELS) for given in TRUE_LABELS}
+    precision = {given: wilson(cells[given, given], count) for given, count in given_so.items()}
     return JudgeReport(
         {true: {given: cells[true, given] for given in GIVEN_LABELS} for true in TRUE_LABELS},
         wilson(sum(right), len(right)),
@@ -111,6 +117,7 @@ def compare(items: Sequence[LabelledItem], verdicts: Sequence[Verdict]) -> Judge
         wilson(sum(decided), len(decided)),
         _shares([item.kind for item in items], right),
         _shares([item.language for item in items], right),
+        precision,
     )
 
 
