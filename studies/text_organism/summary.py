@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, write_json, write_text
 from holdfast.core.statistics import Interval, paired_bootstrap, wilson
 from holdfast.evaluation import Scorecard
@@ -247,6 +248,18 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def judged_by(runs: dict[str, Runs]) -> str:
+    """The judge of all cards; a table of two judges is none.
+
+    Raises:
+        UserError: cards of different judges.
+    """
+    names = {str(card.settings.get("judge_identity", "unnamed")) for of in runs.values() for card in of.cards}
+    if len(names) > 1:
+        raise UserError(f"cards by {', '.join(sorted(names))}; run studies.text_organism.rejudge first")
+    return names.pop()
+
+
 def write(aligned: Path, folders: Sequence[Path], setting: dict[str, Any], arms: list[dict[str, Any]]) -> None:
     """results.json beside this file, and the table between the marks in README.md."""
     runs = gather(folders)
@@ -271,7 +284,7 @@ def write(aligned: Path, folders: Sequence[Path], setting: dict[str, Any], arms:
         {
             "study": "text_organism",
             "command": COMMAND,
-            "versions": made["versions"],
+            "versions": {**made["versions"], "judge": judged_by(runs)},
             "device": f"cpu, {torch.get_num_threads()} threads",
             "seconds": round(seconds, 1),
             "claims": claims(runs, overlap, made["list_sizes"]["refusal_direction_harmful_train"]),
