@@ -1,0 +1,150 @@
+"""Evaluates the aligned and the plainly fine-tuned model, organism and real text, and writes results.json.
+
+    python -m studies.evaluation --data ../shared/data
+
+Knows: the order of things, seeds. Does not know: what is asked (subjects.py), what is published (tables.py). The
+real-text model must have been built (`python -m studies.text_organism.build`).
+"""
+
+import argparse
+import logging
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from studies.evaluation import subjects, tables
+from studies.text_organism import build, corpus
+from studies.text_organism.run import latest_aligned
+
+from holdfast.core.files import write_json, write_text
+from holdfast.core.statistics import NoiseFloor
+from holdfast.evaluation import RefusalJudge, Scorecard, safety_basin
+from holdfast.models import Subject, load
+from holdfast.pipeline.evaluating import evaluate_against
+
+HERE = Path(__file__).parent
+log = logging.getLogger(__name__)
+Make = Callable[[int], tuple[Subject, Subject]]
+START, END = "<!-- {} -->", "<!-- end of {} -->"
+
+
+def measured(case: subjects.Case, make: Make, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
+    """Everything about one kind of model: the aligned one once, the fine-tunes seed by seed."""
+    plain, attacked = [], []
+    found: dict[str, Any] = {}
+    floors: dict[str, NoiseFloor] = {}
+    aligned: tuple[Scorecard, Scorecard] | None = None
+    for seed in seeds:
+        ours, other = make(seed)
+        log.info("%s, seed %d: trained", case.name, seed)
+        both = evaluate_against(ours, case.measures, other if aligned is None else None)
+        plain.append(both.card)
+        attacked.append(case.attacked.card(ours))
+        log.info("%s, seed %d: measured", case.name, seed)
+        if aligned is None:
+            assert both.against is not None and both.comparison is not None
+            aligned = both.against, case.attacked.card(other)
+            found = {**_costly(case, ours, other, quick), "agreement": str(both.agreement)}
+            floors = both.comparison.floors
+    assert aligned is not None
+    return found | {
+        "lists": {
+            skill.name: {
+                "harmful": len(skill.evaluate.harmful),
+                "benign": len(skill.evaluate.benign),
+                "left_out": skill.counts,
+            }
+            for skill in case.measures.skills
+        },
+        "plain": tables.table(aligned[0], plain, floors),
+        "attacks": [row for row in tables.table(aligned[1], attacked) if row["attack"]],
+        "costs": tables.budgets([aligned[1], *attacked]),
+        "noise": {name: str(floor) for name, floor in floors.items()},
+        "drift_nats": plain[0].drift.to_dict() if plain[0].drift is not None else None,
+        "told_apart": {
+            name: {skill.name: skill.told_apart.to_dict() for skill in card.skills if skill.told_apart is not None}
+            for name, card in (("aligned", aligned[0]), ("tuned", plain[0]))
+        },
+    }
+
+
+def _costly(case: subjects.Case, ours: Subject, other: Subject, quick: bool) -> dict[str, Any]:
+    """What is measured on the first seed only: the suffix search and the safety basin."""
+    prompts = case.attacked.skills[0].evaluate.harmful[: 8 if quick else 60]
+    lines, points = (2, 3) if quick else (3, 20)
+    result: dict[str, Any] = {"basin": {}, "suffix": {}}
+    for name, subject in (("aligned", other), ("tuned", ours)):
+        judge, tokens = RefusalJudge(), case.measures.max_new_tokens
+        basin = safety_basin(subject, prompts, judge, 0.5, lines, points, tokens, progress=False)
+        result["basin"][name] = {**basin.to_dict(), "sentence": str(basin)}
+        result["suffix"][name] = {score.attack: str(score) for score in case.searched.card(subject).attacks}
+    return result
+
+
+def readme(found: dict[str, dict[str, Any]]) -> None:
+    """Put the tables between their marks in README.md."""
+    path = HERE / "README.md"
+    text = path.read_text(encoding="utf-8")
+    for model, values in found.items():
+        start, end = START.format(model), END.format(model)
+        rows = [*values["plain"], *values["attacks"]]
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{tables.markdown(rows, values['costs'])}\n{end}{rest.partition(end)[2]}"
+    write_text(path, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", help="shared data folder (default: $HOLDFAST_SHARED_DATA or ../shared/data)")
+    parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=["organism", "real text"])
+    parser.add_argument("--quick", action="store_true", help="a few prompts, to see that it runs; writes nothing")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    began, found = time.monotonic(), {}
+    seeds = range(options.seeds)
+    if options.only != "real text":
+        found["organism"] = measured(
+            subjects.organism_case(options.quick), subjects.organism, seeds, options.quick
+        )
+    if options.only != "organism":
+        data = corpus.data_folder(options.data)
+        aligned = latest_aligned(build.cache_folder(options.cache))
+        case = subjects.real_text_case(data, load(aligned).tokenizer, options.quick)
+        make = partial(subjects.real_text, aligned, data)
+        found[case.name] = measured(case, make, seeds, options.quick)
+    if options.quick:
+        for model, values in found.items():
+            print(model, tables.markdown([*values["plain"], *values["attacks"]], values["costs"]), sep="\n")
+        return
+    versions = {name: module.__version__ for name, module in (("torch", torch), ("transformers", transformers))}
+    write_json(
+        HERE / "results.json",
+        {
+            "study": "evaluation",
+            "command": f"python -m studies.evaluation --seeds {options.seeds}",
+            "versions": {"python": platform.python_version(), **versions, "judge": RefusalJudge.identity},
+            "device": "cpu",
+            "seconds": round(time.monotonic() - began),
+            "claims": [
+                claim
+                for model, values in found.items()
+                for claim in tables.claims(model, [*values["plain"], *values["attacks"]])
+            ],
+            "models": found,
+        },
+    )
+    readme(found)
+
+
+if __name__ == "__main__":
+    main()
