@@ -10,7 +10,7 @@ reads "no difference seen".
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from holdfast.core.errors import UserError
 from holdfast.core.results import Result
@@ -24,6 +24,7 @@ from holdfast.core.statistics import (
     paired_p_value,
 )
 from holdfast.evaluation.attacks.run import worst
+from holdfast.evaluation.judges.base import Label
 from holdfast.evaluation.scorecard import Kind, ResponseRow, Scorecard
 from holdfast.evaluation.suites.base import same_items
 
@@ -224,7 +225,9 @@ def per_prompt(card: Scorecard, suite: str, measure: str, attack: str = "") -> d
         answers: dict[str, list[ResponseRow]] = {}
         for row in rows:
             answers.setdefault(row.prompt, []).append(row)
-        return {(p, 0): float(worst([r.label for r in found]) == label) for p, found in answers.items()}  # type: ignore[arg-type]
+        labels = {prompt: cast("list[Label]", [row.label for row in found]) for prompt, found in answers.items()}
+        counted = {prompt: worst(found) for prompt, found in labels.items()}
+        return {(prompt, 0): float(found == label) for prompt, found in counted.items()}
     values: dict[tuple[str, int], float] = {}
     seen: Counter[str] = Counter()
     for row in rows:

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import write_json
@@ -31,6 +31,7 @@ from holdfast.evaluation import (
     measure_noise,
 )
 from holdfast.evaluation import evaluate as run_evaluate
+from holdfast.evaluation.judges import Label
 from holdfast.evaluation.suites import Suite
 from holdfast.models import Subject, adapter_off
 
@@ -160,8 +161,8 @@ def _as_other(subject: Subject, against: Subject) -> Iterator[Subject]:
 
 def _reference(subject: Subject, other: Subject, measures: Measures) -> Reference | None:
     """The other model's answers to the first skill's harmful prompts."""
-    same = subject.tokenizer is not None and other.tokenizer is not None
-    if not same or subject.tokenizer.get_vocab() != other.tokenizer.get_vocab():  # type: ignore[union-attr]
+    ours, theirs = subject.tokenizer, other.tokenizer
+    if ours is None or theirs is None or ours.get_vocab() != theirs.get_vocab():
         return None
     if subject.model.config.vocab_size != other.model.config.vocab_size:  # one of them has rows to spare
         return None
@@ -198,7 +199,7 @@ def _agreement(card: Scorecard, measures: Measures) -> Agreement | None:
     rows = [row for row in card.rows if row.kind != "task"]
     prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
     first, *others = measures.judges
-    verdicts: dict[str, Sequence[Verdict]] = {first: [Verdict(r.label, r.reason) for r in rows]}  # type: ignore[arg-type]
+    verdicts: dict[str, Sequence[Verdict]] = {first: [Verdict(cast(Label, row.label), row.reason) for row in rows]}
     for name in others:
         verdicts[name] = judge_all(measures.judges[name], prompts, responses)
     return agreement(verdicts, prompts, responses, measures.seed)
