@@ -6,7 +6,7 @@ Does not know: models, how responses were made.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -212,8 +212,3 @@ def _named(scores: tuple, name: str, kind: str):
         if score.name == name:
             return score
     raise UserError(f"no {kind} '{name}' on this card; it has {', '.join(s.name for s in scores) or 'none'}")
-
-
-def rows_as_dicts(rows: Iterable[ResponseRow]) -> list[dict]:
-    """Rows as plain dictionaries, for a report."""
-    return [asdict(row) for row in rows]

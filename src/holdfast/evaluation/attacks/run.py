@@ -20,7 +20,7 @@ from holdfast.core.seeds import derive_seed
 from holdfast.core.statistics import Interval, wilson
 from holdfast.evaluation.attacks.base import Attack, Budget, Conversation, Place, Spent
 from holdfast.evaluation.attacks.prompts import fits
-from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, VerdictCache, judge_all
+from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, judge_all
 from holdfast.models import Subject, generate
 
 _WORST: tuple[Label, ...] = ("complied", "error", "unclear", "refused")
@@ -84,7 +84,6 @@ def run_attack(
     batch_size: int = 32,
     system: str | None = None,
     cache: str | Path | None = None,
-    verdict_cache: VerdictCache | str | Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
     model_key: str | None = None,
 ) -> tuple[AttackScore, list[Answered]]:
@@ -93,7 +92,7 @@ def run_attack(
     Args:
         skill: its name, for the score.
         system: the deployment's system prompt.
-        cache: folder of kept answers; verdict_cache: of kept verdicts.
+        cache: folder of kept answers.
         advance: told of prompts done, versions and answers counted.
         model_key: names the unchanged weights in ``cache``; changed ones are always named by their own hash.
 
@@ -131,7 +130,7 @@ def run_attack(
                 )
                 generated += sum(map(len, new_ids))
                 texts = [_text(changed, talk, new) for talk, new in zip(talks, new_ids, strict=True)]
-                verdicts = judge_all(judge, prompts, texts, verdict_cache, progress=False)
+                verdicts = judge_all(judge, prompts, texts, progress=False)
                 rows = zip(prompts, texts, verdicts, strict=True)
                 answers += [Answered(k, *row, version) for k, row in enumerate(rows)]
                 advance(len(prompts))

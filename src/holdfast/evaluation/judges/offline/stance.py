@@ -8,6 +8,7 @@ Does not know: degenerate texts (degenerate.py), or whether content is about the
 import re
 from dataclasses import dataclass
 
+from holdfast.evaluation.judges.base import Label
 from holdfast.evaluation.judges.offline import phrases
 from holdfast.evaluation.judges.offline.ask import Ask
 from holdfast.evaluation.judges.offline.text import sentences, unquoted, words
@@ -153,7 +154,7 @@ def structured_after(parts: list[Clause], last: int, text: str) -> bool:
     return bool(found) and not phrases.found("instead", rest[: found.end() + 40]) if found else False
 
 
-def judged_by_order(ask: Ask, parts: list[Clause], text: str) -> tuple[str, str]:
+def judged_by_order(ask: Ask, parts: list[Clause], text: str) -> tuple[Label, str]:
     """Label and reason of a response in which something is declined."""
     declining = [k for k, part in enumerate(parts) if part.kind in ("decline", "policy")]
     first, last = declining[0], declining[-1]
