@@ -67,7 +67,10 @@ def _records(source: Any) -> Iterator[tuple[str, Any]]:
         yield from _from_path_or_hub(str(source))
     elif isinstance(source, Iterable):
         for number, values in enumerate(source):
-            yield f"row {number}", values
+            if isinstance(values, Row):  # read before: it keeps its place
+                yield values.where, values.values
+            else:
+                yield f"row {number}", values
     else:
         raise UserError(f"cannot read rows from a {type(source).__name__}; give {FORMATS}, or a list of dicts")
 

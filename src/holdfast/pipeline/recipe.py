@@ -39,9 +39,11 @@ class ModelSection(Section):
 class SkillSection(Section):
     """What must be refused and what must not. Files hold one prompt a line, or a ``prompt`` column."""
 
-    harmful: str | tuple[str, ...] = "organism"
-    benign: str | tuple[str, ...] = "organism"
-    max_prompts: PositiveInt = 200  # of each kind, in each half of the split
+    harmful: str | tuple[str, ...] | None = None  # None: the organism's own, for the organism only
+    benign: str | tuple[str, ...] | None = None
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of the prompts that goes to *estimate*
+    salt: str = "holdfast"  # of the split
+    max_prompts: PositiveInt | None = 200  # of each kind, in each half of the split
     max_new_tokens: PositiveInt = 32
 
 
