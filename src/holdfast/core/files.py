@@ -72,7 +72,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-_NAME = re.compile(r"\w[\w.+@-]*", re.UNICODE)
+_NAME = re.compile(r"\w(?:[\w.+@ -]*[\w+@-])?")
 
 
 def check_name(name: str, what: str) -> str:
@@ -84,14 +84,20 @@ def check_name(name: str, what: str) -> str:
     Raises:
         UserError: empty, too long, a path, spaces or controls, a name that some system keeps for itself.
     """
-    stem = name.split(".", maxsplit=1)[0].lower()
-    if len(name) > 100 or not _NAME.fullmatch(name) or name.endswith(".") or stem in RESERVED:
-        shown = name if len(name) <= 40 else f"{name[:37]}..."
-        raise UserError(
-            f"{what} {shown!r}: becomes a file name; use letters, digits, '-', '_', '.', '+' and '@', a letter or "
-            "a digit first, 100 at most"
-        )
+    if (problem := name_problem(name)) is not None:
+        raise UserError(f"{what} {name if len(name) <= 40 else f'{name[:37]}...'!r}: {problem}")
     return name
+
+
+def name_problem(name: str) -> str | None:
+    """Why a file may not be called ``name``; None if it may."""
+    stem = name.split(".", maxsplit=1)[0].lower()
+    if len(name.encode(errors="replace")) <= 100 and _NAME.fullmatch(name) and stem not in RESERVED:
+        return None
+    return (
+        "becomes a file name, so use letters, digits, '-', '_', '.', '+', '@' and spaces between them, a letter or "
+        "a digit first, 100 bytes at most, and no name that a system keeps for itself"
+    )
 
 
 def check_new_folder(path: str | Path | None) -> None:

@@ -44,6 +44,8 @@ def read_rows(source: Any, limit: int | None = None, bad_rows: list[BadRow] | No
     Raises:
         UserError: no such file, unknown format, a row that is not an object, no rows at all.
     """
+    if isinstance(source, (list, tuple)) and source and all(isinstance(row, Row) for row in source):
+        return list(source)[:limit]  # read before: each keeps its place
     rows: list[Row] = []
     for position, (where, values) in enumerate(_records(source)):
         if not isinstance(values, Mapping):
@@ -74,10 +76,7 @@ def _records(source: Any) -> Iterator[tuple[str, Any]]:
         yield from _from_path_or_hub(str(source))
     elif isinstance(source, Iterable):
         for number, values in enumerate(source):
-            if isinstance(values, Row):  # read before: it keeps its place
-                yield values.where, values.values
-            else:
-                yield f"row {number}", values
+            yield f"row {number}", values
     else:
         raise UserError(f"cannot read rows from a {type(source).__name__}; give {FORMATS}, or a list of dicts")
 

@@ -136,7 +136,7 @@ def read_named(source: str, how: Reading, split: str = "train", seed: int = 0) -
     """
     if source.startswith(f"{ORGANISM}:"):
         drawn = named_rows(source, how.limit, split, seed)
-        rows = [Row(f"{source} row {number}", values) for number, values in enumerate(drawn)]
+        rows = [Row(f"{source} row {number}", values, number) for number, values in enumerate(drawn)]
         return TaskRows(source, tuple(rows), (), how)
     bad: list[BadRow] = []
     rows = read_rows(source, how.limit, bad if how.skip_bad_rows else None)
