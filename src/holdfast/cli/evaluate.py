@@ -5,30 +5,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 
 if TYPE_CHECKING:
-    from holdfast.evaluation import Attack, Scorecard, Skill
+    from holdfast.evaluation import Attack, Scorecard
     from holdfast.models import Subject
     from holdfast.pipeline.evaluating import Evaluation
 
 
 def evaluate(
-    model: output.ModelArgument,
-    adapter: output.AdapterOption = None,
+    model: options.ModelArgument,
+    adapter: options.AdapterOption = None,
     against: Annotated[
         str | None, typer.Option(help="Another model, asked the same; every difference is told with its interval.")
     ] = None,
-    harmful: output.HarmfulOption = "organism",
-    benign: output.BenignOption = "organism",
-    task: Annotated[str | None, typer.Option(help="Held-out task rows with 'prompt' and 'completion'.")] = None,
+    asked: options.Prompts = options.Prompts(),
+    task: options.TaskOption = None,
     metric: Annotated[str, typer.Option(help="exact_match, numeric, token_f1 or rouge_l.")] = "exact_match",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    batch_size: Annotated[int, typer.Option(help="Answers at a time.")] = 32,
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = None,
-    seed: output.SeedOption = 0,
+    max_new_tokens: options.MaxNewTokensOption = 64,
+    batch_size: options.BatchSizeOption = 32,
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(),
+    seed: options.SeedOption = 0,
     suites: Annotated[
         Path | None, typer.Option(help="YAML file of further suites: multiple choice, truthfulness, perplexity.")
     ] = None,
@@ -68,8 +66,8 @@ def evaluate(
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps answers; a run that was killed goes on from there.")
     ] = None,
-    out: output.OutOption = None,
-    json: output.JsonOption = False,
+    out: options.OutOption = None,
+    json: options.JsonOption = False,
 ) -> None:
     """Judge a model's answers to held-out prompts. With --adapter, drift from the model without it is measured.
 
@@ -95,15 +93,16 @@ def evaluate(
         raise typer.BadParameter("give 2 or more re-runs, or none", param_hint="--noise")
     if against is None and noise:
         raise typer.BadParameter("a noise floor belongs to a comparison; add --against", param_hint="--noise")
-    subject = output.load_subject(model, adapter, "auto", dtype, device)
+    output.check_new_folder(out)
+    skill = output.build_skill(model, asked, seed, rows.limit)
+    parts = _suites(suites, choices, task, metric, max_new_tokens, rows.limit)
+    subject = output.load_subject(model, adapter, "auto", loading)
     other = None
     if against is not None:
         same = adapter is not None and against == model
-        other = subject if same else output.load_subject(against, None, "auto", dtype, device)
-    skill = _limited(output.build_skill(harmful, benign, seed), limit)
+        other = subject if same else output.load_subject(against, None, "auto", loading)
     kept = judge_cache if judge_cache is not None or cache is None else cache / "verdicts"
-    needs = JudgeNeeds(subject, skill, judge_url, judge_model, judge_rate, kept, device, seed)
-    parts = _suites(suites, choices, task, metric, max_new_tokens, limit)
+    needs = JudgeNeeds(subject, skill, judge_url, judge_model, judge_rate, kept, loading.device, seed)
     measures = Measures(
         (skill, *parts["skills"]),
         parts["tasks"],
@@ -127,13 +126,6 @@ def evaluate(
     _show(found, f"{model}{f' + {adapter}' if adapter else ''}", skill.name, against)
     if out is not None:
         print(f"wrote {out}")
-
-
-def _limited(skill: "Skill", limit: int | None) -> "Skill":
-    from holdfast.evaluation import Skill, SkillSplit
-
-    half = SkillSplit(skill.evaluate.harmful[:limit], skill.evaluate.benign[:limit])
-    return Skill(skill.name, estimate=skill.estimate, evaluate=half, counts=skill.counts)
 
 
 def _suites(
