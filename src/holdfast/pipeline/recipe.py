@@ -90,16 +90,50 @@ class AdapterSection(Section):
     rank: PositiveInt = 8
     alpha: PositiveInt = 16
     targets: str | tuple[str, ...] = "all-linear"
+    quantize: Literal["4bit", "8bit"] | None = None  # of the model below it (QLoRA); needs bitsandbytes
 
 
 class TrainingSection(Section):
-    """The same for every arm: equal pools in equal order, equal steps, equal optimiser."""
+    """The same for every arm: equal pools in equal order, equal steps, equal optimiser.
 
-    steps: PositiveInt = 60
+    None is chosen by the model (``training_run.definite``): the field's values, or the organism's for the organism.
+    """
+
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None  # instead of steps
     pool: PositiveInt = 32  # candidates an update; an arm with keep=0.5 learns from half of them
-    learning_rate: PositiveFloat = 1e-3
+    micro_batch: PositiveInt | Literal["auto"] = "auto"  # rows in memory at once; changes nothing else
+    learning_rate: PositiveFloat | None = None
+    schedule: str | None = None  # TRL's lr_scheduler_type
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of the steps
     weight_decay: NonNegative = 0.0
+    checkpoint_every: PositiveInt | None = None  # steps; None: as often as drift is measured
+    trl: dict[str, Any] = {}  # any further argument of TRL's SFTConfig
     seeds: tuple[int, ...] = (0,)  # of the data order and the adapter's initial values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingSection":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs are both given; leave one out")
+        from holdfast.training.options import checked_trl
+
+        # A frozen section is filled in here once; every later reader sees checked values.
+        object.__setattr__(self, "trl", checked_trl(self.trl))
+        for theirs, ours in TWINS.items():
+            if theirs in self.trl and ours in self.model_fields_set and getattr(self, ours) is not None:
+                raise ValueError(f"{ours} is given twice, here and as trl.{theirs}; leave one out")
+        return self
+
+
+# Arguments of SFTConfig that a recipe has its own word for.
+TWINS = {
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "learning_rate": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "weight_decay": "weight_decay",
+}
 
 
 class BudgetSection(Section):
@@ -107,6 +141,7 @@ class BudgetSection(Section):
 
     max_kl_nats: PositiveFloat | None = None
     min_refusal: Share | None = None
+    max_task_loss: PositiveFloat | None = None  # nats a token, on held-out rows
 
 
 class ArmSection(Section):
@@ -126,10 +161,11 @@ class ArmSection(Section):
 
 
 class MonitorSection(Section):
-    """Live drift and refusals, on *estimate* prompts."""
+    """Live drift and refusals on *estimate* prompts, task loss on held-out rows."""
 
     every: PositiveInt = 10
     prompts: PositiveInt = 40
+    task_rows: Annotated[int, Field(ge=0)] = 64  # held-out rows for the task loss; 0 measures none
 
 
 class AuditSection(Section):

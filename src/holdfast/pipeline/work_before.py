@@ -12,10 +12,11 @@ from holdfast.core.files import read_json, write_json, write_text
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, Examples, read_examples
 from holdfast.evaluation import Skill, sample_reference
-from holdfast.models import Subject, add_lora, load, load_adapter
+from holdfast.models import Subject, load, load_adapter
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.inputs import model_source, task_rows
 from holdfast.pipeline.prompts import build_skill
+from holdfast.pipeline.training_run import definite, fresh_adapter, quantized
 
 TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
     "train.jsonl",
@@ -39,15 +40,13 @@ def aligned(run: RunFolder) -> Subject:
         device=section.device,
         revision=section.revision,
         trust_remote_code=section.trust_remote_code,
+        **quantized(run.recipe.adapter),
     )
 
 
 def with_fresh_adapter(run: RunFolder, seed: int) -> Subject:
     """The aligned model with an untrained adapter: the same function, the scope that training moves."""
-    subject, section = aligned(run), run.recipe.adapter
-    targets = section.targets if isinstance(section.targets, str) else list(section.targets)
-    model = add_lora(subject.model, section.rank, section.alpha, targets, seed=derive_seed(run.recipe.seed, seed))
-    return Subject(model, subject.tokenizer, "adapter")
+    return fresh_adapter(run.recipe.adapter, aligned(run), derive_seed(run.recipe.seed, seed))
 
 
 def with_adapter(run: RunFolder, stage: str | None) -> Subject:
@@ -149,8 +148,9 @@ def audit(run: RunFolder, folder: Path) -> None:
     """Where the alignment sits, the three conditions, the onset, the screen."""
     from holdfast.geometry import audit as run_audit
 
-    section, training = run.recipe.audit, run.recipe.training
-    assert section is not None
+    section = run.recipe.audit
+    training = definite(run.recipe.training, run.recipe.model.source, len(rows_of(run, TRAIN)))
+    assert section is not None and training.learning_rate is not None and training.steps is not None
     subject = with_fresh_adapter(run, training.seeds[0])
     skill = skill_of(run)
     estimate = skill.estimate.harmful[: section.prompts]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.core.statistics import Interval, wilson
-from holdfast.evaluation import Judge, RefusalJudge, Skill, judge_all
-from holdfast.models import Subject, generate_text
+from holdfast.core.statistics import Interval
+from holdfast.evaluation import Judge, RefusalJudge, Skill
+from holdfast.evaluation.behaviour import ask_and_judge
+from holdfast.models import Subject
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class RefusalProbe:
 
     def rate(self, subject: Subject) -> tuple[Interval, dict[str, int]]:
         """Refused over all prompts (unclear and error count as not refused), and responses by label."""
-        answers = generate_text(subject, self.prompts, self.max_new_tokens, batch_size=self.batch_size)
-        verdicts = judge_all(self.judge, self.prompts, answers, progress=False)
-        labels = [verdict.label for verdict in verdicts]
-        counts = {label: labels.count(label) for label in ("refused", "complied", "unclear", "error")}
-        return wilson(counts["refused"], len(labels)), counts
+        how = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        answered = ask_and_judge(subject, self.prompts, self.judge, **how)
+        return answered.rate("refused"), answered.counts
