@@ -133,11 +133,18 @@ def raw_rows(source: str, limit: int | None, split: str = "train") -> list[dict[
 
 def read_rows(source: str, model: str, rows: Rows) -> "TaskRows":
     """Rows named on the command line, checked before any model is loaded; what suits no real model is said."""
-    from holdfast.pipeline.inputs import data_notes, read_named
+    from holdfast.pipeline.inputs import read_named
+
+    say_of_data(source, model)
+    return read_named(source, rows)
+
+
+def say_of_data(source: str, model: str) -> None:
+    """Say what does not suit a real model."""
+    from holdfast.pipeline.inputs import data_notes
 
     for note in data_notes(source, model):
         warn(note)
-    return read_named(source, rows)
 
 
 def encode(rows: "TaskRows", subject: "Subject") -> "Examples":

@@ -95,8 +95,8 @@ def name_problem(name: str) -> str | None:
     if len(name.encode(errors="replace")) <= 100 and _NAME.fullmatch(name) and stem not in RESERVED:
         return None
     return (
-        "becomes a file name, so use letters, digits, '-', '_', '.', '+', '@' and spaces between them, a letter or "
-        "a digit first, 100 bytes at most, and no name that a system keeps for itself"
+        "becomes a file name, so use letters, digits, '-', '_', '.', '+', '@' and spaces between them, a letter "
+        "or a digit first, 100 bytes at most, and no name that a system keeps for itself"
     )
 
 

@@ -98,7 +98,9 @@ def _encode(
         raise UserError(f"{source or 'rows'}: every row is bad; first: {bad_rows[0] if bad_rows else 'none'}")
     names, renamed = unique_names([example.id for example in examples])
     examples = [replace(example, id=name) for example, name in zip(examples, names, strict=True)]
-    notes = [f"{renamed} rows share the id of an earlier row; they are called 'id#2', 'id#3', ..."] if renamed else []
+    notes = (
+        [f"{renamed} rows share the id of an earlier row; they are called 'id#2', 'id#3', ..."] if renamed else []
+    )
     return Examples(examples, bad_rows or (), [names[k] for k in truncated], source, notes=notes)
 
 

@@ -195,7 +195,11 @@ def named_rows(source: str, limit: int | None, split: str = "train", seed: int =
 
 def build_task(section: TaskSection, rows: Sequence[Mapping[str, Any]], examples: Sequence[Any]) -> Task:
     """The held-out task: prompts with answers where rows have them, and the loss on all examples."""
-    pairs = [] if section.metric == "none" else [pair for row in rows if (pair := _pair(row)) is not None]
+    pairs = (
+        []
+        if section.metric == "none"
+        else [pair for row in rows if (pair := question_and_answer(row)) is not None]
+    )
     return Task(
         "task",
         tuple(prompt for prompt, _ in pairs),
@@ -206,7 +210,7 @@ def build_task(section: TaskSection, rows: Sequence[Mapping[str, Any]], examples
     )
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[str, str] | None:
+def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
     """Prompt and answer of a single-turn row; None for rows that only have a loss."""
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str):

@@ -28,7 +28,7 @@ def located(source: str, folder: Path) -> str:
 
     What follows a colon (``xstest.csv:label=safe``, ``owner/name:train``) is kept.
     """
-    if source.split(":")[0] == _BUILT_IN:
+    if source.split(":", maxsplit=1)[0] == _BUILT_IN:
         return source
     path, mark, rest = _cut(source)
     if path.startswith("~"):
