@@ -84,12 +84,13 @@ def check_new_folder(path: Path | None) -> None:
 
 
 def load_subject(
-    model: str, adapter: Path | None, scope: str, loading: Loading, template: bool = True
+    model: str, adapter: Path | None, scope: str, loading: Loading, template: bool = True, **further: Any
 ) -> "Subject":
     """Load a model named on the command line.
 
     Args:
         template: False where only weights are compared, so that nothing is rendered.
+        further: as :func:`holdfast.models.load` takes it, such as ``quantize``.
     """
     from holdfast.pipeline.inputs import load_named
 
@@ -103,6 +104,7 @@ def load_subject(
         trust_remote_code=loading.trust_remote_code,
         today=loading.today if template else None,
         template=template_values(loading.template_kwarg) if template else {},
+        **further,
     )
 
 

@@ -66,18 +66,20 @@ def load_named(
     trust_remote_code: bool = False,
     today: str | None = None,
     template: Mapping[str, Any] | None = None,
+    **further: Any,
 ) -> Subject:
     """Load a model that a command line or a recipe names; its chat template is pinned if that is asked.
 
     Args:
         today: date for a chat template that writes one.
         template: further values for the chat template.
+        further: as :func:`holdfast.models.load` takes it, such as ``quantize``.
 
     Raises:
         UserError: as :func:`holdfast.models.load`.
     """
     source = model_source(model)
-    subject = load(source, adapter, scope, dtype, device, revision, trust_remote_code)
+    subject = load(source, adapter, scope, dtype, device, revision, trust_remote_code, **further)
     if (today or template) and subject.tokenizer is not None:
         from holdfast.data import pin_template
 

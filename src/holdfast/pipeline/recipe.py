@@ -6,7 +6,7 @@ Does not know: how any of it is done.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -43,6 +43,9 @@ class Section(BaseModel):
     """A part of the recipe; unknown keys are errors, because a typo must not become a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Some = TypeVar("Some", bound=Section)
 
 
 class ModelSection(Section):
@@ -96,7 +99,7 @@ class AdapterSection(Section):
 class TrainingSection(Section):
     """The same for every arm: equal pools in equal order, equal steps, equal optimiser.
 
-    None is chosen by the model (``training_run.definite``): the field's values, or the organism's for the organism.
+    None is chosen by the model (``training_run.definite``): the field's values, or for the organism its own.
     """
 
     steps: PositiveInt | None = None
@@ -106,7 +109,7 @@ class TrainingSection(Section):
     learning_rate: PositiveFloat | None = None
     schedule: str | None = None  # TRL's lr_scheduler_type
     warmup: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of the steps
-    weight_decay: NonNegative = 0.0
+    weight_decay: NonNegative | None = None
     checkpoint_every: PositiveInt | None = None  # steps; None: as often as drift is measured
     trl: dict[str, Any] = {}  # any further argument of TRL's SFTConfig
     seeds: tuple[int, ...] = (0,)  # of the data order and the adapter's initial values
@@ -311,6 +314,23 @@ def recipe_from_dict(values: dict[str, Any], where: str = "recipe", folder: Path
         return recipe if folder is None else _located(recipe, folder)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_problem(error)}") from None
+
+
+def section_from(kind: type[Some], values: dict[str, Any]) -> Some:
+    """A section made of a command line's options, checked as a recipe's is.
+
+    Raises:
+        UserError: a value that does not fit, by the name of its option.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        names = [part for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
+        option = "".join(f"--{name}: " for name in names[-1:]).replace("_", "-")
+        message = problem["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+        raise UserError(f"{option}{message}{given}") from None
 
 
 def _located(recipe: Recipe, folder: Path) -> Recipe:

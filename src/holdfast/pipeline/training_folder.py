@@ -38,6 +38,15 @@ class TrainingFolder:
         return self.path / LOGS
 
     @property
+    def adapter(self) -> Path:
+        """The adapter that came out."""
+        return self.path / "adapter"
+
+    def clear_adapter(self) -> None:
+        """Make room for it: a kill after it was written and before the result was leaves one behind."""
+        shutil.rmtree(self.adapter, ignore_errors=True)
+
+    @property
     def finished(self) -> bool:
         """Whether the fine-tune is done."""
         return (self.path / RESULT).exists()
@@ -97,8 +106,13 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=str))
 
 
-def last_checkpoint(logs: Path) -> Path | None:
-    """The latest whole checkpoint; what a kill left half-written is removed."""
+def last_checkpoint(logs: Path, before: int | None = None) -> Path | None:
+    """The latest whole checkpoint; what a kill left half-written is removed.
+
+    Args:
+        before: a checkpoint of this step or later does not count: a trainer that resumes at its last step would
+            make one more.
+    """
     found = []
     for path in logs.glob(f"{_CHECKPOINT}*"):
         number = path.name.removeprefix(_CHECKPOINT)
@@ -109,5 +123,6 @@ def last_checkpoint(logs: Path) -> Path | None:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError):
             shutil.rmtree(path, ignore_errors=True)
         else:
-            found.append((int(number), path))
+            if before is None or int(number) < before:
+                found.append((int(number), path))
     return max(found)[1] if found else None

@@ -29,8 +29,8 @@ from holdfast.pipeline.training_folder import last_checkpoint
 if TYPE_CHECKING:
     from holdfast.training import DriftMonitor, GuardedTrainer
 
-# The field's defaults for an adapter on a chat model (TRL's guide for LoRA, three epochs as TRL has them), and what
-# the organism was tuned with.
+# The field's defaults for an adapter on a chat model (ten times TRL's rate for whole models, as its guide to LoRA
+# has it; TRL's three epochs), and what the organism was tuned with.
 FIELD: dict[str, Any] = {"epochs": 3.0, "learning_rate": 2e-4, "schedule": "cosine", "warmup": 0.03}
 ORGANISM: dict[str, Any] = {"steps": 60, "learning_rate": 1e-3, "schedule": "constant", "warmup": 0.0}
 
@@ -78,7 +78,7 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
         del values["steps"]
     if "steps" not in values and "epochs" not in values:
         values |= {name: default[name] for name in ("steps", "epochs") if name in default}
-    values = {name: default[name] for name in ("learning_rate", "schedule", "warmup")} | values
+    values = {"weight_decay": 0.0} | {n: default[n] for n in ("learning_rate", "schedule", "warmup")} | values
     if "steps" not in values:
         values["steps"] = math.ceil(values["epochs"] * math.ceil(rows / training.pool))
     values.pop("epochs", None)
@@ -96,7 +96,7 @@ def described(training: TrainingSection, rows: int) -> str:
     warmup = f", {training.warmup:.0%} warm-up" if training.warmup else ""
     return (
         f"{training.steps} steps of {training.pool} rows ({epochs:.2g} epochs of {rows} rows), learning rate "
-        f"{training.learning_rate:g}, {training.schedule}{warmup}, weight decay {training.weight_decay:g}"
+        f"{training.learning_rate:g}, {training.schedule}{warmup}, weight decay {training.weight_decay or 0:g}"
     )
 
 
@@ -138,7 +138,7 @@ def trainer_arguments(
         "per_device_train_batch_size": rows,
         "gradient_accumulation_steps": parts,
         "learning_rate": training.learning_rate,
-        "weight_decay": training.weight_decay,
+        "weight_decay": training.weight_decay or 0.0,
         "lr_scheduler_type": training.schedule,
         "warmup_steps": math.ceil((training.warmup or 0.0) * training.steps),
         "seed": seed,
@@ -218,7 +218,7 @@ def run_training(trainer: "GuardedTrainer", monitor: "DriftMonitor", description
     """
     from holdfast.training.progress import TrainingProgress
 
-    checkpoint = last_checkpoint(Path(trainer.args.output_dir))
+    checkpoint = last_checkpoint(Path(trainer.args.output_dir), before=trainer.args.max_steps)
     with TrainingProgress(monitor, description) as progress:
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -26,7 +26,9 @@ OWNED: Mapping[str, str] = {
     "auto_find_batch_size": "set micro_batch (--micro-batch)",
     "seed": "set seed (--seed)",
     "max_length": "set task.max_length (--max-length)",
-    **dict.fromkeys(("packing", "packing_strategy", "padding_free", "eval_packing"), "samples are judged one by one"),
+    **dict.fromkeys(
+        ("packing", "packing_strategy", "padding_free", "eval_packing"), "samples are judged one by one"
+    ),
     **dict.fromkeys(
         ("dataset_text_field", "dataset_kwargs", "dataset_num_proc", "eos_token", "pad_token", "truncation_mode",
          "chat_template_path", "completion_only_loss", "assistant_only_loss", "shuffle_dataset"),

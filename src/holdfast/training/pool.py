@@ -21,7 +21,9 @@ MOST_LOGIT_BYTES = 1 << 30
 MOST_TOKENS = 16384
 
 
-def micro_batches(pool: int, longest: int, vocabulary: int, wish: int | Literal["auto"] = "auto") -> tuple[int, int]:
+def micro_batches(
+    pool: int, longest: int, vocabulary: int, wish: int | Literal["auto"] = "auto"
+) -> tuple[int, int]:
     """How a pool is cut: rows of a micro-batch and their number, whose product is ``pool``.
 
     Args:

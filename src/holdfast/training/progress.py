@@ -18,9 +18,9 @@ from holdfast.training.monitor import DriftMonitor
 class TrainingProgress(TrainerCallback):
     """Open it around ``trainer.train()`` and add it to the trainer::
 
-        with TrainingProgress(monitor) as progress:
-            trainer.add_callback(progress)
-            trainer.train()
+    with TrainingProgress(monitor) as progress:
+        trainer.add_callback(progress)
+        trainer.train()
     """
 
     def __init__(self, monitor: DriftMonitor, description: str = "training") -> None:
@@ -83,5 +83,5 @@ def _numbers(row: dict[str, Any], monitor: DriftMonitor, intervals: bool = False
         found.append(f"{text} {scale * row[name]:{form}}{unit}{between}")
     used = monitor.budget.used(row, monitor.trace[0]) if monitor.budget is not None and row else None
     if used is not None:
-        found.append(f"{used:.0%} of the budget used")
+        found.append(f"{100 * used:.0f} % of the budget used")
     return found
