@@ -90,7 +90,7 @@ def rows_of(run: RunFolder, file: str) -> list[dict[str, Any]]:
 
 def prepare(run: RunFolder, folder: Path) -> None:
     """Read everything once and keep it in the run, so that later stages see one and the same data."""
-    inputs = read_inputs(run.recipe)
+    inputs = run.inputs or read_inputs(run.recipe)
     for note in inputs.notes:
         log.warning(note)
     inputs.skill.save(folder / SKILL)
