@@ -21,6 +21,8 @@ from typing import Annotated, Any, get_origin
 
 import typer
 
+from holdfast.cli.endings import ending
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 ModelArgument = Annotated[str, typer.Argument(help="Folder or hub id of the model, or organism:aligned.")]
@@ -145,11 +147,15 @@ class Prompts:
 GROUPS = (Loading, Rows, Prompts)
 
 
-def verb(function: Callable[..., None], before: Callable[[bool, str | None], None]) -> Callable[..., None]:
+def verb(
+    function: Callable[..., None], before: Callable[[bool, str | None], None], continues: bool = False
+) -> Callable[..., None]:
     """``function`` with its groups spelled out, ``--quiet`` and ``--log-level`` beside them.
 
     Args:
         before: told of ``--quiet`` and ``--log-level`` before the verb begins.
+        continues: whether the same command, given again, goes on from where it was stopped. With ``--cache`` it
+            always does.
     """
     groups: dict[str, type[Any]] = {}
     parameters: list[inspect.Parameter] = []
@@ -168,11 +174,20 @@ def verb(function: Callable[..., None], before: Callable[[bool, str | None], Non
         before(quiet, log_level)
         for name, kind in groups.items():
             values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-        function(**values)
+        with ending(_stopped(continues, values)):
+            function(**values)
 
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
+
+
+def _stopped(continues: bool, values: dict[str, Any]) -> str:
+    """What is said when a verb is stopped."""
+    if not continues and values.get("cache") is None:
+        return "stopped"
+    same = "the same command without --fresh" if values.get("fresh") else "the same command"
+    return f"stopped; run {same} to continue"
 
 
 def _spelled_out(group: inspect.Parameter) -> list[inspect.Parameter]:

@@ -31,7 +31,7 @@ from holdfast.models.likelihood import (
     text_ids,
     text_pair,
 )
-from holdfast.models.subject import Subject, load
+from holdfast.models.subject import Subject, load, load_tokenizer
 
 __all__ = [
     "GenerationCache",
@@ -50,6 +50,7 @@ __all__ = [
     "kl_on_examples",
     "load",
     "load_adapter",
+    "load_tokenizer",
     "log_probabilities",
     "longest_input",
     "lora_pairs",

@@ -121,6 +121,22 @@ def load(
     return Subject(model, tokenizer, scope)
 
 
+def load_tokenizer(source: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer alone: enough to read rows with, and no weights are touched.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    from transformers import AutoTokenizer
+
+    where = str(source)
+    _check_local(where)
+    try:
+        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the hub client and the config parsers raise many kinds
+        raise UserError(f"{where}: {_load_problem(error)}") from error
+
+
 @contextlib.contextmanager
 def _without_library_bars() -> Iterator[None]:
     """Loading shards draws its own bar, quiet or not."""

@@ -13,9 +13,8 @@ from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
 from holdfast.data import BadRow, Examples, read_examples
 from holdfast.data.sources import Row, read_rows
-from holdfast.evaluation import Task
 from holdfast.models import Subject, load
-from holdfast.pipeline.recipe import ElasticitySection, Recipe, TaskSection
+from holdfast.pipeline.recipe import ElasticitySection, Recipe
 
 ORGANISM = "organism"
 TOKENIZER = "tokenizer.json"
@@ -80,11 +79,17 @@ def load_named(
     """
     source = model_source(model)
     subject = load(source, adapter, scope, dtype, device, revision, trust_remote_code, **further)
-    if (today or template) and subject.tokenizer is not None:
+    pin(subject.tokenizer, today, template)
+    return subject
+
+
+def pin(tokenizer: Any, today: str | None, template: Mapping[str, Any] | None) -> Any:
+    """``tokenizer`` itself, its chat template pinned to a date and to values, if any are given."""
+    if tokenizer is not None and (today or template):
         from holdfast.data import pin_template
 
-        pin_template(subject.tokenizer, today=today, kwargs=dict(template or {}))
-    return subject
+        pin_template(tokenizer, today=today, kwargs=dict(template or {}))
+    return tokenizer
 
 
 class Reading(Protocol):
@@ -100,6 +105,12 @@ class Reading(Protocol):
     def prompt_column(self) -> str | None: ...
     @property
     def completion_column(self) -> str | None: ...
+
+
+def columns_of(how: Any) -> dict[str, str]:
+    """The columns that were named, as ``read_examples`` takes them."""
+    names = ("prompt_column", "completion_column")
+    return {name: value for name in names if (value := getattr(how, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -119,12 +130,7 @@ class TaskRows:
         """
         if tokenizer is None:
             raise UserError(f"{self.source}: this model has no tokenizer, so text cannot be read")
-        columns = {
-            name: value
-            for name in ("prompt_column", "completion_column")
-            if (value := getattr(self.how, name)) is not None
-        }
-        skip = self.how.skip_bad_rows
+        columns, skip = columns_of(self.how), self.how.skip_bad_rows
         found = read_examples(list(self.rows), tokenizer, self.how.max_length, None, skip, **columns)
         found.bad_rows, found.source = (*self.bad, *found.bad_rows), self.source
         return found
@@ -152,29 +158,6 @@ def data_notes(source: str | None, model: str) -> list[str]:
     return [f"{source} holds sentences of an invented language: {model} learns nothing useful from them"]
 
 
-def task_rows(section: TaskSection, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training rows and held-out rows.
-
-    A user's rows without a test file lose every fifth row to the held-out set. Of the organism's mixtures only
-    the graded sources are tested: the rest is what comes along in such data.
-
-    Raises:
-        UserError: unreadable rows, unknown organism task, nothing left to train on.
-    """
-    if section.train.startswith(f"{ORGANISM}:"):
-        train = named_rows(section.train, section.train_rows, "train", seed)
-        return train, named_rows(section.train, section.test_rows, "test", seed)
-    bad: list[Any] | None = [] if section.skip_bad_rows else None
-    rows = [dict(row.values) for row in read_rows(section.train, section.train_rows, bad)]
-    if section.test is not None:
-        return rows, [dict(row.values) for row in read_rows(section.test, section.test_rows, bad)]
-    held_out = rows[::HELD_OUT_EVERY][: section.test_rows]
-    train = [row for k, row in enumerate(rows) if k % HELD_OUT_EVERY]
-    if not train:
-        raise UserError(f"task '{section.train}': {len(rows)} rows are too few to hold some out; give task.test")
-    return train, held_out
-
-
 def named_rows(source: str, limit: int | None, split: str = "train", seed: int = 0) -> list[dict[str, Any]]:
     """Rows of ``organism:NAME`` (of a mixture's test split the graded sources only), or of anything readable.
 
@@ -195,23 +178,6 @@ def named_rows(source: str, limit: int | None, split: str = "train", seed: int =
     return [row for row in drawn if row["source"] in tasks[name].graded][:wanted]
 
 
-def build_task(section: TaskSection, rows: Sequence[Mapping[str, Any]], examples: Sequence[Any]) -> Task:
-    """The held-out task: prompts with answers where rows have them, and the loss on all examples."""
-    pairs = (
-        []
-        if section.metric == "none"
-        else [pair for row in rows if (pair := question_and_answer(row)) is not None]
-    )
-    return Task(
-        "task",
-        tuple(prompt for prompt, _ in pairs),
-        tuple(answer for _, answer in pairs),
-        metric="exact_match" if section.metric == "none" else section.metric,
-        examples=tuple(examples),
-        max_new_tokens=section.max_new_tokens,
-    )
-
-
 def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
     """Prompt and answer of a single-turn row; None for rows that only have a loss."""
     prompt, completion = row.get("prompt"), row.get("completion")
@@ -228,10 +194,14 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     sources = {
         "model": model_source(recipe.model.source),
         "base": model_source(recipe.model.base) if recipe.model.base else "",
-        "harmful": recipe.skill.harmful,
-        "benign": recipe.skill.benign,
-        "train": recipe.task.train,
+        "harmful": recipe.skill.harmful or "",
+        "benign": recipe.skill.benign or "",
+        "train": recipe.task.train or "",
         "test": recipe.task.test or "",
+        "suites": recipe.evaluate.suites or "",
+        "attack_rows": recipe.evaluate.attack_rows or "",
+        "attack_templates": recipe.evaluate.attack_templates or "",
+        "pretrain": (recipe.elasticity.pretrain if recipe.elasticity else None) or "",
     }
     return {name: _hash(source) for name, source in sources.items() if source}
 
@@ -240,11 +210,31 @@ def _hash(source: str | Sequence[str]) -> str:
     if not isinstance(source, str):
         return sha256_text("\n".join(source))
     path = Path(source)
+    if not path.exists() and ":" in source:  # a file with a label: xstest.csv:label=safe
+        head, _, label = source.partition(":")
+        return f"{_hash(head)}:{label}" if Path(head).is_file() else source
     if path.is_file():
         return sha256_file(path)
     if path.is_dir():
         return sha256_folder(path)
     return source
+
+
+def base_of(recipe: Recipe) -> str:
+    """The parent of a recipe's model, for the elasticity probe.
+
+    Raises:
+        UserError: a model other than the built-in one without a parent, or without texts for its pre-training.
+    """
+    assert recipe.elasticity is not None
+    if not is_organism(recipe.model.source):
+        for key, value in (("model.base", recipe.model.base), ("elasticity.pretrain", recipe.elasticity.pretrain)):
+            if value is None:
+                raise UserError(
+                    f"{recipe.model.source}: the elasticity probe needs {key} (the pre-trained parent, text "
+                    "rows like those it was pre-trained on); give it, or leave the section elasticity out"
+                )
+    return recipe.model.base or f"{ORGANISM}:base"
 
 
 def pretraining_rows(section: ElasticitySection, seed: int) -> list[dict[str, Any]]:

@@ -237,13 +237,13 @@ class Recipe(Section):
         names = [arm.name for arm in self.arms]
         if not names or not self.training.seeds:
             raise ValueError("arms and training.seeds: give at least one of each")
+        self._distinct()
         for restore in self.restore:
             if restore.arm not in names:
                 raise ValueError(f"restore: arm '{restore.arm}' is not one of {names}")
             unknown = set(restore.seeds or ()) - set(self.training.seeds)
             if unknown:
                 raise ValueError(f"restore: seeds {sorted(unknown)} are not among training.seeds")
-        self._distinct()
         return self
 
     def _distinct(self) -> None:
