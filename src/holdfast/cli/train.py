@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from holdfast.pipeline.training_run import RunSpec
 
 
-
 def train(
     model: options.ModelArgument,
     data: options.DataOption,

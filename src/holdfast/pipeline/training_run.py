@@ -195,7 +195,7 @@ def build_run(
     rows, parts = micro_batches(training.pool, longest, vocabulary, training.micro_batch)
     order = derive_seed(spec.seed, "order", spec.training_seed) % 2**31
     selection = None
-    if getattr(arm, "selects", arm.rule != "none"):
+    if arm.selects:
         own = derive_seed(spec.seed, "selection", spec.training_seed)
         selection = OnlineSelection(arm.keep, arm.rule, arm.loss_filter, own)
     arguments = trainer_arguments(training, rows, parts, folder, order, spec.checkpoint_every)
