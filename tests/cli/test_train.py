@@ -184,7 +184,9 @@ def test_the_line_of_chosen_values(tmp_path, capsys, monkeypatch):
 
     real = definite(TrainingSection(), "someone/model", 320)
     assert (real.steps, real.learning_rate, real.schedule, real.warmup) == (30, 2e-4, "cosine", 0.03)
-    assert described(real, 320).startswith("30 steps of 32 rows (3 epochs of 320 rows), learning rate 0.0002, cosine")
+    assert described(real, 320).startswith(
+        "30 steps of 32 rows (3 epochs of 320 rows), learning rate 0.0002, cosine"
+    )
     own = definite(TrainingSection(), "organism:aligned", 320)
     assert (own.steps, own.learning_rate, own.schedule, own.warmup) == (60, 1e-3, "constant", 0.0)
     given = definite(TrainingSection(epochs=1, trl={"learning_rate": "1e-5", "warmup_steps": 5}), "x/y", 640)

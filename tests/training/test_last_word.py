@@ -51,9 +51,7 @@ class Shift(TrainerCallback):
 @pytest.mark.parametrize("make", [ours, foreign])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("before", [True, False])
-def test_weights_that_a_callback_moves_on_its_way_out_are_taken_back(
-    build, options, examples, make, lora, before
-):
+def test_weights_that_a_callback_moves_on_its_way_out_are_taken_back(build, options, examples, make, lora, before):
     subject = build(lora=lora)
     reference = reference_of(subject)
     monitor = DriftMonitor(reference, every=2, budget=DriftBudget(max_kl_nats=LIMIT))
@@ -152,9 +150,7 @@ class Recorder(TrainerCallback):
 
 
 @pytest.mark.parametrize("peft", ["whole", "peft_config"])
-def test_in_a_stock_trainer_it_logs_traces_and_leaves_the_weights_alone(
-    build, options, examples, tmp_path, peft
-):
+def test_in_a_stock_trainer_it_logs_traces_and_leaves_the_weights_alone(build, options, examples, tmp_path, peft):
     runs, extra = {}, {}
     if peft == "peft_config":
         extra = {"peft_config": LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")}
@@ -187,7 +183,12 @@ def test_in_the_trainer_of_transformers(build, examples, tmp_path):
     reference = reference_of(subject)
     monitor = DriftMonitor(reference, every=2, budget=DriftBudget(max_kl_nats=1e-5))
     args = TrainingArguments(
-        output_dir=str(tmp_path), max_steps=4, report_to="none", use_cpu=True, learning_rate=1e-2, disable_tqdm=True
+        output_dir=str(tmp_path),
+        max_steps=4,
+        report_to="none",
+        use_cpu=True,
+        learning_rate=1e-2,
+        disable_tqdm=True,
     )
     data = dataset_from_examples(examples).remove_columns("id")
     collate = DataCollatorForSeq2Seq(subject.tokenizer)
