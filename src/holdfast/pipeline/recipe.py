@@ -6,7 +6,7 @@ Does not know: how any of it is done.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -43,6 +43,9 @@ class Section(BaseModel):
     """A part of the recipe; unknown keys are errors, because a typo must not become a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class ModelSection(Section):
@@ -270,11 +273,20 @@ def recipe_from_dict(values: dict[str, Any], where: str = "recipe", folder: Path
     Raises:
         UserError: as :func:`load_recipe`.
     """
+    recipe = checked(Recipe, values, where)
+    return recipe if folder is None else _located(recipe, folder)
+
+
+def checked(kind: type[S], values: dict[str, Any], where: str) -> S:
+    """A section of checked values; a command line's options go through the same checks as a recipe's keys.
+
+    Raises:
+        UserError: the first thing that is wrong, after ``where``.
+    """
     try:
-        recipe = Recipe.model_validate(values)
-        return recipe if folder is None else _located(recipe, folder)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_problem(error)}") from None
+        raise UserError(f"{where}: {_first_problem(error, kind)}") from None
 
 
 def _located(recipe: Recipe, folder: Path) -> Recipe:
@@ -288,11 +300,11 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update=changed)
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, kind: Any) -> str:
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
+        known = _known_keys(problem["loc"][:-1], kind)
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
         return f"unknown key '{place}'; {hint}"
@@ -302,8 +314,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{place}: {message}, got {problem.get('input')!r}{rest}" if place != "recipe" else f"{message}{rest}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    kind: Any = Recipe
+def _known_keys(location: tuple[int | str, ...], kind: Any) -> list[str]:
     for part in location:
         if isinstance(part, int) or not hasattr(kind, "model_fields"):
             continue
