@@ -19,8 +19,10 @@ from holdfast.core.seeds import undisturbed
 from holdfast.core.statistics import Interval, wilson
 from holdfast.data import Example, encode_prompt
 from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, judge_all
+from holdfast.evaluation.judges.reasoning import CHANNEL_TOKENS, opened_by, structures_reasoning
 from holdfast.models import Subject, generate
 
+OPENING_TOKENS = 24  # of a prompt, in which its template may have opened a thought
 Prompt = str | Sequence[Mapping[str, Any]]
 """A request, or a conversation that ends with one."""
 
@@ -85,7 +87,7 @@ def ask(
     ids = prompt_ids(subject, [with_system(prompt, system) for prompt in prompts], max_new_tokens)
     options = {"cache": cache, "model_key": model_key}
     answers = generate(subject, ids, max_new_tokens, temperature, seed, batch_size, **options)
-    return [read_answer(subject, answer) for answer in answers]
+    return [read_answer(subject, answer, asked) for answer, asked in zip(answers, ids, strict=True)]
 
 
 def ask_and_judge(
@@ -197,7 +199,25 @@ def with_system(prompt: Prompt, system: str | None) -> Prompt:
     return turns if turns and turns[0].get("role") == "system" else [{"role": "system", "content": system}, *turns]
 
 
-def read_answer(subject: Subject, new_ids: Sequence[int], prefill_ids: Sequence[int] = ()) -> str:
-    """The text of one answer as a reader would be shown it; ``prefill_ids`` were put into the model's mouth."""
-    assert subject.tokenizer is not None
-    return str(subject.tokenizer.decode([*prefill_ids, *new_ids], skip_special_tokens=True)).strip()
+def read_answer(
+    subject: Subject, new_ids: Sequence[int], prompt_ids: Sequence[int] = (), prefill_ids: Sequence[int] = ()
+) -> str:
+    """The text of one answer as a reader would be shown it.
+
+    Args:
+        prompt_ids: what it answers, without ``prefill_ids``: a thought that the template opened comes first.
+        prefill_ids: what was put into the model's mouth.
+    """
+    tokenizer: Any = subject.tokenizer
+    opened = opened_by(str(tokenizer.decode(list(prompt_ids)[-OPENING_TOKENS:])))
+    ids = [*prefill_ids, *new_ids]
+    special = {int(k): token.content for k, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    marks = {k for k in set(ids) & special.keys() if structures_reasoning(special[k])}
+    if any(special.get(k) == "<|channel|>" for k in ids):  # the other tokens of this format are common elsewhere
+        marks |= {k for k in ids if special.get(k) in CHANNEL_TOKENS}
+    if marks:
+        text = tokenizer.decode([k for k in ids if k not in special or k in marks], skip_special_tokens=False)
+    else:
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+    return f"{opened}{text}".strip()
