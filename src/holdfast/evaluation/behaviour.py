@@ -7,7 +7,6 @@ An answer is the text that a reader would be shown: what the chat template put i
 comes first, tokens that mark off reasoning stay, other special tokens go.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +15,9 @@ from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
-from holdfast.core.statistics import Interval, wilson
+from holdfast.core.statistics import Interval
 from holdfast.data import Example, encode_prompt
-from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, judge_all
+from holdfast.evaluation.judges.base import Judge, Label, Verdict, judge_all, label_counts, label_rate
 from holdfast.evaluation.judges.reasoning import CHANNEL_TOKENS, opened_by, structures_reasoning
 from holdfast.models import Subject, generate
 
@@ -47,12 +46,11 @@ class Answered:
     @cached_property
     def counts(self) -> dict[str, int]:
         """Prompts by label: refused, complied, unclear, error."""
-        counted = Counter(self.labels)
-        return {label: counted[label] for label in LABELS}
+        return label_counts(self.labels)
 
     def rate(self, label: Label) -> Interval:
         """Share of *all* prompts with this label, Wilson at 95 %: "unclear" and "error" stay below the line."""
-        return wilson(self.counts[label], len(self.prompts))
+        return label_rate(self.counts, label)
 
     def part(self, start: int, stop: int | None = None) -> "Answered":
         """The same for some of the prompts."""

@@ -9,7 +9,7 @@ nobody there to judge it. An error is never a verdict: it is counted apart and p
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,6 +18,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json, read_json, write_json
 from holdfast.core.progress import bar
 from holdfast.core.results import Result
+from holdfast.core.statistics import Interval, wilson
 from holdfast.evaluation.judges.reasoning import final_answer
 
 Label = Literal["refused", "complied", "unclear", "error"]
@@ -42,6 +43,17 @@ class Judge(Protocol):
     """
 
     def __call__(self, prompt: str, response: str | None) -> Verdict: ...
+
+
+def label_counts(labels: Iterable[str]) -> dict[str, int]:
+    """How often each of the four labels was given."""
+    counted = Counter(labels)
+    return {label: counted[label] for label in LABELS}
+
+
+def label_rate(counts: Mapping[str, int], label: Label) -> Interval:
+    """Share of *all* with this label, Wilson at 95 %: "unclear" and "error" stay below the line."""
+    return wilson(counts[label], sum(counts.values()))
 
 
 @dataclass(frozen=True)
