@@ -142,7 +142,7 @@ def test_a_reader_that_goes_away_is_no_error(verb, tmp_path):
             ["train", "organism:aligned", "--data", "ROWS", "--harmful", "PATH", "--out", "x"],
             "no --benign",
         ),
-        ("none", ["evaluate", "organism:aligned", "--judge-rate", "-1", "--limit", "2"], "judge_rate"),
+        ("none", ["evaluate", "organism:aligned", "--judge-rate", "-1", "--limit", "2"], "--judge-rate: "),
     ],
 )
 def test_a_path_that_cannot_be_used_is_the_users(make, arguments, said, tmp_path, rows, monkeypatch, capsys):

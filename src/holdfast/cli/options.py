@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 import typer
 
@@ -70,6 +70,11 @@ PromptColumnOption = Annotated[
 ]
 CompletionColumnOption = Annotated[
     str | None, typer.Option("--completion-column", help="Column that holds the answer of a row.")
+]
+
+TruncationOption = Annotated[
+    Literal["keep_start", "keep_end"],
+    typer.Option("--truncation-mode", help="End of a too long row that stays; keep_end keeps answers."),
 ]
 
 HarmfulOption = Annotated[
@@ -132,6 +137,7 @@ class Rows:
     skip_bad_rows: SkipOption = False
     prompt_column: PromptColumnOption = None
     completion_column: CompletionColumnOption = None
+    truncation_mode: TruncationOption = "keep_start"
 
 
 @dataclass(frozen=True)

@@ -61,14 +61,19 @@ def printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
-def report_bad_rows(examples: Any) -> None:
-    """List the rows that were skipped on request, and what was cut."""
-    for bad in getattr(examples, "bad_rows", ())[:20]:
+def report_rows(examples: "Examples") -> None:
+    """Say how rows were understood, what was skipped on request, and what was cut or dropped."""
+    for line in (examples.recognised, *examples.notes):
+        if line:
+            say(printable(f"{examples.source}: {line}"))
+    for bad in examples.bad_rows[:20]:
         say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
-    if len(getattr(examples, "bad_rows", ())) > 0:
+    if examples.bad_rows:
         say(f"{len(examples.bad_rows)} bad rows skipped, {len(examples)} rows used")
-    if getattr(examples, "truncated", ()):
+    if examples.truncated:
         say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
+    if examples.dropped:
+        say(f"{len(examples.dropped)} rows had no room for an answer within --max-length and were dropped")
 
 
 def warn(message: str) -> None:
@@ -84,12 +89,13 @@ def check_new_folder(path: Path | None) -> None:
 
 
 def load_subject(
-    model: str, adapter: Path | None, scope: str, loading: Loading, template: bool = True
+    model: str, adapter: Path | None, scope: str, loading: Loading, template: bool = True, **further: Any
 ) -> "Subject":
     """Load a model named on the command line.
 
     Args:
         template: False where only weights are compared, so that nothing is rendered.
+        further: as :func:`holdfast.models.load` takes it, such as ``quantize``.
     """
     from holdfast.pipeline.inputs import load_named
 
@@ -103,6 +109,7 @@ def load_subject(
         trust_remote_code=loading.trust_remote_code,
         today=loading.today if template else None,
         template=template_values(loading.template_kwarg) if template else {},
+        **further,
     )
 
 
@@ -150,7 +157,7 @@ def say_of_data(source: str, model: str) -> None:
 def encode(rows: "TaskRows", subject: "Subject") -> "Examples":
     """Rows as examples of ``subject``; skipped and cut rows are listed."""
     examples = rows.encode(subject.tokenizer)
-    report_bad_rows(examples)
+    report_rows(examples)
     return examples
 
 

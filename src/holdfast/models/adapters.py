@@ -12,7 +12,6 @@ from holdfast.core.errors import UserError
 from holdfast.core.files import new_folder
 from holdfast.core.seeds import seeded
 from holdfast.models.adapter_files import (
-    adapter_tokenizer,
     check_fits,
     fit_vocabulary,
     read_config,
