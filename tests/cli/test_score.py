@@ -47,7 +47,11 @@ def test_a_person_gets_quantiles_and_rank_correlations(capsys, tmp_path, calls):
     assert "next: holdfast select" in text.replace("\n", " ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.parquet", "s.parquet.json"]
     table = ScoreTable.from_parquet(out)
-    assert table.columns == ("id", "grad_norm", "loss_nats", "completion_tokens", "status", "dataset", "n_prompt")
+    numbers = ("id", "grad_norm", "loss_nats", "completion_tokens", "status")
+    whose = ("dataset", "n_prompt", "row", "row_hash", "content_hash")
+    assert table.columns == (*numbers, *whose, "reduction", "proxy", "scope", "model")
+    assert (table.reduction, table.proxy, table.scope) == ("mean", "full", "all")
+    assert table.model == read_json(tmp_path / "s.parquet.json")["hashes"]["model"]
     assert set(table["dataset"]) == {"organism:lessons"}
     assert len(calls) > 1
     assert len(read_json(tmp_path / "s.parquet.json")["grad_norm_quantiles"]) == 15

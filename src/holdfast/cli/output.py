@@ -6,7 +6,7 @@ Knows: rich, typer's option types. Does not know: any verb.
 import json as json_module
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,6 +79,28 @@ def report_bad_rows(examples: Any) -> None:
         say(f"{len(examples.bad_rows)} bad rows skipped, {len(examples)} rows used")
     if getattr(examples, "truncated", ()):
         say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
+
+
+def check_new_file(out: Path, fresh: bool, inputs: Mapping[str, str | Path]) -> None:
+    """Refuse to write over what is there unless asked to, and over what is being read in any case.
+
+    Args:
+        out: the file that is about to be written.
+        fresh: whether an older one may be replaced.
+        inputs: what the command reads, by what it is.
+
+    Raises:
+        UserError: ``out`` is a folder, one of the inputs, or there and not to be replaced.
+    """
+    from holdfast.core.errors import UserError
+
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file in it")
+    for what, source in inputs.items():
+        if out.exists() and Path(source).exists() and out.samefile(source):
+            raise UserError(f"{out}: --out is {what} itself; choose another name")
+    if out.exists() and not fresh:
+        raise UserError(f"{out}: exists; choose another --out, or replace it with --fresh")
 
 
 def load_subject(model: str, adapter: Path | None, scope: str, dtype: str, device: str) -> "Subject":

@@ -64,7 +64,8 @@ def score(
 
     output.quiet_for_json(json)
     budget = _max_tokens(max_tokens)
-    _check_out(out, data)
+    output.check_new_file(out, fresh, {"the data file": data})
+    output.check_new_file(summary_path(out), fresh, {"the data file": data})
     subject = output.load_subject(model, adapter, scope, dtype, device)
     examples = output.read_task(data, subject, max_length, limit, skip_bad_rows)
     if not fresh and (found := shards_found(work_folder(out))):
@@ -81,7 +82,7 @@ def score(
         proxy=proxy,
         seed=seed,
     )
-    agreement = rank_agreement(subject, examples, proxy, _moderate, seed=seed) if proxy != "full" else None
+    agreement = rank_agreement(subject, examples, proxy, _by_default, seed=seed) if proxy != "full" else None
     if json:
         output.emit_json(
             {
@@ -100,14 +101,16 @@ def score(
     _print(summary, len(table))
     if agreement is not None:
         print(agreement)
-    print(f"wrote {out} and {summary_path(out)}; next: holdfast select {out} --data {data}")
+    more = (" --allow-proxy" if proxy != "full" else "") + (" --unscored drop" if limit is not None else "")
+    print(f"wrote {out} and {summary_path(out)}; next: holdfast select {out} --data {data}{more}")
 
 
-def _moderate(loss_N: "NDArray", norm_N: "NDArray", tokens_N: "NDArray") -> "Sequence[int]":
-    """What `holdfast select` keeps by default."""
-    from holdfast.selection.rules import Pool, choose
+def _by_default(loss_N: "NDArray", norm_N: "NDArray", tokens_N: "NDArray") -> "Sequence[int]":
+    """What `holdfast select` keeps when it is told nothing."""
+    from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, Pool, choose
 
-    return choose(Pool(len(loss_N), loss_N, norm_N, tokens_N), "moderate", 0.2, "sigma", 0)[0]
+    pool = Pool(len(loss_N), loss_N, norm_N, tokens_N)
+    return choose(pool, DEFAULT_RULE, DEFAULT_KEEP, DEFAULT_LOSS_FILTER, 0)[0]
 
 
 def _max_tokens(value: str) -> int | Literal["auto"]:
@@ -116,14 +119,6 @@ def _max_tokens(value: str) -> int | Literal["auto"]:
     if not value.isdecimal() or int(value) < 1:
         raise typer.BadParameter(f"'{value}' is neither 'auto' nor a number of tokens", param_hint="--max-tokens")
     return int(value)
-
-
-def _check_out(out: Path, data: str) -> None:
-    """The table must not land on the rows it was computed from."""
-    from holdfast.core.errors import UserError
-
-    if out.exists() and Path(data).exists() and out.samefile(data):
-        raise UserError(f"{out}: --out is the data file itself; choose another name for the table")
 
 
 def _print(summary: "ScoreSummary", rows: int) -> None:

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json
+from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule
 
 Share = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Rule = Literal["none", "moderate", "low", "high", "random", "inverse_length", "length_matched_random"]
 
 
 class Section(BaseModel):
@@ -89,8 +89,20 @@ class ArmSection(Section):
     name: str
     rule: Rule = "none"
     keep: Share = 1.0
-    loss_filter: Literal["sigma", "quantile", "none"] = "sigma"
+    loss_filter: LossFilter = "none"  # not given: "sigma" with a rule, none without one
     budget: BudgetSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filter_comes_with_a_rule(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("rule", "none") != "none":
+            return {"loss_filter": DEFAULT_LOSS_FILTER, **values}
+        return values
+
+    @property
+    def selects(self) -> bool:
+        """Whether anything is left out of a pool: by a rule, or by a loss filter alone."""
+        return self.rule != "none" or self.loss_filter != "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> "ArmSection":

@@ -41,7 +41,7 @@ def train(run: RunFolder, folder: Path, arm: ArmSection, seed: int) -> None:
         probe=probe,
     )
     selection = None
-    if arm.rule != "none":
+    if arm.selects:
         own_seed = derive_seed(recipe.seed, "selection", seed)
         selection = OnlineSelection(arm.keep, arm.rule, arm.loss_filter, own_seed)
     trainer = GuardedTrainer(
