@@ -168,13 +168,8 @@ def test_proxies_and_sums_are_read_only_when_named(tmp_path, capsys, data):
     assert select(total, data, "--fresh")[0] == 2
     capsys.readouterr()
     assert select(total, data, "--fresh", "--reduction", "sum", "--json")[0] == 0
-    said_of = json.loads(capsys.readouterr().out)
-    assert (said_of["reduction"], said_of["proxy"], said_of["scope"], said_of["model"]) == (
-        "sum",
-        "full",
-        "all",
-        "m",
-    )
+    found = json.loads(capsys.readouterr().out)
+    assert [found[name] for name in ("reduction", "proxy", "scope", "model")] == ["sum", "full", "all", "m"]
 
 
 def test_scoring_and_selecting_agree_about_a_file_with_a_bad_row(tmp_path, capsys):

@@ -128,6 +128,8 @@ def select(
     never candidates. Ties are broken by position. A table that does not say what its norms are is taken as it is.
     """
     check_options(rule, keep, loss_filter)
+    if reduction not in ("mean", "sum"):
+        raise UserError(f"reduction '{reduction}': unknown; use 'mean' or 'sum'")
     columns, origin = _read(scores)
     needs = {
         "grad_norm": rule in NORM_RULES,
