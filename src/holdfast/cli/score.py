@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from holdfast.cli import output
+from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, Pool, choose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,21 +95,19 @@ def score(
                 "grad_norm_quantiles": {name: summary.grad_norm_quantiles[name] for name in SHOWN},
                 "spearman": summary.spearman,
                 "proxy": proxy,
-                "agreement": agreement.to_dict() if agreement is not None else None,
+                "agreement": agreement and {**agreement.to_dict(), "rule": DEFAULT_RULE, "keep": DEFAULT_KEEP},
             }
         )
         return
     _print(summary, len(table))
     if agreement is not None:
-        print(agreement)
+        print(f"{agreement} (selection as `holdfast select` makes it: {DEFAULT_RULE}, keep {DEFAULT_KEEP})")
     more = (" --allow-proxy" if proxy != "full" else "") + (" --unscored drop" if limit is not None else "")
     print(f"wrote {out} and {summary_path(out)}; next: holdfast select {out} --data {data}{more}")
 
 
 def _by_default(loss_N: "NDArray", norm_N: "NDArray", tokens_N: "NDArray") -> "Sequence[int]":
     """What `holdfast select` keeps when it is told nothing."""
-    from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, Pool, choose
-
     pool = Pool(len(loss_N), loss_N, norm_N, tokens_N)
     return choose(pool, DEFAULT_RULE, DEFAULT_KEEP, DEFAULT_LOSS_FILTER, 0)[0]
 

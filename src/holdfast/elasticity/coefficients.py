@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.core.results import Result
-from holdfast.core.statistics import Interval
+from holdfast.core.statistics import Interval, bootstrap_ratio, ratio_draws
 from holdfast.elasticity.theory import conservation_residual, stiffness
 
-DRAWS = 2000
+DRAWS = 2000  # of the document bootstrap
 UNBOUNDED = "unbounded"
 
 
@@ -44,25 +44,6 @@ class Stiffness(Result):
     above_noise: bool
 
 
-def bootstrap_ratio(
-    numerators_N: Sequence[float] | np.ndarray,
-    denominators_N: Sequence[float] | np.ndarray,
-    seed: int = 0,
-    draws: int = DRAWS,
-    level: float = 0.95,
-) -> Interval:
-    """``sum a / sum b`` over documents with a percentile interval from resampled documents."""
-    a_N, b_N = (np.asarray(x, dtype=np.float64) for x in (numerators_N, denominators_N))
-    low, high = np.quantile(_ratio_draws(a_N, b_N, seed, draws), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(a_N.sum() / b_N.sum()), float(low), float(high), len(a_N), "document bootstrap")
-
-
-def _ratio_draws(a_N: np.ndarray, b_N: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    index_DN = rng.integers(0, len(a_N), (draws, len(a_N)))
-    return a_N[index_DN].sum(1) / b_N[index_DN].sum(1)
-
-
 def measure_stiffness(
     pretrain: tuple[Sequence[float], Sequence[float], Sequence[int]],
     alignment: tuple[Sequence[float], Sequence[float], Sequence[int]],
@@ -82,8 +63,8 @@ def measure_stiffness(
     for k, (before_N, after_N, tokens_N) in enumerate((pretrain, alignment)):
         moved_N = np.asarray(after_N, dtype=np.float64) - np.asarray(before_N, dtype=np.float64)
         tokens = np.asarray(tokens_N, dtype=np.float64)
-        changes.append(bootstrap_ratio(moved_N, tokens, seed + k, level=level))
-        draws.append(_ratio_draws(moved_N, tokens, seed + k, DRAWS))
+        changes.append(bootstrap_ratio(moved_N.tolist(), tokens.tolist(), seed + k, DRAWS, level))
+        draws.append(ratio_draws(moved_N, tokens, seed + k, DRAWS))
     change_p, change_a = changes
     value, n = stiffness(change_p.value, change_a.value), min(change_p.n, change_a.n)
     if change_p.excludes(0.0):
