@@ -14,7 +14,6 @@ import numpy as np
 
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval, bootstrap_ratio, ratio_draws
-from holdfast.elasticity.theory import conservation_residual, stiffness
 
 DRAWS = 2000  # of the document bootstrap
 UNBOUNDED = "unbounded"
@@ -77,3 +76,14 @@ def measure_stiffness(
         residual = conservation_residual(nominal_k, change_p.value, change_a.value)
     smallest = min(abs(change_p.value), abs(change_a.value))
     return Stiffness(*names, change_p, change_a, k_eff, residual, smallest > 3 * noise_floor_bits)
+
+
+def stiffness(change_pretrain: float, change_alignment: float) -> float:
+    """``k_eff = -change_alignment / change_pretrain`` (1.8); infinite where pretraining did not move."""
+    return math.inf if change_pretrain == 0 else -change_alignment / change_pretrain
+
+
+def conservation_residual(k: float, change_pretrain: float, change_alignment: float) -> float:
+    """``|k dp + da| / (|k dp| + |da|)`` (3.3): 0: the law holds; 1: it fails; nan: nothing moved."""
+    scale = abs(k * change_pretrain) + abs(change_alignment)
+    return math.nan if scale == 0 else abs(k * change_pretrain + change_alignment) / scale
