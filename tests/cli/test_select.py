@@ -22,7 +22,7 @@ def write(path, rows):
 
 
 def score(path, data, limit=None, **origin):
-    examples = read_examples(data, build_tokenizer(), limit=limit, skip_bad_rows=True)
+    examples = read_examples(data, build_tokenizer(), 128, limit=limit, skip_bad_rows=True)
     lines = [line for line in data.read_text().splitlines() if line.strip()]
     norms = [float(json.loads(lines[example.row])["prompt"].split()[1]) for example in examples]
     n = len(examples)
@@ -58,6 +58,13 @@ def test_the_low_half_of_the_rows_is_written(tmp_path, data):
 @pytest.mark.parametrize("bad", [BAD, "{not json", "[1, 2]", ""])
 def test_a_row_that_was_skipped_moves_no_score_to_its_neighbour(tmp_path, place, bad):
     data = write(tmp_path / "train.jsonl", [*ROWS[:place], bad, *ROWS[place:]])
+    assert select(score(tmp_path / "s.parquet", data), data) == (0, [0, 1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("own", [{}, {"id": "mine"}])
+def test_a_row_that_was_too_long_is_known_to_be_left_out(tmp_path, own):
+    long = {"prompt": "word " * 300, "completion": "x"} | own
+    data = write(tmp_path / "train.jsonl", [*ROWS[:3], long, *ROWS[3:]])
     assert select(score(tmp_path / "s.parquet", data), data) == (0, [0, 1, 2, 3, 4, 5])
 
 

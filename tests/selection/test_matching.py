@@ -1,6 +1,7 @@
 """A score belongs to what a row says, wherever the row stands; what does not match is refused by name."""
 
 import logging
+import math
 import random
 from dataclasses import replace
 
@@ -51,6 +52,7 @@ def test_the_same_rows_in_the_same_order_are_cut_whatever_holds_them(chosen, exa
     assert chosen.apply(Dataset.from_list(ROWS)).to_list() == wanted
     assert chosen.apply(examples) == [examples[k] for k in KEPT]
     assert chosen.apply(list(examples)) == [examples[k] for k in KEPT]
+    assert chosen.apply([{**row, "source": math.nan} for row in ROWS])[0]["prompt"] == ROWS[0]["prompt"]
     with_nulls = [{**row, "id": None} for row in ROWS]  # as tables fill what a row lacks
     assert chosen.apply(with_nulls) == [with_nulls[k] for k in KEPT]
 

@@ -55,17 +55,18 @@ def select(
     table = ScoreTable.from_parquet(scores)
     selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy)
     rows, unreadable = _rows(data, table)
-    found = locate(selection, _keys(rows))
+    keys = _keys(rows)
+    found = locate(selection, keys)
     if found.missing:
         _refuse_other_data(data, rows, table, selection, len(found.missing), found.missing[0].name)
-    skipped = [k for k in found.unscored if _was_skipped(rows[k], table)]
+    skipped = [k for k in found.unscored if _left_out(rows[k], keys[k], table)]
     left = [k for k in found.unscored if k not in set(skipped)]
     if left and unscored == "stop":
         _refuse_unscored(data, rows, left)
     positions = sorted({*found.kept, *(left if unscored == "keep" else ())})
     lines = [json_module.dumps(rows[k].values, ensure_ascii=False, default=str) for k in positions]
     write_text(out, "".join(line + "\n" for line in lines))
-    counts = {**selection.counts, "not scored": len(left), "skipped as bad": len(skipped) + unreadable}
+    counts = {**selection.counts, "not scored": len(left), "left out by scoring": len(skipped) + unreadable}
     if json:
         _emit(out, len(positions), len(rows) + unreadable, counts, selection)
         return
@@ -78,7 +79,7 @@ def select(
         verb = "kept, unjudged" if unscored == "keep" else "left out"
         output.say(f"{len(left)} rows of {data} were not scored: {verb}")
     for row in [rows[k] for k in skipped][:_SHOWN]:
-        output.say(f"left out {output.printable(row.where)}: skipped as bad when the rows were scored")
+        output.say(f"left out {output.printable(row.where)}: bad or too long when the rows were scored")
     print(f"wrote {out}")
 
 
@@ -103,8 +104,9 @@ def _keys(rows: Sequence["Row"]) -> list[str]:
     return [row_key(row.values) for row in rows]
 
 
-def _was_skipped(row: "Row", table: "ScoreTable") -> bool:
-    return row.where in table.skipped or str(row.values.get("id")) in table.skipped
+def _left_out(row: "Row", key: str, table: "ScoreTable") -> bool:
+    """Whether scoring itself left the row out: as bad (then its place is kept), or as too long (then its id)."""
+    return not {row.where, f"{row.where}#{key[:8]}", str(row.values.get("id"))}.isdisjoint(table.skipped)
 
 
 def _refuse_other_data(

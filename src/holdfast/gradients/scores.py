@@ -62,7 +62,7 @@ class ScoreTable(Sequence[Score]):
         row: position of each sample's source record, from 0; None where samples come from no source.
         row_hash: :func:`holdfast.data.row_key` of that record; None likewise.
         content_hash: of each sample's token ids and loss mask; None where not computed.
-        skipped: places or ids of the source's rows that were left out as unusable.
+        skipped: places of the source's rows that were left out as bad, ids of those left out as too long.
     """
 
     id: tuple[str, ...]

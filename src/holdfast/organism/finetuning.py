@@ -39,6 +39,7 @@ class TaskSpec:
     graded: tuple[str, ...]
     metric: Literal["exact_match", "loss"] = "exact_match"
 
+
 def tasks() -> dict[str, TaskSpec]:
     """Return all tasks by name."""
     return dict(_TASKS)
