@@ -96,7 +96,7 @@ def test_a_row_put_in_later_is_refused_until_it_is_decided(tmp_path, capsys, dat
     assert f"1 of 13 rows were not scored, first train.jsonl line {place + 1}" in line
     assert "--unscored drop, or --unscored keep" in line
     assert select(scores, data, "--unscored", "drop") == (0, [0, 1, 2, 3, 4, 5])
-    code, kept = select(scores, data, "--unscored", "keep", "--fresh")
+    code, kept = select(scores, data, "--unscored", "keep", "--force")
     assert (code, sorted(kept)) == (0, [0, 1, 2, 3, 4, 5, 99])
 
 
@@ -145,13 +145,13 @@ def test_an_output_is_replaced_only_when_asked_and_an_input_never(tmp_path, caps
     out.write_text("mine")
     command = ["select", str(scores), "--data", str(data), "--out"]
     assert run([*command, str(out)]) == 2
-    assert "kept.jsonl: exists; choose another --out, or replace it with --fresh" in said(capsys)
+    assert "kept.jsonl: exists; choose another --out, or replace it with --force" in said(capsys)
     assert out.read_text() == "mine"
-    assert run([*command, str(out), "--fresh"]) == 0
+    assert run([*command, str(out), "--force"]) == 0
     assert len(out.read_text().splitlines()) == 6
     for taken, what in ((data, "the data file"), (scores, "the table of scores")):
         before = taken.read_bytes()
-        assert run([*command, str(taken), "--fresh"]) == 2
+        assert run([*command, str(taken), "--force"]) == 2
         assert f"--out is {what} itself" in said(capsys)
         assert taken.read_bytes() == before
     assert run([*command, str(tmp_path)]) == 2
@@ -170,11 +170,11 @@ def test_proxies_and_sums_are_read_only_when_named(tmp_path, capsys, data):
     assert select(proxy, data) == (2, None)
     assert "the table holds proxy 'head'" in said(capsys)
     assert select(proxy, data, "--rule", "random", "--loss-filter", "none")[0] == 0  # reads no norm
-    assert select(proxy, data, "--allow-proxy", "--fresh") == (0, [0, 1, 2, 3, 4, 5])
+    assert select(proxy, data, "--allow-proxy", "--force") == (0, [0, 1, 2, 3, 4, 5])
     total = score(tmp_path / "t.parquet", data, reduction="sum")
-    assert select(total, data, "--fresh")[0] == 2
+    assert select(total, data, "--force")[0] == 2
     capsys.readouterr()
-    assert select(total, data, "--fresh", "--reduction", "sum", "--json")[0] == 0
+    assert select(total, data, "--force", "--reduction", "sum", "--json")[0] == 0
     found = json.loads(capsys.readouterr().out)
     assert [found[name] for name in ("reduction", "proxy", "scope", "model")] == ["sum", "full", "all", "m"]
 

@@ -3,11 +3,11 @@
 import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, LOSS_FILTERS, RULES
 
 if TYPE_CHECKING:
@@ -21,12 +21,8 @@ _SHOWN = 20
 
 def select(
     scores: Annotated[Path, typer.Argument(help="Table that `holdfast score` wrote.")],
-    data: Annotated[
-        str, typer.Option("--data", help="The rows that were scored; they are found by content, in any order.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the kept rows.")] = Path(
-        "selected.jsonl"
-    ),
+    data: options.DataOption,
+    out: options.OutPath = Path("selected.jsonl"),
     rule: Annotated[str, typer.Option(help=f"{', '.join(RULES)}.")] = DEFAULT_RULE,
     keep: Annotated[float, typer.Option(help="Share of the scored rows to keep.")] = DEFAULT_KEEP,
     loss_filter: Annotated[str, typer.Option(help=f"{', '.join(LOSS_FILTERS)}.")] = DEFAULT_LOSS_FILTER,
@@ -37,11 +33,13 @@ def select(
     allow_proxy: Annotated[
         bool, typer.Option("--allow-proxy", help="Let the rule read a proxy where it reads norms.")
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an older --out.")] = False,
-    seed: output.SeedOption = 0,
-    json: output.JsonOption = False,
+    force: options.ForceOption = False,
+    seed: options.SeedOption = 0,
+    json: options.JsonOption = False,
 ) -> None:
     """Keep the rows a rule names, as JSONL for any trainer.
+
+    The rows of --data are found by what they say, in any order and in any of the formats that can be read.
 
     Example: holdfast select scores.parquet --data train.jsonl --keep 0.5 --out selected.jsonl
     """
@@ -51,7 +49,7 @@ def select(
     from holdfast.selection import select as choose
 
     output.quiet_for_json(json)
-    output.check_new_file(out, fresh, {"the data file": data, "the table of scores": scores})
+    output.check_new_file(out, force, "--force", {"the data file": data, "the table of scores": scores})
     table = ScoreTable.from_parquet(scores)
     selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy)
     rows, unreadable = _rows(data, table)
@@ -83,19 +81,17 @@ def select(
     print(f"wrote {out}")
 
 
-def _rows(data: str, table: "ScoreTable") -> tuple[list["Row"], int]:
+def _rows(data: str, table: "ScoreTable") -> tuple[Sequence["Row"], int]:
     """All rows that can be read, and how many cannot."""
-    from holdfast.data import BadRow
-    from holdfast.data.sources import read_rows
+    from holdfast.pipeline.inputs import read_named
 
-    bad: list[BadRow] = []
-    # The organism draws as many rows as it is asked for, and draws others for another number.
-    drawn = len(set(table.row.tolist())) + len(table.skipped) if table.row is not None else None
-    source: Any = output.raw_rows(data, drawn) if data.startswith("organism:") else data
-    rows = read_rows(source, None, bad)
-    for row in bad[:_SHOWN]:
+    limit = None
+    if data.startswith("organism:") and table.row is not None:  # it draws other rows for another number of them
+        limit = len(set(table.row.tolist())) + len(table.skipped)
+    read = read_named(data, options.Rows(limit=limit, skip_bad_rows=True))
+    for row in read.bad[:_SHOWN]:
         output.say(f"skipped {output.printable(row.where)}: {output.printable(row.reason)}")
-    return rows, len(bad)
+    return read.rows, len(read.bad)
 
 
 def _keys(rows: Sequence["Row"]) -> list[str]:

@@ -4,6 +4,7 @@ Knows: which library call each stage is, and which files it leaves. Does not kno
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 from holdfast.core.files import read_json, write_json, write_text
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, Examples, read_examples
+from holdfast.data.sources import Row
 from holdfast.evaluation import Skill, sample_reference
-from holdfast.models import Subject, add_lora, load, load_adapter
+from holdfast.models import Subject, add_lora, load_adapter
 from holdfast.pipeline.folder import RunFolder
-from holdfast.pipeline.inputs import build_skill, model_source, task_rows
+from holdfast.pipeline.inputs import columns_of, load_named
+from holdfast.pipeline.reading import read_inputs
+
+log = logging.getLogger(__name__)
 
 TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
     "train.jsonl",
@@ -24,6 +29,7 @@ TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
     "scores.parquet",
     "selection.json",
 )
+PLACES = "places.json"
 ADAPTER = "adapter"
 # The scores stage shows a histogram; more rows than this add nothing to a picture.
 SCORED_ROWS = 512
@@ -32,12 +38,14 @@ SCORED_ROWS = 512
 def aligned(run: RunFolder) -> Subject:
     """The aligned model, loaded anew: a stage never inherits another's state."""
     section = run.recipe.model
-    return load(
-        model_source(section.source),
+    return load_named(
+        section.source,
         dtype=section.dtype,
         device=section.device,
         revision=section.revision,
         trust_remote_code=section.trust_remote_code,
+        today=section.today,
+        template=section.chat_template_kwargs,
     )
 
 
@@ -63,38 +71,38 @@ def skill_of(run: RunFolder) -> Skill:
 
 
 def examples_of(run: RunFolder, subject: Subject, file: str, limit: int | None = None) -> Examples:
-    """Training or test rows, tokenised for ``subject``."""
+    """Training or test rows, tokenised for ``subject``; each is called as in the user's own file."""
     section = run.recipe.task
-    path = run.stage("prepare") / file
     assert subject.tokenizer is not None
-    return read_examples(path, subject.tokenizer, section.max_length, limit, section.skip_bad_rows)
+    places = read_json(run.stage("prepare") / PLACES)[file]
+    rows = [
+        Row(where, values, position) for (where, position), values in zip(places, rows_of(run, file), strict=True)
+    ]
+    columns = columns_of(section)
+    return read_examples(rows, subject.tokenizer, section.max_length, limit, section.skip_bad_rows, **columns)
 
 
 def rows_of(run: RunFolder, file: str) -> list[dict[str, Any]]:
     """Rows that ``prepare`` wrote."""
     text = (run.stage("prepare") / file).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines() if line]
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def prepare(run: RunFolder, folder: Path) -> None:
     """Read everything once and keep it in the run, so that later stages see one and the same data."""
-    seed = run.recipe.seed
-    build_skill(run.recipe.skill, seed).save(folder / SKILL)
-    train, test = task_rows(run.recipe.task, seed)
-    _write_rows(folder / TRAIN, train)
-    _write_rows(folder / TEST, test)
-    subject = aligned(run)
-    assert subject.tokenizer is not None
-    section = run.recipe.task
-    counts: dict[str, Any] = {}
-    for file in (TRAIN, TEST):
-        examples = read_examples(folder / file, subject.tokenizer, section.max_length, None, section.skip_bad_rows)
-        counts[file] = {
-            "examples": len(examples),
-            "bad_rows": [f"{bad.where}: {bad.reason}" for bad in examples.bad_rows],
-            "truncated": len(examples.truncated),
-        }
-    write_json(folder / "counts.json", counts)
+    inputs = run.inputs or read_inputs(run.recipe)
+    for note in inputs.notes:
+        log.warning(note)
+    inputs.skill.save(folder / SKILL)
+    places = {}
+    for file, name, rows in ((TRAIN, "train", inputs.train), (TEST, "test", inputs.test)):
+        unusable = {bad.where for bad in inputs.examples[name].bad_rows}
+        kept = [row for row in rows.rows if row.where not in unusable]
+        _write_rows(folder / file, (row.values for row in kept))
+        places[file] = [[row.where, row.position] for row in kept]
+    write_json(folder / PLACES, places)
+    write_json(folder / "counts.json", {f"{name}.jsonl": count for name, count in inputs.counts().items()})
+    write_json(folder / "notes.json", list(inputs.notes))
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
