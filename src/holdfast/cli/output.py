@@ -6,7 +6,7 @@ Knows: rich, what the shared options of ``cli.options`` mean. Does not know: any
 import json as json_module
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,28 @@ def report_rows(examples: "Examples") -> None:
         say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
     if examples.dropped:
         say(f"{len(examples.dropped)} rows had no room for an answer within --max-length and were dropped")
+
+
+def check_new_file(out: Path, replace: bool, flag: str, inputs: Mapping[str, str | Path]) -> None:
+    """Refuse to write over what is there unless asked to, and over what is being read in any case.
+
+    Args:
+        out: the file that is about to be written.
+        replace: whether an older one may be replaced. flag: the option that asks for it.
+        inputs: what the command reads, by what it is.
+
+    Raises:
+        UserError: ``out`` is a folder, one of the inputs, or there and not to be replaced.
+    """
+    from holdfast.core.errors import UserError
+
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file in it")
+    for what, source in inputs.items():
+        if out.exists() and Path(source).exists() and out.samefile(source):
+            raise UserError(f"{out}: --out is {what} itself; choose another name")
+    if out.exists() and not replace:
+        raise UserError(f"{out}: exists; choose another --out, or replace it with {flag}")
 
 
 def warn(message: str) -> None:
