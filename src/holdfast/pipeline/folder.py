@@ -63,9 +63,8 @@ class RunFolder:
         if folder.check(input_hashes):
             return folder
         write_text(folder.path / RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False))
-        write_json(
-            folder.path / MANIFEST, {**folder._identity(input_hashes), **environment(), "seed": recipe.seed}
-        )
+        identity = folder._identity(input_hashes)
+        write_json(folder.path / MANIFEST, {**identity, **environment(), "seed": recipe.seed})
         return folder
 
     def _identity(self, input_hashes: dict[str, str]) -> dict[str, Any]:

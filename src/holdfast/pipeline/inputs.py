@@ -7,12 +7,15 @@ Does not know: stages.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
 from holdfast.data import BadRow, Examples, read_examples
+from holdfast.data.example import BadRowError
+from holdfast.data.shapes import normalise_row, prompt_and_answer
 from holdfast.data.sources import Row, read_rows
+from holdfast.evaluation.tasks import checked_answer, checked_prompt
 from holdfast.models import Subject, load
 from holdfast.pipeline.recipe import ElasticitySection, Recipe
 
@@ -92,24 +95,21 @@ def pin(tokenizer: Any, today: str | None, template: Mapping[str, Any] | None) -
     return tokenizer
 
 
-class Reading(Protocol):
+@dataclass(frozen=True)
+class Reading:
     """How rows are read; the command line's options and a recipe's section both say it."""
 
-    @property
-    def limit(self) -> int | None: ...
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def skip_bad_rows(self) -> bool: ...
-    @property
-    def prompt_column(self) -> str | None: ...
-    @property
-    def completion_column(self) -> str | None: ...
+    limit: int | None = None
+    max_length: int = 1024
+    skip_bad_rows: bool = False
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    truncation_mode: str = "keep_start"
 
 
 def columns_of(how: Any) -> dict[str, str]:
-    """The columns that were named, as ``read_examples`` takes them."""
-    names = ("prompt_column", "completion_column")
+    """What was named of columns and cutting, as ``read_examples`` takes it."""
+    names = ("prompt_column", "completion_column", "truncation_mode")
     return {name: value for name in names if (value := getattr(how, name)) is not None}
 
 
@@ -121,6 +121,7 @@ class TaskRows:
     rows: tuple[Row, ...]
     bad: tuple[BadRow, ...]
     how: Reading
+    notes: tuple[str, ...] = ()
 
     def encode(self, tokenizer: Any) -> Examples:
         """As examples.
@@ -133,6 +134,7 @@ class TaskRows:
         columns, skip = columns_of(self.how), self.how.skip_bad_rows
         found = read_examples(list(self.rows), tokenizer, self.how.max_length, None, skip, **columns)
         found.bad_rows, found.source = (*self.bad, *found.bad_rows), self.source
+        found.notes = (*self.notes, *found.notes)
         return found
 
 
@@ -147,8 +149,9 @@ def read_named(source: str, how: Reading, split: str = "train", seed: int = 0) -
         rows = [Row(f"{source} row {number}", values, number) for number, values in enumerate(drawn)]
         return TaskRows(source, tuple(rows), (), how)
     bad: list[BadRow] = []
-    rows = read_rows(source, how.limit, bad if how.skip_bad_rows else None)
-    return TaskRows(source, tuple(rows), tuple(bad), how)
+    notes: list[str] = []
+    rows = read_rows(source, how.limit, bad if how.skip_bad_rows else None, notes)
+    return TaskRows(source, tuple(rows), tuple(bad), how, tuple(notes))
 
 
 def data_notes(source: str | None, model: str) -> list[str]:
@@ -178,15 +181,27 @@ def named_rows(source: str, limit: int | None, split: str = "train", seed: int =
     return [row for row in drawn if row["source"] in tasks[name].graded][:wanted]
 
 
-def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Prompt and answer of a single-turn row; None for rows that only have a loss."""
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return prompt, completion
-    turns = row.get("messages") or []
-    if [turn.get("role") for turn in turns] == ["user", "assistant"]:
-        return turns[0]["content"], turns[1]["content"]
-    return None
+def question_and_answer(row: Row, how: Any = None, metric: str = "exact_match") -> tuple[Any, str] | None:
+    """What a row asks and the text of the right answer; None where a row has no single answer.
+
+    Raises:
+        UserError: naming the row, for an answer or a prompt that is none.
+    """
+    columns = columns_of(how) if how is not None else {}
+    values: Mapping[str, Any] = row.values
+    if "prompt_column" in columns and "completion_column" in columns:
+        values = {side: values.get(columns[f"{side}_column"]) for side in ("prompt", "completion")}
+    answer = next((values[key] for key in ("completion", "answer") if key in values), "")
+    if "prompt" in values and not isinstance(answer, (str, list, tuple)):
+        pair = values["prompt"], answer  # a number is an answer, too; what is none is refused below
+    else:
+        try:
+            pair = prompt_and_answer(normalise_row(values))
+        except BadRowError as problem:
+            raise UserError(f"{row.where}: {problem}") from None
+    if pair is None:
+        return None
+    return checked_prompt(pair[0], row.where), checked_answer(pair[1], row.where, metric)
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:

@@ -4,18 +4,23 @@ Knows: prompts, task rows and the tokenizer a recipe names; what must be said of
 weights.
 """
 
+import datetime
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.core.errors import UserError
-from holdfast.data import Examples
+from holdfast.data import Examples, depends_on_date
+from holdfast.data.sources import Row
 from holdfast.evaluation import Skill, Task
+from holdfast.evaluation.tasks import NO_METRIC, checked_answer
 from holdfast.models import load_tokenizer
+from holdfast.models.loading import check_device
 from holdfast.pipeline.inputs import (
     HELD_OUT_EVERY,
     ORGANISM,
+    Reading,
     TaskRows,
     base_of,
     data_notes,
@@ -34,17 +39,6 @@ DEFAULT_TASK = f"{ORGANISM}:lessons"
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How one list of rows is read."""
-
-    limit: int | None
-    max_length: int
-    skip_bad_rows: bool
-    prompt_column: str | None
-    completion_column: str | None
-
-
-@dataclass(frozen=True)
 class RunInputs:
     """What a run reads.
 
@@ -52,6 +46,7 @@ class RunInputs:
         train, test: rows with their places in the user's files.
         examples: the same rows as examples, by "train" and "test".
         asked: what the final cards shall hold besides.
+        today: the date that the chat template writes in this run, if it writes one.
         notes: what must be said before anything runs.
     """
 
@@ -60,6 +55,7 @@ class RunInputs:
     test: TaskRows
     examples: Mapping[str, Examples]
     asked: Asked
+    today: str | None
     notes: tuple[str, ...]
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -91,17 +87,27 @@ def read_inputs(recipe: Recipe) -> RunInputs:
     if recipe.elasticity is not None:
         base_of(recipe)
     train, test = task_rows(task, recipe.seed)
-    tokenizer = tokenizer_of(recipe.model)
+    tokenizer, today = tokenizer_of(recipe.model)
+    if today != recipe.model.today:
+        notes.append(f"the chat template writes a date; this run keeps to {today} (pin it: model.today)")
     examples = {"train": train.encode(tokenizer), "test": test.encode(tokenizer)}
-    build_task(task, values_of(test), examples["test"])  # a metric without answers is told now, not after training
+    build_task(task, test.rows, examples["test"])  # a metric without answers is told now, not after training
     notes += [note for name in (task.train, task.test) for note in data_notes(name, source)]
-    return RunInputs(skill, train, test, examples, asked, tuple(dict.fromkeys(notes)))
+    return RunInputs(skill, train, test, examples, asked, today, tuple(dict.fromkeys(notes)))
 
 
-def tokenizer_of(section: ModelSection) -> Any:
-    """The tokenizer of a recipe's model, its chat template pinned as the recipe says."""
+def tokenizer_of(section: ModelSection) -> tuple[Any, str | None]:
+    """The tokenizer of a recipe's model, its chat template pinned, and the date it is pinned to.
+
+    A template that writes the date is pinned to today's if the recipe says nothing: one run, one text, even over
+    midnight.
+    """
+    check_device(section.device)
     tokenizer = load_tokenizer(model_source(section.source), section.revision, section.trust_remote_code)
-    return pin(tokenizer, section.today, section.chat_template_kwargs)
+    today = section.today
+    if today is None and depends_on_date(tokenizer):
+        today = datetime.date.today().isoformat()
+    return pin(tokenizer, today, section.chat_template_kwargs), today
 
 
 def with_train(section: TaskSection, model: str) -> TaskSection:
@@ -130,7 +136,7 @@ def task_rows(section: TaskSection, seed: int) -> tuple[TaskRows, TaskRows]:
 
     def how(limit: int | None) -> Reading:
         columns = section.prompt_column, section.completion_column
-        return Reading(limit, section.max_length, section.skip_bad_rows, *columns)
+        return Reading(limit, section.max_length, section.skip_bad_rows, *columns, section.truncation_mode)
 
     train = read_named(section.train, how(section.train_rows), "train", seed)
     if section.test is None and not section.train.startswith(f"{ORGANISM}:"):
@@ -140,35 +146,57 @@ def task_rows(section: TaskSection, seed: int) -> tuple[TaskRows, TaskRows]:
             raise UserError(
                 f"{section.train}: {len(train.rows)} rows are too few to hold some out; give task.test"
             )
-        test = replace(train, rows=tuple(train.rows[k] for k in held_out), bad=())
-        return replace(train, rows=tuple(kept)), test
+        test = replace(train, rows=tuple(train.rows[k] for k in held_out), bad=(), notes=())
+        return replace(train, rows=tuple(kept)), _with_text_answers(test)
     source = section.test if section.test is not None else section.train
-    return train, read_named(source, how(section.test_rows), "test", seed)
+    return train, _with_text_answers(read_named(source, how(section.test_rows), "test", seed))
 
 
-def values_of(rows: TaskRows) -> list[dict[str, Any]]:
-    """The rows themselves."""
-    return [row.values for row in rows.rows]
+def _with_text_answers(rows: TaskRows) -> TaskRows:
+    """Held-out answers that are numbers, as people write them: a loss needs a text."""
+    keys = ("completion", "answer", rows.how.completion_column)
+
+    def text(row: Row) -> Row:
+        numbers = {
+            key: checked_answer(value, row.where)
+            for key, value in row.values.items()
+            if key in keys and isinstance(value, (int, float)) and not isinstance(value, bool)
+        }
+        return replace(row, values={**row.values, **numbers}) if numbers else row
+
+    return replace(rows, rows=tuple(text(row) for row in rows.rows))
 
 
-def build_task(section: TaskSection, rows: Sequence[Mapping[str, Any]], examples: Sequence[Any]) -> Task:
-    """The held-out task: prompts with answers, and the loss on all examples.
+def build_task(section: TaskSection, rows: Sequence[Row], examples: Sequence[Any]) -> Task:
+    """The held-out task of a recipe: prompts with answers, and the loss on all examples.
 
     Raises:
         UserError: a metric is asked for, and no row has one prompt and one answer.
     """
-    scored = rows if section.metric != "none" else ()
-    pairs = [pair for row in scored if (pair := question_and_answer(row)) is not None]
+    source = section.test or section.train or DEFAULT_TASK
+    task = task_of(source, rows, section, section.metric, section.max_new_tokens)
+    return replace(task, examples=tuple(examples))
+
+
+def task_of(source: str, rows: Sequence[Row], how: Any, metric: str, max_new_tokens: int) -> Task:
+    """Held-out rows as a task: the turn that a row ends on is the answer, what comes before is asked.
+
+    Rows without an answer have only a loss, and are counted in the log.
+
+    Raises:
+        UserError: an answer that no text can be compared with, by the user's file and line; a metric, and no row
+            with an answer.
+    """
+    scored = rows if metric != NO_METRIC else ()
+    pairs = [pair for row in scored if (pair := question_and_answer(row, how, metric)) is not None]
     if scored and not pairs:
         raise UserError(
-            f"{section.test or section.train}: metric '{section.metric}' needs rows with a prompt and an answer, "
-            "and none has both; give such rows at task.test, or set task.metric to none"
+            f"{source}: metric '{metric}' needs rows with a prompt and an answer, and none has both; give rows "
+            "that have, or measure only the loss (metric: none)"
         )
-    return Task(
-        "task",
-        tuple(prompt for prompt, _ in pairs),
-        tuple(answer for _, answer in pairs),
-        metric="exact_match" if section.metric == "none" else section.metric,
-        examples=tuple(examples),
-        max_new_tokens=section.max_new_tokens,
-    )
+    if len(pairs) < len(scored):
+        log.warning(
+            "%s: %d of %d rows have no answer and are not scored", source, len(scored) - len(pairs), len(scored)
+        )
+    prompts, answers = tuple(prompt for prompt, _ in pairs), tuple(answer for _, answer in pairs)
+    return Task("task", prompts, answers, metric=metric, max_new_tokens=max_new_tokens)

@@ -85,6 +85,7 @@ class TaskSection(Section):
     skip_bad_rows: bool = False
     prompt_column: str | None = None  # of rows that name their columns otherwise
     completion_column: str | None = None
+    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"  # the end of a long row that stays
 
 
 class AdapterSection(Section):
@@ -323,9 +324,9 @@ def recipe_from_dict(values: dict[str, Any], where: str = "recipe", folder: Path
     """
     try:
         recipe = Recipe.model_validate(values)
-        return recipe if folder is None else _located(recipe, folder)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_problem(error)}") from None
+    return recipe if folder is None else _located(recipe, folder)
 
 
 def section_from(kind: type[Some], values: dict[str, Any]) -> Some:

@@ -79,13 +79,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        skill = self.inputs.skill
+        skill, done = self.inputs.skill, self.finished
         return {
             "name": self.recipe.name,
             "model": self.recipe.model.source,
-            "stages": [
-                {"name": s.name, "title": s.title, "finished": s.name in self.finished} for s in self.stages
-            ],
+            "stages": [{"name": s.name, "title": s.title, "finished": s.name in done} for s in self.stages],
             "prompts": {
                 half: {"harmful": len(prompts.harmful), "benign": len(prompts.benign)}
                 for half, prompts in (("estimate", skill.estimate), ("evaluate", skill.evaluate))

@@ -30,7 +30,9 @@ TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
     "scores.parquet",
     "selection.json",
 )
-PLACES = "places.json"
+PLACES = "places.json"  # where each row stands in the user's own file
+COUNTS = "counts.json"
+SAID = "said.json"
 ADAPTER = "adapter"
 # The scores stage shows a histogram; more rows than this add nothing to a picture.
 SCORED_ROWS = 512
@@ -45,7 +47,7 @@ def aligned(run: RunFolder) -> Subject:
         device=section.device,
         revision=section.revision,
         trust_remote_code=section.trust_remote_code,
-        today=section.today,
+        today=read_json(run.stage("prepare") / SAID)["today"],
         template=section.chat_template_kwargs,
         **quantized(run.recipe.adapter),
     )
@@ -71,20 +73,24 @@ def skill_of(run: RunFolder) -> Skill:
 
 def examples_of(run: RunFolder, subject: Subject, file: str, limit: int | None = None) -> Examples:
     """Training or test rows, tokenised for ``subject``; each is called as in the user's own file."""
-    section = run.recipe.task
-    assert subject.tokenizer is not None
-    places = read_json(run.stage("prepare") / PLACES)[file]
-    rows = [
-        Row(where, values, position) for (where, position), values in zip(places, rows_of(run, file), strict=True)
-    ]
-    columns = columns_of(section)
-    return read_examples(rows, subject.tokenizer, section.max_length, limit, section.skip_bad_rows, **columns)
+    section, rows = run.recipe.task, rows_of(run, file)
+    how, skip = columns_of(section), section.skip_bad_rows
+    found = read_examples(rows, subject.tokenizer, section.max_length, limit, skip, **how)
+    if limit is None and found.rendering_hash != read_json(run.stage("prepare") / COUNTS)[file]["rendering"]:
+        log.warning(
+            "%s gives other tokens than when this run began: tokenizer or chat template have changed, and what is "
+            "finished does not match; start over with --fresh",
+            file,
+        )
+    return found
 
 
-def rows_of(run: RunFolder, file: str) -> list[dict[str, Any]]:
-    """Rows that ``prepare`` wrote."""
+def rows_of(run: RunFolder, file: str) -> list[Row]:
+    """Rows that ``prepare`` wrote, each with its place in the user's own file."""
     text = (run.stage("prepare") / file).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    values = [json.loads(line) for line in text.split("\n") if line]
+    places = read_json(run.stage("prepare") / PLACES)[file]
+    return [Row(where, row, position) for (where, position), row in zip(places, values, strict=True)]
 
 
 def prepare(run: RunFolder, folder: Path) -> None:
@@ -100,8 +106,8 @@ def prepare(run: RunFolder, folder: Path) -> None:
         _write_rows(folder / file, (row.values for row in kept))
         places[file] = [[row.where, row.position] for row in kept]
     write_json(folder / PLACES, places)
-    write_json(folder / "counts.json", {f"{name}.jsonl": count for name, count in inputs.counts().items()})
-    write_json(folder / "notes.json", list(inputs.notes))
+    write_json(folder / COUNTS, {f"{name}.jsonl": count for name, count in inputs.counts().items()})
+    write_json(folder / SAID, {"today": inputs.today, "notes": list(inputs.notes)})
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
