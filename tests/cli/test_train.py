@@ -1,4 +1,4 @@
-"""``holdfast train``: stopped or killed it goes on to the same weights; what is wrong is said before a model loads."""
+"""``holdfast train``: stopped or killed it goes on to the same weights; mistakes are said before a model loads."""
 
 import json
 import os
