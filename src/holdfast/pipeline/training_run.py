@@ -72,7 +72,9 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     """
     default = ORGANISM if is_organism(model) else FIELD
     said = {ours: training.trl[theirs] for theirs, ours in TWINS.items() if theirs in training.trl}
-    values = {name: value for name in TWINS.values() if (value := getattr(training, name)) is not None}
+    values: dict[str, Any] = {
+        name: value for name in TWINS.values() if (value := getattr(training, name)) is not None
+    }
     values |= said
     if values.get("steps", 1) <= 0:  # TRL's way of saying "as many as the epochs take"
         del values["steps"]
@@ -85,11 +87,9 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     if values["warmup"] >= 1:  # TRL's number of steps
         values["warmup"] = min(0.999, values["warmup"] / values["steps"])
     values["schedule"] = getattr(values["schedule"], "value", values["schedule"])
-    trl = {name: value for name, value in training.trl.items() if name not in TWINS}
-    kept: dict[str, Any] = {
-        name: getattr(training, name) for name in ("pool", "micro_batch", "checkpoint_every", "seeds")
-    }
-    return TrainingSection(**kept, **values, trl=trl)
+    values |= {name: getattr(training, name) for name in ("pool", "micro_batch", "checkpoint_every", "seeds")}
+    values["trl"] = {name: value for name, value in training.trl.items() if name not in TWINS}
+    return TrainingSection(**values)
 
 
 def described(training: TrainingSection, rows: int) -> str:
