@@ -53,6 +53,8 @@ def read_rows(
     Raises:
         UserError: no such file, unknown format, a row that is not an object, no rows at all.
     """
+    if isinstance(source, (list, tuple)) and source and all(isinstance(row, Row) for row in source):
+        return list(source)[:limit]  # read before: each keeps its place
     rows: list[Row] = []
     for position, (where, values) in enumerate(_records(source, [] if notes is None else notes)):
         problem = _problem(values)
