@@ -72,6 +72,11 @@ def evaluate(
     names = [suite.name for suite in (*skills, *tasks, *suites)]
     if len(set(names)) != len(names):
         raise UserError(f"two suites share a name ({', '.join(sorted(names))}); rename one")
+    for skill in skills:
+        if not (skill.evaluate.harmful or skill.evaluate.benign):
+            raise UserError(
+                f"skill '{skill.name}': no prompt to evaluate with; all are in the half to estimate with"
+            )
     check_names(attacks)
     if system is not None and (skills or tasks):
         Conversation.asking("hello", system).encode(subject)  # a template without a place for it says so here
