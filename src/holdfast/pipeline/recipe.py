@@ -348,12 +348,15 @@ def section_from(kind: type[Some], values: dict[str, Any]) -> Some:
 
 def _located(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with its relative paths made absolute, from the folder it stands in."""
+    from holdfast.evaluation.prompt_sets import PROMPT_SETS
+
     changed: dict[str, Section] = {}
     for name, key in PLACES:
         section = changed.get(name, getattr(recipe, name))
         source = getattr(section, key, None)
         if isinstance(source, str):
-            changed[name] = section.model_copy(update={key: located(source, folder)})
+            lists = PROMPT_SETS if name == "skill" else None
+            changed[name] = section.model_copy(update={key: located(source, folder, lists)})
     return recipe.model_copy(update=changed)
 
 
