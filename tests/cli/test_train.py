@@ -1,4 +1,4 @@
-"""``holdfast train``: stopped or killed it goes on to the same weights; what is wrong is said before a model loads."""
+"""``holdfast train``: stopped or killed it goes on to the same weights; mistakes are said before a model loads."""
 
 import json
 import os
@@ -60,49 +60,36 @@ def test_the_record_holds_every_loss_and_every_measurement(whole):
     assert record["settings"]["schedule"] == "constant"
 
 
-def test_control_c_and_the_same_command_again_give_the_same_weights(whole, tmp_path, monkeypatch):
+def interrupt(*_args):
+    raise KeyboardInterrupt
+
+
+def test_killed_stopped_and_killed_again_it_ends_with_the_weights_of_a_whole_run(whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        stop_at(6, interrupt, patch)
-        assert run([*COMMAND, "--out", str(out)]) not in (0, None)
-    assert not (out / "training.json").exists()
-    assert [row["step"] for row in read_lines(out / "logs" / "selection.jsonl")] == [1, 2, 3, 4, 5]
-    (out / "logs" / "checkpoint-6").mkdir()  # one that was being written
-    (out / "logs" / "checkpoint-6" / "adapter_model.safetensors").write_bytes(b"half")
-    assert run([*COMMAND, "--out", str(out)]) == 0
-    same(whole, out)
-
-
-def test_a_kill_and_the_same_command_again_give_the_same_weights(whole, tmp_path, monkeypatch):
-    out = tmp_path / "out"
+    command = [*COMMAND, "--out", str(out)]
     child = os.fork()
     if child == 0:  # pragma: no cover
         stop_at(4, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
-        run([*COMMAND, "--out", str(out)])
+        run(command)
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     found = last_checkpoint(out / "logs")
     assert found is not None and found.name == "checkpoint-2"
-    assert run([*COMMAND, "--out", str(out)]) == 0
-    same(whole, out)
-
-
-def test_a_stop_after_the_last_step_trains_no_further_step(whole, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-
-    def interrupt(*_args):
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
+        stop_at(6, interrupt, patch)
+        assert run(command) not in (0, None)
+    assert not (out / "training.json").exists()
+    assert [row["step"] for row in read_lines(out / "logs" / "selection.jsonl")] == [1, 2, 3, 4, 5]
+    (out / "logs" / "checkpoint-6").mkdir()  # one that was being written when the machine went down
+    (out / "logs" / "checkpoint-6" / "adapter_model.safetensors").write_bytes(b"half")
+
+    with monkeypatch.context() as patch:  # after the last step, which must not be made again
         patch.setattr("holdfast.models.save_adapter", interrupt)
-        assert run([*COMMAND, "--out", str(out)]) != 0
+        assert run(command) != 0
     assert (out / "logs" / "checkpoint-7").exists() and not (out / "training.json").exists()
     for _ in range(2):  # the second time it is finished and read back
-        assert run([*COMMAND, "--out", str(out)]) == 0
+        assert run(command) == 0
         same(whole, out)
 
 
@@ -129,10 +116,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 
 def test_a_folder_in_which_nothing_was_saved_takes_other_settings(tmp_path, monkeypatch):
     out = tmp_path / "out"
-
-    def interrupt():
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         stop_at(1, interrupt, patch)
         run([*COMMAND, "--out", str(out)])

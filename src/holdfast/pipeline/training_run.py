@@ -86,7 +86,9 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
         values["warmup"] = min(0.999, values["warmup"] / values["steps"])
     values["schedule"] = getattr(values["schedule"], "value", values["schedule"])
     trl = {name: value for name, value in training.trl.items() if name not in TWINS}
-    kept = {name: getattr(training, name) for name in ("pool", "micro_batch", "checkpoint_every", "seeds")}
+    kept: dict[str, Any] = {
+        name: getattr(training, name) for name in ("pool", "micro_batch", "checkpoint_every", "seeds")
+    }
     return TrainingSection(**kept, **values, trl=trl)
 
 
@@ -218,7 +220,7 @@ def run_training(trainer: "GuardedTrainer", monitor: "DriftMonitor", description
     """
     from holdfast.training.progress import TrainingProgress
 
-    checkpoint = last_checkpoint(Path(trainer.args.output_dir), before=trainer.args.max_steps)
+    checkpoint = last_checkpoint(Path(str(trainer.args.output_dir)), before=trainer.args.max_steps)
     with TrainingProgress(monitor, description) as progress:
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

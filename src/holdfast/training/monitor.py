@@ -132,7 +132,7 @@ class DriftMonitor(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         take_place(self, LogAhead(self))
-        subject = _subject(model, processing_class)
+        subject = subject_of(model, processing_class)
         self._check_reference(subject.model)
         if not self._given_path:
             self._lines.path = Path(args.output_dir) / TRACE_FILE
@@ -150,11 +150,11 @@ class DriftMonitor(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, processing_class=None, **kwargs):
         if self._due(state, control.should_save):
-            self._measure_and_decide(_subject(model, processing_class), state, control)
+            self._measure_and_decide(subject_of(model, processing_class), state, control)
 
     def on_epoch_end(self, args, state, control, model=None, processing_class=None, **kwargs):
         if self.budget is not None and control.should_save:  # a checkpoint is only written of measured weights
-            self.verify(_subject(model, processing_class), state, control)
+            self.verify(subject_of(model, processing_class), state, control)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Measured numbers ride along with the next record, for every reporter."""
@@ -165,7 +165,7 @@ class DriftMonitor(TrainerCallback):
             self.pending_logs = {}
 
     def on_train_end(self, args, state, control, model=None, processing_class=None, **kwargs):
-        self.verify(_subject(model, processing_class), state, control)
+        self.verify(subject_of(model, processing_class), state, control)
         if self.pending_logs:  # no further record comes
             state.log_history.append({**self.pending_logs, "step": state.global_step})
             self.pending_logs = {}
@@ -275,7 +275,7 @@ class DriftMonitor(TrainerCallback):
             raise UserError(f"the budget limits {limit} but nothing measures it; give DriftMonitor {source}")
 
 
-def _subject(model: Any, processing_class: Any) -> Subject:
+def subject_of(model: Any, processing_class: Any) -> Subject:
     """The model under whatever accelerate wrapped around it, and its tokenizer (a processor holds one)."""
     from accelerate.utils import extract_model_from_parallel
 

@@ -32,6 +32,6 @@ class RefusalProbe:
 
     def rate(self, subject: Subject) -> tuple[Interval, dict[str, int]]:
         """Refused over all prompts (unclear and error count as not refused), and responses by label."""
-        how = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
         answered = ask_and_judge(subject, self.prompts, self.judge, **how)
         return answered.rate("refused"), answered.counts

@@ -27,7 +27,7 @@ from holdfast.gradients.per_sample import TOKENS, in_chunks
 from holdfast.models import Subject, batch_logits, sequence_nll
 from holdfast.selection import OnlineSelection, Selection
 from holdfast.training.data import SAMPLE, NumberedCollator, are_examples, dataset_from_examples
-from holdfast.training.monitor import DriftMonitor
+from holdfast.training.monitor import DriftMonitor, subject_of
 from holdfast.training.options import cpu_safe_args
 from holdfast.training.pool import MicroBatch, as_batch, keep_rows, pool_size
 from holdfast.training.trace import JsonLines
@@ -130,7 +130,7 @@ class GuardedTrainer(SFTTrainer):
         output = super().train(*args, **kwargs)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, DriftMonitor):
-                callback.verify(Subject(self._bare_model(), self.processing_class), self.state)
+                callback.verify(subject_of(self.model, self.processing_class), self.state)
         return output
 
     # --- data ------------------------------------------------------------------------------------------------
