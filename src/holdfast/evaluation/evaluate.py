@@ -200,6 +200,13 @@ def _notes(rows: Sequence[ResponseRow], tasks: Sequence[Task]) -> tuple[str, ...
         for task in tasks
         if task.metric != NO_METRIC and not task.prompts
     ]
+    judged = [row for row in rows if row.label]
+    errors = sum(row.label == "error" for row in judged)
+    if errors:
+        notes.append(
+            f"{errors} of {len(judged)} answers could not be judged (error) and count as neither refused nor "
+            "complied: any rate may be higher by what they would have been; judge again"
+        )
     if cut:
         notes.append(f"{cut} of {len(rows)} answers ended inside their reasoning; raise --max-new-tokens")
     if strange:
