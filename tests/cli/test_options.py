@@ -34,15 +34,11 @@ def flags():
     return found
 
 
-# Words of one verb's own, that say what they are of; the meaning is the same.
-OWN = {"--steps", "--rank", "--alpha", "--learning-rate", "--rule", "--keep", "--method"}
-
-
 def test_a_flag_of_one_name_has_one_type_and_one_help_text_everywhere():
     found, different = flags(), []
     for name in sorted({flag for options in found.values() for flag in options if flag.startswith("--")}):
         meanings = {options[name] for options in found.values() if name in options}
-        if len(meanings) > 1 and name not in OWN:
+        if len(meanings) > 1:
             different.append((name, meanings))
     assert different == []
 

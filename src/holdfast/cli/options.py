@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, get_origin
 import typer
 
 from holdfast.cli.endings import ending
+from holdfast.selection.rules import LOSS_FILTERS, RULES
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -97,6 +98,23 @@ ShareOption = Annotated[
 SaltOption = Annotated[
     str, typer.Option("--salt", help="Of the split of the prompts; the salt of an earlier split repeats it.")
 ]
+
+# What is of one run is said once for the verb that does it and the verbs that look ahead to it.
+RuleOption = Annotated[str, typer.Option("--rule", help=f"Selection rule: {', '.join(RULES)}.")]
+_KEEP = typer.Option("--keep", help="Share to keep of the rows, or of each pool; with rule none all.")
+KeepOption = Annotated[float, _KEEP]
+OptionalKeepOption = Annotated[float | None, _KEEP]
+_FILTER = typer.Option("--loss-filter", help=f"Losses to leave out first: {', '.join(LOSS_FILTERS)}.")
+LossFilterOption = Annotated[str, _FILTER]
+OptionalLossFilterOption = Annotated[str | None, _FILTER]
+_STEPS = typer.Option("--steps", min=1, help="Optimiser steps of the fine-tune.")
+StepsOption = Annotated[int, _STEPS]
+OptionalStepsOption = Annotated[int | None, _STEPS]
+_RATE = typer.Option("--learning-rate", help="AdamW's, of the fine-tune.")
+LearningRateOption = Annotated[float, _RATE]
+OptionalLearningRateOption = Annotated[float | None, _RATE]
+RankOption = Annotated[int, typer.Option("--rank", min=0, help="LoRA rank of the fine-tune; 0: no adapter.")]
+AlphaOption = Annotated[int, typer.Option("--alpha", help="LoRA alpha of the fine-tune.")]
 
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at a time.")]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]

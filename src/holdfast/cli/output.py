@@ -110,13 +110,10 @@ def check_new_folder(path: Path | None) -> None:
     check(path)
 
 
-def load_subject(
-    model: str, adapter: Path | None, scope: str, loading: Loading, template: bool = True, **further: Any
-) -> "Subject":
+def load_subject(model: str, adapter: Path | None, scope: str, loading: Loading, **further: Any) -> "Subject":
     """Load a model named on the command line.
 
     Args:
-        template: False where only weights are compared, so that nothing is rendered.
         further: as :func:`holdfast.models.load` takes it, such as ``quantize``.
     """
     from holdfast.pipeline.inputs import load_named
@@ -129,8 +126,8 @@ def load_subject(
         device=loading.device,
         revision=loading.revision,
         trust_remote_code=loading.trust_remote_code,
-        today=loading.today if template else None,
-        template=template_values(loading.template_kwarg) if template else {},
+        today=loading.today,
+        template=template_values(loading.template_kwarg),
         **further,
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from holdfast.cli import options, output
-from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, LOSS_FILTERS, RULES
+from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE
 
 if TYPE_CHECKING:
     from holdfast.data.sources import Row
@@ -23,9 +23,9 @@ def select(
     scores: Annotated[Path, typer.Argument(help="Table that `holdfast score` wrote.")],
     data: options.DataOption,
     out: options.OutPath = Path("selected.jsonl"),
-    rule: Annotated[str, typer.Option(help=f"{', '.join(RULES)}.")] = DEFAULT_RULE,
-    keep: Annotated[float, typer.Option(help="Share of the scored rows to keep.")] = DEFAULT_KEEP,
-    loss_filter: Annotated[str, typer.Option(help=f"{', '.join(LOSS_FILTERS)}.")] = DEFAULT_LOSS_FILTER,
+    rule: options.RuleOption = DEFAULT_RULE,
+    keep: options.KeepOption = DEFAULT_KEEP,
+    loss_filter: options.LossFilterOption = DEFAULT_LOSS_FILTER,
     unscored: Annotated[
         Unscored, typer.Option(help="Rows of --data that were not scored: stop, drop them, or keep them.")
     ] = "stop",

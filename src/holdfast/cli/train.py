@@ -19,29 +19,26 @@ def train(
     model: options.ModelArgument,
     data: options.DataOption,
     out: options.OutPath,
+    adapter: options.AdapterOption = None,
     asked: options.Prompts = options.Prompts(),
     task: options.TaskOption = None,
-    rule: Annotated[str, typer.Option(help="Selection rule; 'none' trains on everything.")] = "moderate",
-    keep: Annotated[
-        float | None, typer.Option(help="Share of each pool to train on; a half, without a rule all.")
-    ] = None,
-    loss_filter: Annotated[
-        str | None, typer.Option(help="sigma, quantile or none; sigma, without a rule none.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps, instead of epochs.")] = None,
+    rule: options.RuleOption = "moderate",
+    keep: options.OptionalKeepOption = None,
+    loss_filter: options.OptionalLossFilterOption = None,
+    steps: options.OptionalStepsOption = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the rows; 3, for the organism 60 steps.")
     ] = None,
     pool: Annotated[int, typer.Option(help="Candidate rows an update.")] = 32,
     micro_batch: Annotated[str, typer.Option(help="Rows in memory at once: auto, or a number.")] = "auto",
-    learning_rate: Annotated[float | None, typer.Option(help="AdamW's; 2e-4, for the organism 1e-3.")] = None,
+    learning_rate: options.OptionalLearningRateOption = None,
     schedule: Annotated[
         str | None, typer.Option(help="TRL's lr_scheduler_type; cosine, for the organism constant.")
     ] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps; 0.03, for the organism 0.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's; 0.")] = None,
-    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
-    alpha: Annotated[int, typer.Option(help="LoRA alpha.")] = 16,
+    rank: options.RankOption = 8,
+    alpha: options.AlphaOption = 16,
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit: QLoRA, with bitsandbytes.")] = None,
     trl: Annotated[
         list[str] | None, typer.Option("--trl", help="KEY=VALUE: any argument of TRL's SFTConfig; repeat it.")
@@ -92,7 +89,7 @@ def train(
         seed,
         max_new_tokens,
     )  # fmt: skip
-    result = _train(model, data, task, asked, loading, rows, spec, TrainingFolder(out), fresh)
+    result = _train(model, adapter, data, task, asked, loading, rows, spec, TrainingFolder(out), fresh)
     if json:
         output.emit_json({"out": out, **result})
     else:
@@ -118,6 +115,7 @@ def _spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) ->
 
 def _train(
     model: str,
+    adapter: Path | None,
     data: str,
     task: str | None,
     asked: options.Prompts,
@@ -128,7 +126,7 @@ def _train(
     fresh: bool,
 ) -> dict[str, Any]:
     """Everything is read and checked before the model is loaded; a finished fine-tune is read back."""
-    from holdfast.core.files import read_json
+    from holdfast.core.files import read_json, sha256_folder
     from holdfast.core.seeds import derive_seed
     from holdfast.evaluation import Reference, sample_reference
     from holdfast.models import save_adapter
@@ -145,7 +143,8 @@ def _train(
     train_rows, held_out = _rows(data, task, model, rows, spec)
     skill = output.build_skill(model, asked, spec.seed, rows.limit)
     spec = replace(spec, training=definite(spec.training, model, len(train_rows.rows)))
-    folder.open(_settings(model, loading, rows, spec, train_rows, held_out, skill), fresh)
+    begun_with = {"begun with": sha256_folder(adapter) if adapter is not None else "no adapter"}
+    folder.open(_settings(model, loading, rows, spec, train_rows, held_out, skill) | begun_with, fresh)
     if folder.finished:
         output.say(f"{folder.path} holds this fine-tune, finished; --fresh makes it anew")
         return read_json(folder.path / RESULT)
@@ -153,13 +152,14 @@ def _train(
     output.say(f"{len(held_out.rows)} rows are held out for the task loss")
     if folder.continues:
         output.say(f"{folder.path}: going on from the last checkpoint")
-    loaded = output.load_subject(model, None, "auto", loading, **quantized(spec.adapter))
+    loaded = output.load_subject(model, adapter, "auto", loading, **quantized(spec.adapter))
     examples = output.encode(train_rows, loaded)
     held = output.encode(held_out, loaded) if held_out.rows else ()
-    subject = fresh_adapter(spec.adapter, loaded, spec.adapter_seed)
+    # An adapter that is given is trained on: what it was when it came is what drift is measured against.
+    subject = loaded if adapter is not None else fresh_adapter(spec.adapter, loaded, spec.adapter_seed)
     prompts = skill.estimate.harmful[: spec.monitor.prompts]
     answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
-    reference = Reference.on(subject, answers, source="adapter_off")
+    reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
     trainer, monitor = build_run(spec, subject, examples, held, reference, skill, folder.logs)
     result = run_training(trainer, monitor, "training")
     folder.clear_adapter()
