@@ -45,5 +45,8 @@ def train(run: RunFolder, folder: Path, arm: ArmSection, seed: int) -> None:
     (folder / LOGS).mkdir()
     for trace in work.logs.glob("*.jsonl"):
         shutil.copy(trace, folder / LOGS)
-    write_json(folder / TRACE, {"arm": arm.name, "seed": seed, "settings": spec.training.model_dump(mode="json"), **result})
+    write_json(
+        folder / TRACE,
+        {"arm": arm.name, "seed": seed, "settings": spec.training.model_dump(mode="json"), **result},
+    )
     shutil.rmtree(work.path)
