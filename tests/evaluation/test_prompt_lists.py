@@ -103,6 +103,7 @@ def test_both_lists_of_a_skill_are_read_by_their_side(tmp_path):
     path = write(tmp_path / "list.csv", "label", ("safe", "unsafe"))
     skill = Skill.refusal(f"{path}:label=unsafe", f"{path}:label=safe", share=0)
     assert (skill.evaluate.harmful, skill.evaluate.benign) == (tuple(UNSAFE), tuple(SAFE))
+    assert skill.sources[0].startswith("2 harmful prompts of 5 (label=unsafe) of ")
     for harmful, benign in ((path, f"{path}:label=safe"), (f"{path}:label=unsafe", path)):
         with pytest.raises(UserError, match=r"labelled by 'label' \(safe 3, unsafe 2\)"):
             Skill.refusal(harmful, benign)

@@ -112,6 +112,8 @@ def evaluate(
             rows += answered
     reading = drift(subject, reference, batch_size, seed) if reference is not None else None
     settings = {"seed": seed, "max_new_tokens": max_new_tokens, "system": system, **_about(judge)}
+    if sources := {skill.name: list(skill.sources) for skill in skills if skill.sources}:
+        settings["prompts"] = sources
     found = tuple(suite.run(subject, seed, batch_size) for suite in suites)
     scores = tuple(skill_scores), tuple(task_scores), reading, settings, found, tuple(attack_scores)
     return Scorecard(*scores, notes=_notes(rows, tasks), rows=tuple(rows))
