@@ -93,8 +93,8 @@ def test_colons_in_names_are_names(tmp_path, monkeypatch):
     windows = PromptSource.parse(r"C:\data\x.csv:label=safe,ok")
     assert (windows.source, windows.column, windows.values) == (r"C:\data\x.csv", "label", ("safe", "ok"))
     hub = PromptSource.parse("owner/name:test:label=safe")
-    assert (hub.source, hub.column, hub.file) == ("owner/name:test", "label", None)
-    assert PromptSource.parse(f"{odd}:x=1").file == odd
+    assert (hub.source, hub.column, hub.file("benign")) == ("owner/name:test", "label", None)
+    assert PromptSource.parse(f"{odd}:x=1").file("benign") == odd
     with pytest.raises(UserError, match=r"C:\\x.csv: no such file"):
         read_prompts(r"C:\x.csv", "benign")
 
@@ -103,6 +103,7 @@ def test_both_lists_of_a_skill_are_read_by_their_side(tmp_path):
     path = write(tmp_path / "list.csv", "label", ("safe", "unsafe"))
     skill = Skill.refusal(f"{path}:label=unsafe", f"{path}:label=safe", share=0)
     assert (skill.evaluate.harmful, skill.evaluate.benign) == (tuple(UNSAFE), tuple(SAFE))
+    assert skill.sources[0].startswith("2 harmful prompts of 5 (label=unsafe) of ")
     for harmful, benign in ((path, f"{path}:label=safe"), (f"{path}:label=unsafe", path)):
         with pytest.raises(UserError, match=r"labelled by 'label' \(safe 3, unsafe 2\)"):
             Skill.refusal(harmful, benign)
@@ -135,6 +136,8 @@ def test_a_published_list_is_found_in_a_folder_by_its_name(tmp_path, monkeypatch
     assert read_prompts("AdvBench", "harmful").prompts == tuple(UNSAFE)
     assert "label=safe" in read_prompts("xstest", "benign").note
     assert read_prompts("xstest:label=unsafe", "harmful").prompts == tuple(UNSAFE)
+    assert PromptSource.parse("xstest").file("benign") == tmp_path / "xstest" / "prompts.csv"
+    assert PromptSource.parse(f"jailbreakbench@{tmp_path}").file("harmful").name == "harmful-behaviors.jsonl"
     with pytest.raises(
         UserError, match="advbench: has no benign prompts; sets that have some: jailbreakbench, xst"
     ):
@@ -180,3 +183,22 @@ def test_the_public_lists_by_name(shared_data):
     splits = shared_data / "refusal_direction_splits"
     assert read_prompts(splits / "harmful_val.jsonl", "harmful").prompts
     assert read_prompts(splits / "harmless_val.jsonl", "benign").prompts
+
+
+def test_a_run_is_bound_to_the_file_and_to_the_rows_that_were_chosen(tmp_path, monkeypatch):
+    from holdfast.core.files import sha256_file
+    from holdfast.pipeline import recipe_from_dict
+    from holdfast.pipeline.inputs import input_hashes
+
+    (tmp_path / "xstest").mkdir()
+    file = write(tmp_path / "xstest" / "prompts.csv", "label", ("safe", "unsafe"))
+    values = {
+        "name": "r",
+        "model": {"source": "organism:aligned"},
+        "task": {"train": "organism:keys"},
+        "training": {"seeds": [0]},
+        "arms": [{"name": "plain"}],
+        "skill": {"harmful": f"xstest@{tmp_path}", "benign": f"{file}:label=safe"},
+    }
+    found = input_hashes(recipe_from_dict(values))
+    assert found["harmful"] == sha256_file(file) and found["benign"] == f"{sha256_file(file)}:label=safe"

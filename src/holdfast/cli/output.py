@@ -201,4 +201,7 @@ def build_skill(model: str, prompts: Prompts, seed: int, limit: int | None = Non
     known, notes = prompts_for(section, model, ("--harmful", "--benign"))
     for note in notes:
         warn(note)
-    return build(known, seed)
+    skill = build(known, seed)
+    for line in skill.sources:
+        say(line)
+    return skill

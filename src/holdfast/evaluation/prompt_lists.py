@@ -94,11 +94,21 @@ class PromptSource:
             source, **place, column=found["column"].strip(), values=values, different=bool(found["different"])
         )
 
+    def file(self, side: Side) -> Path | None:
+        """The local file or folder that is read, if it is one: what a run is bound to by its hash.
+
+        Raises:
+            UserError: a folder of published lists without this one.
+        """
+        if self.known is not None:
+            return self.known.local(side, self.folder)
+        path = Path(self.source).expanduser()
+        return path if path.exists() else None
+
     @property
-    def file(self) -> Path | None:
-        """The local file or folder that is read, if it is one: what a run is bound to by its hash."""
-        path = Path(self.source).expanduser() if self.source else None
-        return path if path is not None and path.exists() else None
+    def selection(self) -> str:
+        """The choice of rows as it is written; "" for all of them."""
+        return f"{self.column}{'!' * self.different}={','.join(self.values)}" if self.column else ""
 
 
 @dataclass(frozen=True)
@@ -147,8 +157,8 @@ def read_prompts(source: str | Path | Sequence[str], side: Side) -> PromptList:
     name = str(source) if wanted.known is None or not wanted.column else wanted.known.name
     kept = _chosen(rows, wanted, name) if wanted.column else _unlabelled(rows, str(source), side)
     prompts, groups = _prompts(kept)
-    chosen = f" of {len(rows)} ({wanted.column}{'!' * wanted.different}={','.join(wanted.values)})"
-    return PromptList(prompts, groups, f"{len(prompts)} {side} prompts{chosen * bool(wanted.column)} of {where}")
+    chosen = f" of {len(rows)} ({wanted.selection})" if wanted.column else ""
+    return PromptList(prompts, groups, f"{len(prompts)} {side} prompts{chosen} of {where}")
 
 
 def _lines(path: Path, column: str) -> tuple[str, ...]:

@@ -63,12 +63,20 @@ class PromptSet:
         Raises:
             UserError: not in that folder; not on the hub, or the hub cannot be reached.
         """
-        self.label(side)  # a side that the list lacks is said before anything is looked for
-        place = folder or os.environ.get(FOLDER)
-        if place:
-            file = self._local(Path(place).expanduser(), side)
+        file = self.local(side, folder)
+        if file is not None:
             return str(file), file
         return f"{self.hub} ({self.licence})", self._download(self.sides[side].get("split", self.split))
+
+    def local(self, side: Side, folder: str | Path | None = None) -> Path | None:
+        """The file of a local copy; None where no folder is named.
+
+        Raises:
+            UserError: the list has no such prompts; it is not in that folder.
+        """
+        self.label(side)
+        place = folder or os.environ.get(FOLDER)
+        return self._local(Path(place).expanduser(), side) if place else None
 
     def _local(self, folder: Path, side: Side) -> Path:
         inside = folder / self.name

@@ -43,6 +43,7 @@ class Skill(Result):
         counts: what was removed or found: "exact_duplicates", "near_duplicates" (removed), "contradictions"
             (benign prompts that also stood among the harmful ones, removed), "across_halves" (prompts of
             ``evaluate`` that nearly repeat one of ``estimate``; only ready-made halves can have any).
+        sources: a line a list: how many prompts of what, by which choice of rows, under which licence.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Skill(Result):
     estimate: SkillSplit = field(default=SkillSplit(()), repr=False)
     evaluate: SkillSplit = field(default=SkillSplit(()), repr=False)
     counts: dict[str, int] = field(default_factory=dict)
+    sources: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         halves = (self.estimate, self.evaluate)
@@ -101,7 +103,8 @@ class Skill(Result):
         """
         if not 0 <= share <= 1:
             raise UserError(f"skill '{name}': a share of {share:g} for 'estimate'; give 0 to 1")
-        harmful_kept, safe, group_of, counts = read_prompt_lists(harmful, benign, name, groups, near)
+        lists = read_prompt_lists(harmful, benign, name, groups, near)
+        harmful_kept, safe, group_of, counts, sources = lists
         halves = _split(harmful_kept, safe, group_of, salt, share)
         for half, label, part in zip(halves, ("estimate", "evaluate"), (share, 1 - share), strict=True):
             if not half.harmful and part > 0:
@@ -109,7 +112,7 @@ class Skill(Result):
                     f"skill '{name}': no harmful prompt fell into '{label}' ({len(harmful_kept)} prompts in all); "
                     "give more prompts, or another salt"
                 )
-        return cls(name, tuple(harmful_kept), tuple(safe), *halves, counts)
+        return cls(name, tuple(harmful_kept), tuple(safe), *halves, counts, sources)
 
 
 def read_prompt_lists(
@@ -118,11 +121,12 @@ def read_prompt_lists(
     name: str,
     groups: Mapping[str, str] | None = None,
     near: float | None = NEAR,
-) -> tuple[list[str], list[str], dict[str, str], dict[str, int]]:
+) -> tuple[list[str], list[str], dict[str, str], dict[str, int], tuple[str, ...]]:
     """Read both lists and remove what stands there twice; the arguments are those of :meth:`Skill.refusal`.
 
     Returns:
-        Harmful prompts, benign prompts, the group of each grouped prompt, and what was removed by reason.
+        Harmful prompts, benign prompts, the group of each grouped prompt, what was removed by reason, and what was
+        read, a line a list.
 
     Raises:
         UserError: unreadable file, or no harmful prompts.
@@ -141,7 +145,7 @@ def read_prompt_lists(
     if near is not None:
         for i, j, _ in near_duplicates(safe, harmful_kept, near):
             group_of.setdefault(safe[i], group_of.get(harmful_kept[j], harmful_kept[j]))
-    return harmful_kept, safe, group_of, counts
+    return harmful_kept, safe, group_of, counts, tuple(read.note for read in found if read.prompts)
 
 
 def _unique(prompts: Sequence[str], near: float | None, counts: dict[str, int]) -> list[str]:

@@ -16,6 +16,7 @@ from holdfast.data.example import BadRowError
 from holdfast.data.shapes import normalise_row, prompt_and_answer
 from holdfast.data.sources import Row, read_rows
 from holdfast.evaluation.prompt_lists import PromptSource
+from holdfast.evaluation.prompt_sets import Side
 from holdfast.evaluation.tasks import checked_answer, checked_prompt
 from holdfast.models import Subject, load
 from holdfast.pipeline.recipe import ElasticitySection, Recipe
@@ -207,8 +208,8 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     sources = {
         "model": model_source(recipe.model.source),
         "base": model_source(recipe.model.base) if recipe.model.base else "",
-        "harmful": recipe.skill.harmful or "",
-        "benign": recipe.skill.benign or "",
+        "harmful": _prompt_file(recipe.skill.harmful, "harmful"),
+        "benign": _prompt_file(recipe.skill.benign, "benign"),
         "train": recipe.task.train or "",
         "test": recipe.task.test or "",
         "suites": recipe.evaluate.suites or "",
@@ -216,15 +217,24 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
         "attack_templates": recipe.evaluate.attack_templates or "",
         "pretrain": (recipe.elasticity.pretrain if recipe.elasticity else None) or "",
     }
-    return {name: _hash(source) for name, source in sources.items() if source}
+    chosen = {
+        side: PromptSource.parse(source).selection
+        for side in ("harmful", "benign")
+        if isinstance(source := getattr(recipe.skill, side), str)
+    }
+    found = {name: _hash(source) for name, source in sources.items() if source}
+    return found | {name: f"{found[name]}:{rows}" for name, rows in chosen.items() if rows}
+
+
+def _prompt_file(source: str | Sequence[str] | None, side: Side) -> str | Sequence[str]:
+    """The file behind a list of prompts, a local copy of a published list included; else what was given."""
+    file = PromptSource.parse(source).file(side) if isinstance(source, str) else None
+    return str(file) if file is not None else source or ""
 
 
 def _hash(source: str | Sequence[str]) -> str:
     if not isinstance(source, str):
         return sha256_text("\n".join(source))
-    wanted = PromptSource.parse(source)  # a file with a label: xstest.csv:label=safe
-    if wanted.column and wanted.file is not None:
-        return f"{_hash(wanted.source)} {wanted.column} {'!' * wanted.different}= {','.join(wanted.values)}"
     path = Path(source)
     if path.is_file():
         return sha256_file(path)
