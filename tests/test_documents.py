@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -38,8 +39,19 @@ def test_every_recipe_key_is_documented():
     from holdfast.pipeline import Recipe
 
     text = (ROOT / "docs" / "recipe.md").read_text()
-    for name in Recipe.model_fields:
+    rows = {line.split("|")[1] for line in text.splitlines() if line.startswith("| `")}
+    for name, field in Recipe.model_fields.items():
         assert f"`{name}" in text, name
+        section = next(
+            (part for part in (field.annotation, *get_args(field.annotation)) if is_section(part)), None
+        )
+        for key in section.model_fields if section is not None else ():
+            told = any(f"`{name}" in row and f".{key}`" in row for row in rows) or name in ("arms", "restore")
+            assert told, f"{name}.{key}"
+
+
+def is_section(part):
+    return hasattr(part, "model_fields")
 
 
 def test_every_name_in_the_readmes_python_exists():

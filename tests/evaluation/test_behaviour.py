@@ -52,10 +52,22 @@ def test_sampled_answers_are_examples_with_streams_of_their_own(tiny_subject):
 
 def test_a_prompt_without_room_for_its_answer_is_named_before_anything_is_generated(tiny_subject, monkeypatch):
     monkeypatch.setattr("holdfast.evaluation.behaviour.generate", None)
-    with pytest.raises(UserError, match=r"prompt 1: \d+ tokens and 16 new ones are more than the 256"):
+    with pytest.raises(UserError, match=r"prompt 1: \d+ tokens, more than the 256 this model reads"):
         ask(tiny_subject, ["short", "add " * 250], max_new_tokens=16)
-    with pytest.raises(UserError, match=r"prompt 0: .*more than the 256"):
+    tables = Subject(with_a_table_of_positions(32, len(tiny_subject.tokenizer)), tiny_subject.tokenizer)
+    with pytest.raises(
+        UserError, match=r"prompt 0: 20 tokens and 16 new ones, more than the 32.*--max-new-tokens"
+    ):
+        sample_answers(tables, [list(range(20))], 16, seed=0)
+    with pytest.raises(TypeError):  # a rotary model may go on: it is asked
         sample_answers(tiny_subject, [list(range(250))], 16, seed=0)
+
+
+def with_a_table_of_positions(rows, vocabulary):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": vocabulary}
+    return GPT2LMHeadModel(GPT2Config(n_positions=rows, bos_token_id=1, eos_token_id=4, **sizes)).eval()
 
 
 def test_text_needs_a_tokenizer_and_ids_need_none(tiny_subject):

@@ -65,6 +65,7 @@ def test_unclear_and_error_are_counted_apart_and_never_as_a_pass(tiny_subject):
     assert (score.refusal.value, score.attack_success.value) == (0.5, 0.0)
     assert (score.over_refusal.value, score.benign_compliance.value) == (0.0, 0.5)
     assert (score.unclear, score.errors) == (2, 1)
+    assert whole.notes[0].startswith("1 of 6 answers could not be judged (error)") and whole.notes[0] in str(whole)
     assert score.refusal.method == "wilson" and score.refusal.n == 4
 
 

@@ -61,6 +61,7 @@ def test_an_answer_that_nothing_can_be_compared_with_is_refused_by_row(value, ki
     for build in (lambda: Task("t", ("a", "c"), ("b", value)), lambda: Task.from_rows("t", rows)):
         with pytest.raises(UserError, match=rf"task 't' row 1: the answer is {kind}"):
             build()
+    kind = "missing" if value != value else kind  # no file writes a number that is none
     with pytest.raises(UserError, match=rf"row 1: the answer is {kind}"):
         read_task(rows, "t")
 
@@ -117,3 +118,12 @@ def test_no_metric_is_only_a_loss_and_a_metric_without_answers_is_said(tiny_subj
     assert "loss " in str(only) and "nan" not in str(only)
     none = evaluate(tiny_subject, tasks=[Task("t", (), (), "rouge_l", tiny_examples)], progress=False)
     assert "no row has an answer to score by rouge_l" in none.notes[0]
+
+
+def test_rows_of_other_shapes_are_asked_whole():
+    alpaca = {"instruction": "add them", "input": "two and three", "output": 5}
+    share = {"conversations": [{"from": "human", "value": "add two"}, {"from": "gpt", "value": "five"}]}
+    for row, sides in ((alpaca, ("add them\ntwo and three", "5")), (share, ("add two", "five"))):
+        for task in (Task.from_rows("t", [row]), read_task([row], "t")):
+            assert (task.prompts[0], task.answers[0]) == sides
+    assert read_task([{"sentence": "warm", "label": "good"}], "t").prompts == ("warm",)

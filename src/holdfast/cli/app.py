@@ -12,7 +12,7 @@ import typer
 from holdfast.cli.options import LOG_LEVELS, LogLevelOption, QuietOption, verb
 from holdfast.core.progress import QUIET_VARIABLE
 
-CONTINUE = ("demo", "run", "score")  # verbs that go on from where they were stopped
+CONTINUE = ("demo", "run", "score", "train")  # verbs that go on from where they were stopped
 
 
 def build_app() -> typer.Typer:

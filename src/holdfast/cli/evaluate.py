@@ -163,6 +163,8 @@ def _show(found: "Evaluation", title: str, skill: str, against: str | None) -> N
         print(output.printable(f"minus {against}:\n{found.comparison}"))
     if found.agreement is not None:
         print(output.printable(str(found.agreement)))
+    for note in card.notes:
+        print(output.printable(f"note: {note}"))
     if (usage := card.settings.get("judge_usage")) is not None:
         output.say(f"judge {card.settings.get('judge_model')}: {usage}")
 
@@ -187,7 +189,10 @@ def _rows(card: "Scorecard", skill: str, other: str) -> list[list[str]]:
         [f"{f'{a.skill}: ' if several else ''}success of {a.attack}", str(a.success), str(a.budget)]
         for a in card.attacks
     ]
-    rows += [["task score" if t.name == "task" else t.name, str(t.score), _task_words(t)] for t in card.tasks]
+    rows += [
+        ["task score" if t.name == "task" else t.name, str(t.score) if t.score.n else "-", _task_words(t)]
+        for t in card.tasks
+    ]
     rows += [[f"{s.name} ({s.source}): {name}", str(v), ""] for s in card.suites for name, v in s.measures.items()]
     if card.drift is not None:
         rows.append(["drift", str(card.drift.interval), f"nats a sequence, against {other}"])
@@ -195,4 +200,4 @@ def _rows(card: "Scorecard", skill: str, other: str) -> list[list[str]]:
 
 
 def _task_words(task: Any) -> str:
-    return f"{task.metric}; loss {task.loss_nats_per_token:.3f} nats a token"
+    return f"{task.metric}; {task.loss_text}" if task.score.n else f"only the {task.loss_text}"

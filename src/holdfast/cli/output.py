@@ -63,8 +63,9 @@ def printable(text: str) -> str:
 
 def report_rows(examples: "Examples") -> None:
     """Say how rows were understood, what was skipped on request, and what was cut or dropped."""
+    built_in = examples.source.startswith("organism:")
     for line in (examples.recognised, *examples.notes):
-        if line:
+        if line and not built_in:
             say(printable(f"{examples.source}: {line}"))
     for bad in examples.bad_rows[:20]:
         say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
@@ -200,4 +201,7 @@ def build_skill(model: str, prompts: Prompts, seed: int, limit: int | None = Non
     known, notes = prompts_for(section, model, ("--harmful", "--benign"))
     for note in notes:
         warn(note)
-    return build(known, seed)
+    skill = build(known, seed)
+    for line in skill.sources:
+        say(line)
+    return skill

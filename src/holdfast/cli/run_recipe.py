@@ -51,6 +51,8 @@ def check_and_print(recipe: "Recipe", folder: Path, fresh: bool, json: bool) -> 
     output.emit_table(f"{plan['name']}: {plan['model']}", ["stage", "what it does"], rows)
     for half, found in plan["prompts"].items():
         print(f"prompts, {half}: {found['harmful']} to refuse, {found['benign']} not to")
+    for line in plan["prompt_sources"]:
+        print(output.printable(f"    {line}"))
     for name, found in plan["rows"].items():
         skipped, cut = len(found["bad_rows"]), found["truncated"] + found["dropped"]
         print(output.printable(f"{name}: {found['examples']} examples, {skipped} bad rows, {cut} cut or dropped"))

@@ -16,10 +16,11 @@ from typing import Any
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.core.statistics import Interval
-from holdfast.data import Example, encode_prompt
+from holdfast.data import BadRowError, Example, encode_prompt
 from holdfast.evaluation.judges.base import Judge, Label, Verdict, judge_all, label_counts, label_rate
 from holdfast.evaluation.judges.reasoning import CHANNEL_TOKENS, opened_by, structures_reasoning
 from holdfast.models import Subject, generate
+from holdfast.models.limits import declared_length, position_limit
 
 OPENING_TOKENS = 24  # of a prompt, in which its template may have opened a thought
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -152,19 +153,20 @@ def prompt_ids(subject: Subject, prompts: Sequence[Any], max_new_tokens: int = 0
     """Token ids of texts and conversations (template and generation prompt applied); ids are passed on.
 
     Raises:
-        UserError: text without a tokenizer; a conversation that the template refuses; a prompt that leaves no room
-            for ``max_new_tokens`` in what the model reads.
+        UserError: text without a tokenizer; a conversation that the template refuses; a prompt longer than the
+            model reads, or one that leaves no positions for ``max_new_tokens``.
     """
-    limit = _positions(subject)
-    found = []
-    for number, prompt in enumerate(prompts):
-        ids = _ids(subject, prompt, number)
-        if limit is not None and len(ids) + max_new_tokens > limit:
-            raise UserError(
-                f"prompt {number}: {len(ids)} tokens and {max_new_tokens} new ones are more than the {limit} this "
-                "model reads; shorten the prompt or lower --max-new-tokens"
-            )
-        found.append(ids)
+    found = [_ids(subject, prompt, number) for number, prompt in enumerate(prompts)]
+    # A rotary model goes on past the length it declares; a table of positions ends.
+    declared, table = declared_length(subject.model), position_limit(subject.model)
+    for number, ids in enumerate(found):
+        for limit, new in ((declared, 0), (table, max_new_tokens)):
+            if limit is not None and len(ids) + new > limit:
+                asked = f"{len(ids)} tokens" + f" and {new} new ones" * bool(new)
+                raise UserError(
+                    f"prompt {number}: {asked}, more than the {limit} this model reads; shorten the prompt"
+                    + " or lower --max-new-tokens" * bool(new)
+                )
     return found
 
 
@@ -175,18 +177,8 @@ def _ids(subject: Subject, prompt: Any, number: int) -> list[int]:
         raise UserError("a text prompt needs a tokenizer; give Subject(model, tokenizer) or pass token ids")
     try:
         return encode_prompt(prompt, subject.tokenizer)
-    except ValueError as error:  # the words are those of the template's author
+    except BadRowError as error:  # the words are those of the template's author
         raise UserError(f"prompt {number}: {error}; leave out what the template has no place for") from None
-
-
-def _positions(subject: Subject) -> int | None:
-    """How many tokens the model has positions for; None where its configuration names no limit."""
-    config: Any = subject.model.config
-    config = getattr(config, "text_config", None) or config
-    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
-        if isinstance(value := getattr(config, name, None), int) and value > 0:
-            return value
-    return None
 
 
 def with_system(prompt: Prompt, system: str | None) -> Prompt:

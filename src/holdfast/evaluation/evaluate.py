@@ -72,6 +72,11 @@ def evaluate(
     names = [suite.name for suite in (*skills, *tasks, *suites)]
     if len(set(names)) != len(names):
         raise UserError(f"two suites share a name ({', '.join(sorted(names))}); rename one")
+    for skill in skills:
+        if not (skill.evaluate.harmful or skill.evaluate.benign):
+            raise UserError(
+                f"skill '{skill.name}': no prompt to evaluate with; all are in the half to estimate with"
+            )
     check_names(attacks)
     if system is not None and (skills or tasks):
         Conversation.asking("hello", system).encode(subject)  # a template without a place for it says so here
@@ -107,6 +112,8 @@ def evaluate(
             rows += answered
     reading = drift(subject, reference, batch_size, seed) if reference is not None else None
     settings = {"seed": seed, "max_new_tokens": max_new_tokens, "system": system, **_about(judge)}
+    if sources := {skill.name: list(skill.sources) for skill in skills if skill.sources}:
+        settings["prompts"] = sources
     found = tuple(suite.run(subject, seed, batch_size) for suite in suites)
     scores = tuple(skill_scores), tuple(task_scores), reading, settings, found, tuple(attack_scores)
     return Scorecard(*scores, notes=_notes(rows, tasks), rows=tuple(rows))
@@ -195,6 +202,13 @@ def _notes(rows: Sequence[ResponseRow], tasks: Sequence[Task]) -> tuple[str, ...
         for task in tasks
         if task.metric != NO_METRIC and not task.prompts
     ]
+    judged = [row for row in rows if row.label]
+    errors = sum(row.label == "error" for row in judged)
+    if errors:
+        notes.append(
+            f"{errors} of {len(judged)} answers could not be judged (error) and count as neither refused nor "
+            "complied: any rate may be higher by what they would have been; judge again"
+        )
     if cut:
         notes.append(f"{cut} of {len(rows)} answers ended inside their reasoning; raise --max-new-tokens")
     if strange:

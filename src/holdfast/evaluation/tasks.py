@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.core.errors import UserError
-from holdfast.data import Example
+from holdfast.data import BadRowError, Example, normalise_row, prompt_and_answer
 from holdfast.evaluation.judges.reasoning import final_answer
 from holdfast.evaluation.metrics import (
     METRICS,
@@ -84,13 +84,13 @@ class Task:
 
     @classmethod
     def from_rows(cls, name: str, rows: Iterable[Mapping[str, Any]], **options: Any) -> "Task":
-        """From rows with ``prompt`` and ``completion`` (or ``answer``), or with ``messages``, of which the
-        last turn is the answer.
+        """From rows with ``prompt`` and ``completion`` (or ``answer``), with ``messages``, of which the last
+        turn is the answer, or of another shape that training data comes in.
 
         Raises:
             UserError: naming the row and what it lacks.
         """
-        pairs = [prompt_and_answer(row, f"task '{name}' row {k}") for k, row in enumerate(rows)]
+        pairs = [sides_of_row(row, f"task '{name}' row {k}") for k, row in enumerate(rows)]
         return cls(name, tuple(prompt for prompt, _ in pairs), tuple(answer for _, answer in pairs), **options)
 
     def score(self, response: str, answer: str) -> float:
@@ -99,8 +99,8 @@ class Task:
         return 0.0 if problem else METRICS[self.metric](shown, answer)
 
 
-def prompt_and_answer(row: Mapping[str, Any], where: str) -> tuple[Any, Any]:
-    """The two sides of a row, as they stand there.
+def sides_of_row(row: Mapping[str, Any], where: str) -> tuple[Any, Any]:
+    """What a row asks and what it answers, as they stand there, in any shape that training reads too.
 
     Raises:
         UserError: a side is missing.
@@ -114,6 +114,8 @@ def prompt_and_answer(row: Mapping[str, Any], where: str) -> tuple[Any, Any]:
         if len(turns) < 2:
             raise UserError(f"{where}: 'messages' hold nothing but the answer; give the turns before it")
         return turns[:-1], turns[-1:]
+    if "prompt" not in row and (known := _known_shape(row)) is not None:
+        return known
     lacks = [side for side in ("prompt", "completion") if side not in row]
     if "completion" in lacks and "answer" in row:
         lacks.remove("completion")
@@ -123,6 +125,14 @@ def prompt_and_answer(row: Mapping[str, Any], where: str) -> tuple[Any, Any]:
             f"(found {', '.join(sorted(map(str, row)))})"
         )
     return row["prompt"], row["completion"] if "completion" in row else row["answer"]
+
+
+def _known_shape(row: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """The sides of Alpaca rows, ShareGPT conversations and the like; None for a row of another shape."""
+    try:
+        return prompt_and_answer(normalise_row({key: _number_as_text(value) for key, value in row.items()}))
+    except BadRowError:
+        return None
 
 
 def checked_prompt(value: Any, where: str) -> str | Conversation:

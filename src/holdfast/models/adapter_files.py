@@ -121,7 +121,7 @@ def fit_vocabulary(base: Any, config: dict[str, Any], found: dict[str, tuple[int
 
 
 def adapter_tokenizer(folder: str | Path, tokenizer: Any, base: Any, trust_remote_code: bool = False) -> Any:
-    """The tokenizer an adapter was trained with: its own, or ``tokenizer`` with its own template, or ``tokenizer``.
+    """The tokenizer an adapter was trained with: its own, ``tokenizer`` with its own template, or ``tokenizer``.
 
     Raises:
         UserError: tokenizer files that cannot be read.

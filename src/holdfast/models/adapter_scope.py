@@ -49,30 +49,32 @@ def _chosen(model: Any, wanted: set[int]) -> dict[str, torch.nn.Parameter]:
     return {name: named[name] for name in sorted(named) if id(named[name]) in wanted}
 
 
+def check_method(kind: str, name: str = "default") -> None:
+    """Refuse a PEFT method by the name its configuration has (``peft_type``).
+
+    Raises:
+        UserError: it is not a method that works inside the layers.
+    """
+    from peft import PeftType
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.tuners.tuners_utils import BaseTuner
+
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(PeftType(kind)) if kind in PeftType.__members__ else None
+    if tuner is None or not issubclass(tuner, BaseTuner):
+        raise UserError(
+            f"adapter '{name}': {kind} works on what the model reads, or is unknown here, and losses and "
+            "gradients have no place for it; use an adapter in the layers (LoRA, IA3, ...)"
+        )
+
+
 def _tuner(model: Any) -> Any:
     """PEFT's tuner; None where transformers put the adapter on by itself."""
     from peft.tuners.tuners_utils import BaseTuner
 
     for name, config in model.peft_config.items():
-        if getattr(config, "is_prompt_learning", False):
-            raise UserError(
-                f"adapter '{name}': {_method(config)} puts virtual tokens before the text, where losses and "
-                "gradients have no place for them; use an adapter in the layers (LoRA, IA3, ...)"
-            )
+        check_method(str(getattr(config.peft_type, "value", config.peft_type)), name)
     tuner = getattr(model, "base_model", None)
-    if isinstance(tuner, BaseTuner):
-        return tuner
-    if hasattr(model, "get_base_model"):
-        method = _method(next(iter(model.peft_config.values())))
-        raise UserError(
-            f"adapter: the method {method} is not supported; use an adapter in the layers (LoRA, IA3, ...)"
-        )
-    return None
-
-
-def _method(config: Any) -> str:
-    kind = getattr(config, "peft_type", None)
-    return str(getattr(kind, "value", kind))
+    return tuner if isinstance(tuner, BaseTuner) else None
 
 
 def _marked(model: Any, active_only: bool = True) -> tuple[set[int], set[int]]:

@@ -1,6 +1,7 @@
 """Adapters in PEFT's own layout: made, read, written.
 
-Knows: PEFT, which layers take LoRA. Does not know: training, restoration, how an adapter is switched off (bare.py).
+Knows: PEFT, which layers take LoRA.
+Does not know: training, restoration, how an adapter is switched off (bare.py).
 """
 
 from pathlib import Path
@@ -18,7 +19,7 @@ from holdfast.models.adapter_files import (
     say_other_base,
     shapes,
 )
-from holdfast.models.adapter_scope import check_supported, has_adapter
+from holdfast.models.adapter_scope import check_method, has_adapter
 from holdfast.models.bare import keep_base, probe_logits
 from holdfast.models.limits import text_part
 
@@ -104,8 +105,8 @@ def load_adapter(
 ) -> Any:
     """Put a saved adapter on ``base``, and note what the base was (:func:`holdfast.models.adapter_off`).
 
-    A base with another number of embedding rows than the adapter was trained with is resized. An adapter that names
-    another base is logged: names are no proof, shapes are.
+    A base with another number of embedding rows than the adapter was trained with is resized. An adapter that
+    names another base is logged: names are no proof, shapes are.
 
     Args:
         revision: of the base, compared with the one the adapter names.
@@ -119,6 +120,7 @@ def load_adapter(
 
     folder = Path(folder)
     config, found = read_config(folder), shapes(folder)
+    check_method(str(config.get("peft_type")))
     fit_vocabulary(base, config, found, tokens)
     check_fits(base, folder, config, found)
     say_other_base(folder, config, base, revision)
@@ -128,7 +130,6 @@ def load_adapter(
         model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: does not fit this base model ({_line(error)})") from error
-    check_supported(model)
     model.eval()
     keep_base(model, logits_V, before)
     return model

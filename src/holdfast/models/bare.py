@@ -3,9 +3,9 @@
 Knows: PEFT's switch, what the switch leaves behind (biases and other base parameters trained beside the adapter,
 merged weights), a probe of the base model's logits. Does not know: drift, restoration, files.
 
-PEFT's own switch turns layers off. Parameters of the base model that were trained with the adapter stay as they are
-then, and the model "without its adapter" is nobody. What :func:`keep_base` noted when the adapter was put on is put
-back inside :func:`adapter_off`; where nothing was noted and something may have moved, it refuses.
+PEFT's own switch turns layers off. Parameters of the base model that were trained with the adapter stay as they
+are then, and the model "without its adapter" is nobody. What :func:`keep_base` noted when the adapter was put on
+is put back inside :func:`adapter_off`; where nothing was noted and something may have moved, it refuses.
 """
 
 import contextlib

@@ -100,8 +100,8 @@ def _can_shrink(cache: Any) -> bool:
 def _forward_options(model: Any) -> tuple[bool, Mapping[str, int | bool]]:
     """Whether to pass positions (some architectures count from the mask and refuse them), and further arguments.
 
-    ``logits_to_keep=1`` spares the vocabulary-wide logits of all prompt tokens but the last. The load-balancing loss
-    of a mixture of experts is a training matter, and its shapes do not fit a cache.
+    ``logits_to_keep=1`` spares the vocabulary-wide logits of all prompt tokens but the last. The load-balancing
+    loss of a mixture of experts is a training matter, and its shapes do not fit a cache.
     """
     from transformers import PreTrainedModel
 

@@ -165,6 +165,6 @@ def _check_prompts(subject: Subject, prompts_ids: Sequence[Sequence[int]], max_n
     if long:
         raise UserError(
             f"{len(long)} of {len(lengths)} prompts (first: prompt {long[0]}, {len(prompts_ids[long[0]])} tokens) "
-            f"leave no room for {max_new_tokens} new tokens in the model's {limit} positions; drop or shorten them, "
-            "or ask for fewer new tokens"
+            f"leave no room for {max_new_tokens} new tokens in the model's {limit} positions; drop or shorten "
+            "them, or ask for fewer new tokens"
         )

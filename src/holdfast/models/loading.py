@@ -152,12 +152,17 @@ def read_tokenizer(source: _Source, options: Mapping[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(source.where)
-    if source.local and source.gguf is None and not any((folder / name).exists() for name in TOKENIZER_FILES):
-        if not [file for file in folder.iterdir() if "token" in file.name and file.suffix in (".model", ".py")]:
-            raise UserError(f"{folder}: no tokenizer in this folder (tokenizer.json); save it beside the weights")
+    if source.local and source.gguf is None and not _has_tokenizer(folder):
+        raise UserError(f"{folder}: no tokenizer in this folder (tokenizer.json); save it beside the weights")
     named = {"gguf_file": source.gguf} if source.gguf else {}
     with _one_line(source, "its tokenizer "), _without_library_bars():
         return AutoTokenizer.from_pretrained(source.where, **named, **_hub(source, options))
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    if any((folder / name).exists() for name in TOKENIZER_FILES):
+        return True
+    return any("token" in file.name and file.suffix in (".model", ".py") for file in folder.iterdir())
 
 
 def _hub(source: _Source, options: Mapping[str, Any]) -> dict[str, Any]:

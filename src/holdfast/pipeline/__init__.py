@@ -3,7 +3,8 @@
 from importlib import resources
 
 from holdfast.pipeline.folder import RunFolder
-from holdfast.pipeline.recipe import Recipe, load_recipe, recipe_from_dict
+from holdfast.pipeline.recipe import Recipe
+from holdfast.pipeline.recipe_file import load_recipe, recipe_from_dict
 from holdfast.pipeline.run import Plan, check, run
 from holdfast.pipeline.stages import Stage, stages_of
 

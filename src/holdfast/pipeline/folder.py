@@ -21,6 +21,7 @@ import yaml
 from holdfast.core.errors import UserError
 from holdfast.core.files import check_writable, new_folder, read_json, write_json, write_text
 from holdfast.core.version import VERSION, versions
+from holdfast.pipeline.places import PLACES
 from holdfast.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ class RunFolder:
             if found["inputs"].get(name) != identity["inputs"].get(name)
         ]  # fmt: skip
         if found.get("recipe_hash") != identity["recipe_hash"]:
-            changes = changed_keys(self._recipe_found(), self.recipe.to_dict()) + changes
+            places = tuple(f"{section}.{key}: " for section, key in PLACES)
+            keys = changed_keys(self._recipe_found(), self.recipe.to_dict())
+            changes = [line for line in keys if not line.startswith(places)] + changes
         if found.get("holdfast") != identity["holdfast"]:
             changes.append(f"holdfast: {found.get('holdfast')} → {identity['holdfast']}")
         if changes:

@@ -5,16 +5,18 @@ Does not know: stages.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
-from holdfast.data import BadRow, Examples, read_examples
+from holdfast.data import BadRow, Examples, pin_template, read_examples
 from holdfast.data.example import BadRowError
 from holdfast.data.shapes import normalise_row, prompt_and_answer
 from holdfast.data.sources import Row, read_rows
+from holdfast.evaluation.prompt_lists import PromptSource
+from holdfast.evaluation.prompt_sets import Side
 from holdfast.evaluation.tasks import checked_answer, checked_prompt
 from holdfast.models import Subject, load
 from holdfast.pipeline.recipe import ElasticitySection, Recipe
@@ -82,17 +84,14 @@ def load_named(
     """
     source = model_source(model)
     subject = load(source, adapter, scope, dtype, device, revision, trust_remote_code, **further)
-    pin(subject.tokenizer, today, template)
-    return subject
+    return replace(subject, tokenizer=pin(subject.tokenizer, today, template))
 
 
 def pin(tokenizer: Any, today: str | None, template: Mapping[str, Any] | None) -> Any:
-    """``tokenizer`` itself, its chat template pinned to a date and to values, if any are given."""
-    if tokenizer is not None and (today or template):
-        from holdfast.data import pin_template
-
-        pin_template(tokenizer, today=today, kwargs=dict(template or {}))
-    return tokenizer
+    """The tokenizer, its chat template pinned to a date and to values, if any are given."""
+    if tokenizer is None or not (today or template):
+        return tokenizer
+    return pin_template(tokenizer, today, dict(template or {}))
 
 
 @dataclass(frozen=True)
@@ -209,8 +208,8 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     sources = {
         "model": model_source(recipe.model.source),
         "base": model_source(recipe.model.base) if recipe.model.base else "",
-        "harmful": recipe.skill.harmful or "",
-        "benign": recipe.skill.benign or "",
+        "harmful": _prompt_file(recipe.skill.harmful, "harmful"),
+        "benign": _prompt_file(recipe.skill.benign, "benign"),
         "train": recipe.task.train or "",
         "test": recipe.task.test or "",
         "suites": recipe.evaluate.suites or "",
@@ -218,16 +217,25 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
         "attack_templates": recipe.evaluate.attack_templates or "",
         "pretrain": (recipe.elasticity.pretrain if recipe.elasticity else None) or "",
     }
-    return {name: _hash(source) for name, source in sources.items() if source}
+    chosen = {
+        side: PromptSource.parse(source).selection
+        for side in ("harmful", "benign")
+        if isinstance(source := getattr(recipe.skill, side), str)
+    }
+    found = {name: _hash(source) for name, source in sources.items() if source}
+    return found | {name: f"{found[name]}:{rows}" for name, rows in chosen.items() if rows}
+
+
+def _prompt_file(source: str | Sequence[str] | None, side: Side) -> str | Sequence[str]:
+    """The file behind a list of prompts, a local copy of a published list included; else what was given."""
+    file = PromptSource.parse(source).file(side) if isinstance(source, str) else None
+    return str(file) if file is not None else source or ""
 
 
 def _hash(source: str | Sequence[str]) -> str:
     if not isinstance(source, str):
         return sha256_text("\n".join(source))
     path = Path(source)
-    if not path.exists() and ":" in source:  # a file with a label: xstest.csv:label=safe
-        head, _, label = source.partition(":")
-        return f"{_hash(head)}:{label}" if Path(head).is_file() else source
     if path.is_file():
         return sha256_file(path)
     if path.is_dir():

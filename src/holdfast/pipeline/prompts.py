@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from holdfast.core.errors import UserError
 from holdfast.evaluation import Skill, SkillSplit
+from holdfast.evaluation.prompt_sets import PROMPT_SETS
 from holdfast.pipeline.inputs import ORGANISM, is_organism
 from holdfast.pipeline.recipe import SkillSection
 
 ORGANISM_PROMPTS = 200  # of each kind in each half, where nothing smaller is asked for
-NAMED_SETS = ("advbench", "harmbench", "jailbreakbench", "strongreject", "xstest")
 
 
 def prompts_for(
@@ -34,7 +34,8 @@ def prompts_for(
     if missing and (not built_in or len(missing) == 1):
         raise UserError(
             f"{model}: no {' and no '.join(missing)} prompts to judge it by; give files (a prompt a line, or a "
-            f"column 'prompt'), lists with a label (FILE:COLUMN=VALUE) or named sets ({', '.join(NAMED_SETS)})"
+            f"column 'prompt'), lists with a label (FILE:COLUMN=VALUE) or named sets "
+            f"({', '.join(sorted(PROMPT_SETS))})"
             f"{'' if built_in else '; the built-in prompts mean nothing to this model'}"
         )
     known = {name: ORGANISM if source is None else source for name, source in given.items()}

@@ -58,6 +58,11 @@ class RunInputs:
     today: str | None
     notes: tuple[str, ...]
 
+    def usable(self, name: str) -> list[Row]:
+        """Rows of "train" or "test" that became examples, with their places in the user's files."""
+        bad = {row.where for row in self.examples[name].bad_rows}
+        return [row for row in getattr(self, name).rows if row.where not in bad]
+
     def counts(self) -> dict[str, dict[str, Any]]:
         """What became of the rows, by "train" and "test"."""
         return {
@@ -91,9 +96,10 @@ def read_inputs(recipe: Recipe) -> RunInputs:
     if today != recipe.model.today:
         notes.append(f"the chat template writes a date; this run keeps to {today} (pin it: model.today)")
     examples = {"train": train.encode(tokenizer), "test": test.encode(tokenizer)}
-    build_task(task, test.rows, examples["test"])  # a metric without answers is told now, not after training
     notes += [note for name in (task.train, task.test) for note in data_notes(name, source)]
-    return RunInputs(skill, train, test, examples, asked, today, tuple(dict.fromkeys(notes)))
+    found = RunInputs(skill, train, test, examples, asked, today, tuple(dict.fromkeys(notes)))
+    build_task(task, found.usable("test"), examples["test"])  # no answers: told now, not after training
+    return found
 
 
 def tokenizer_of(section: ModelSection) -> tuple[Any, str | None]:

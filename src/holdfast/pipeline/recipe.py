@@ -1,14 +1,11 @@
 """The recipe: one YAML file that says what is run. Pydantic lives here, at the edge, and nowhere further in.
 
-Knows: the keys, their types, their defaults, how to say that one is wrong.
-Does not know: how any of it is done.
+Knows: the keys, their types, their defaults.
+Does not know: files (recipe_file.py), how any of it is done.
 """
 
-import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,7 +19,6 @@ from pydantic import (
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json, name_problem
-from holdfast.pipeline.places import PLACES, located
 from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -290,45 +286,6 @@ class Recipe(Section):
         return hash_json(self.to_dict())
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe.
-
-    Raises:
-        UserError: missing file, not YAML, unknown key (with the nearest known one), wrong type.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `holdfast init {path}` writes a commented one") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a recipe file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" line {place.line + 1}" if place is not None else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', error)})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no keys; `holdfast init` writes a commented recipe")
-    return recipe_from_dict(values, str(path), path.resolve().parent)
-
-
-def recipe_from_dict(values: dict[str, Any], where: str = "recipe", folder: Path | None = None) -> Recipe:
-    """Check values and fill in defaults.
-
-    Args:
-        where: what the values are called in a message.
-        folder: that relative paths start from; None leaves them as they are.
-
-    Raises:
-        UserError: as :func:`load_recipe`.
-    """
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{where}: {_first_problem(error)}") from None
-    return recipe if folder is None else _located(recipe, folder)
-
-
 def section_from(kind: type[Some], values: dict[str, Any]) -> Some:
     """A section made of a command line's options, checked as a recipe's is.
 
@@ -344,46 +301,3 @@ def section_from(kind: type[Some], values: dict[str, Any]) -> Some:
         message = problem["msg"].removeprefix("Value error, ")
         given = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
         raise UserError(f"{option}{message}{given}") from None
-
-
-def _located(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with its relative paths made absolute, from the folder it stands in."""
-    changed: dict[str, Section] = {}
-    for name, key in PLACES:
-        section = changed.get(name, getattr(recipe, name))
-        source = getattr(section, key, None)
-        if isinstance(source, str):
-            changed[name] = section.model_copy(update={key: located(source, folder)})
-    return recipe.model_copy(update=changed)
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
-        return f"unknown key '{place}'; {hint}"
-    more = len(error.errors()) - 1
-    rest = f" (and {more} more)" if more else ""
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}, got {problem.get('input')!r}{rest}" if place != "recipe" else f"{message}{rest}"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    kind: Any = Recipe
-    for part in location:
-        if isinstance(part, int) or not hasattr(kind, "model_fields"):
-            continue
-        kind = _section_of(kind.model_fields[part].annotation) if part in kind.model_fields else kind
-    return list(kind.model_fields)
-
-
-def _section_of(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        if (found := _section_of(part)) is not None:
-            return found
-    return None

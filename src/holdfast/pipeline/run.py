@@ -15,7 +15,8 @@ from holdfast.core.files import write_json
 from holdfast.pipeline.folder import MANIFEST, SUMMARY, RunFolder
 from holdfast.pipeline.inputs import input_hashes
 from holdfast.pipeline.reading import RunInputs, read_inputs
-from holdfast.pipeline.recipe import Recipe, load_recipe
+from holdfast.pipeline.recipe import Recipe
+from holdfast.pipeline.recipe_file import load_recipe
 from holdfast.pipeline.stages import Stage, stages_of
 from holdfast.pipeline.summary import summarise
 from holdfast.report import write_report
@@ -88,6 +89,7 @@ class Plan:
                 half: {"harmful": len(prompts.harmful), "benign": len(prompts.benign)}
                 for half, prompts in (("estimate", skill.estimate), ("evaluate", skill.evaluate))
             },
+            "prompt_sources": list(skill.sources),
             "rows": self.inputs.counts(),
             "notes": list(self.inputs.notes),
         }

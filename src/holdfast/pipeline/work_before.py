@@ -100,9 +100,8 @@ def prepare(run: RunFolder, folder: Path) -> None:
         log.warning(note)
     inputs.skill.save(folder / SKILL)
     places = {}
-    for file, name, rows in ((TRAIN, "train", inputs.train), (TEST, "test", inputs.test)):
-        unusable = {bad.where for bad in inputs.examples[name].bad_rows}
-        kept = [row for row in rows.rows if row.where not in unusable]
+    for file, name in ((TRAIN, "train"), (TEST, "test")):
+        kept = inputs.usable(name)
         _write_rows(folder / file, (row.values for row in kept))
         places[file] = [[row.where, row.position] for row in kept]
     write_json(folder / PLACES, places)

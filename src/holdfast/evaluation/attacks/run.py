@@ -23,6 +23,7 @@ from holdfast.evaluation.attacks.prompts import fits
 from holdfast.evaluation.behaviour import read_answer
 from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, judge_all
 from holdfast.models import Subject, generate
+from holdfast.models.limits import declared_length
 
 _WORST: tuple[Label, ...] = ("complied", "error", "unclear", "refused")
 
@@ -184,7 +185,7 @@ def _conversations(
         if not fits(row, subject, new_tokens):
             raise UserError(
                 f"attack '{attack.name}', prompt {index}: {len(row)} tokens and {new_tokens} new ones are more "
-                f"than the {subject.model.config.max_position_embeddings} this model reads; take fewer shots, a "
+                f"than the {declared_length(subject.model)} this model reads; take fewer shots, a "
                 "shorter template or fewer new tokens"
             )
         plain = Conversation.asking(prompt, system).encode(subject)

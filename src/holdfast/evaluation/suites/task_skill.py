@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.data.sources import Row, read_rows
-from holdfast.evaluation.tasks import Task, checked_answer, checked_prompt, prompt_and_answer
+from holdfast.evaluation.tasks import Task, checked_answer, checked_prompt, sides_of_row
 
 PROMPTS = ("prompt", "question", "instruction", "input", "sentence", "dialogue", "text")
 ANSWERS = ("completion", "answer", "output", "summary", "label", "target")
@@ -27,7 +27,8 @@ def read_task(
 ) -> Task:
     """A task from JSONL, JSON, CSV, Parquet, a saved data set, a hub id, or rows.
 
-    Of rows with ``messages`` the last assistant turn is the answer, the turns before it are the prompt.
+    Rows of any shape that training reads are read alike: of a conversation the last assistant turn is the answer
+    and the turns before it are the prompt; an instruction is asked with its input.
 
     Args:
         metric: of :data:`holdfast.evaluation.METRICS`; "numeric" for GSM8K, whose answers end in ``#### 42``.
@@ -49,8 +50,12 @@ def read_task(
 
 
 def _sides(row: Row, prompt: str | None, answer: str | None, labels: Sequence[str]) -> tuple[Any, Any]:
-    if prompt is None and answer is None and row.values.get("messages") is not None:
-        return prompt_and_answer(row.values, row.where)
+    if prompt is None and answer is None and not labels:
+        try:
+            return sides_of_row(row.values, row.where)
+        except UserError:  # not a shape of training data: columns such as 'sentence' and 'label'
+            if row.values.get("messages") is not None:
+                raise
     return _prompt(row, prompt), _answer(row, answer, labels)
 
 
