@@ -202,3 +202,19 @@ def test_a_run_is_bound_to_the_file_and_to_the_rows_that_were_chosen(tmp_path, m
     }
     found = input_hashes(recipe_from_dict(values))
     assert found["harmful"] == sha256_file(file) and found["benign"] == f"{sha256_file(file)}:label=safe"
+
+
+def test_a_suite_file_names_lists_from_its_own_folder(tmp_path):
+    from holdfast.evaluation.suites import load_suites
+
+    (tmp_path / "sets" / "xstest").mkdir(parents=True)
+    write(tmp_path / "sets" / "xstest" / "prompts.csv", "label", ("safe", "unsafe"))
+    write(tmp_path / "mine.csv", "label", ("safe", "unsafe"))
+    (tmp_path / "suites.yaml").write_text(
+        "suites:\n"
+        "  - {name: a, kind: refusal, harmful: 'xstest@sets', benign: 'mine.csv:label=safe'}\n"
+        "  - {name: b, kind: refusal, harmful: 'mine.csv:label=unsafe'}\n"
+    )
+    first, second = load_suites(tmp_path / "suites.yaml").skills
+    assert (first.evaluate.harmful, first.evaluate.benign) == (tuple(UNSAFE), tuple(SAFE))
+    assert second.evaluate.harmful == tuple(UNSAFE)

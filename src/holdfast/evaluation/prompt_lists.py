@@ -89,7 +89,7 @@ class PromptSource:
             return cls(source, **place)
         values = tuple(value.strip() for value in whole[found.end() :].split(",") if value.strip())
         if not values:
-            raise UserError(f"{whole}: no value after '{found['column']}='; write {source}:column=value")
+            raise UserError(f"{whole}: no value after '{found['column']}='; write {whole}VALUE")
         return cls(
             source, **place, column=found["column"].strip(), values=values, different=bool(found["different"])
         )
