@@ -34,3 +34,9 @@ def gauge_residual(A_RI: Tensor, B_OR: Tensor, grad_A_RI: Tensor, grad_B_OR: Ten
     left = grad_A_RI.double() @ A_RI.double().T
     right = B_OR.double().T @ grad_B_OR.double()
     return ((left - right).norm() / (left.norm() + right.norm()).clamp_min(1e-300)).item()
+
+
+def imbalance(A_RI: Tensor, B_OR: Tensor) -> float:
+    """Relative size of ``A A^T - B^T B``: zero for the balanced adapter of this function."""
+    left, right = A_RI.double() @ A_RI.double().T, B_OR.double().T @ B_OR.double()
+    return ((left - right).norm() / (left.norm() + right.norm()).clamp_min(1e-300)).item()
