@@ -20,13 +20,13 @@ from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed, undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean
-from holdfast.data import Batch, Example, encode_prompt
+from holdfast.data import Batch, Example
 from holdfast.elasticity.coefficients import bootstrap_ratio
+from holdfast.evaluation.behaviour import prompt_ids, sample_answers
 from holdfast.gradients import mean_gradient
 from holdfast.models import (
     Subject,
     adapter_off,
-    generate,
     kl_on_examples,
     log_probabilities,
     lora_pairs,
@@ -173,13 +173,11 @@ def _divergences(
     if not prompts:
         nothing = bootstrap_mean([])
         return nothing, nothing
-    prompts_ids = [_ids(prompt, subject) for prompt in prompts]
+    asked = prompt_ids(subject, prompts, max_new_tokens)  # the same ids for both, whatever the base's tokenizer
 
     def sample(model: Subject, who: str) -> list[Example]:
         stream = derive_seed(seed, "elasticity", who)
-        answers = generate(model, prompts_ids, max_new_tokens, 1.0, stream, batch_size)
-        pairs = enumerate(zip(prompts_ids, answers, strict=True))
-        return [Example(tuple(p), tuple(a), f"{who}/{k}") for k, (p, a) in pairs]
+        return sample_answers(model, asked, max_new_tokens, seed=stream, batch_size=batch_size, name=who)
 
     current = log_probabilities(subject.model)
 
@@ -194,14 +192,6 @@ def _divergences(
     to_base, _ = kl_on_examples(current, based, own, *shared)
     from_base, _ = kl_on_examples(based, current, theirs, *shared)
     return bootstrap_mean(to_base.tolist(), seed), bootstrap_mean(from_base.tolist(), seed)
-
-
-def _ids(prompt: Any, subject: Subject) -> list[int]:
-    if not isinstance(prompt, str):
-        return list(prompt)
-    if subject.tokenizer is None:
-        raise UserError("prompts: text needs a tokenizer; give the subject one, or give token ids")
-    return encode_prompt(prompt, subject.tokenizer)
 
 
 def _gradients(subject: Subject, texts: Sequence[Sequence[Example]]) -> GradientReading:

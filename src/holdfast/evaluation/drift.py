@@ -21,8 +21,9 @@ from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed, undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean
-from holdfast.data import Batch, Example, batches, encode_prompt
-from holdfast.models import Subject, adapter_off, generate, kl_on_examples, log_probabilities
+from holdfast.data import Batch, Example, batches
+from holdfast.evaluation.behaviour import sample_answers
+from holdfast.models import Subject, adapter_off, kl_on_examples, log_probabilities
 
 STORE_LIMIT_BYTES = 1 << 30
 _BATCH = 32
@@ -69,23 +70,8 @@ def sample_reference(
     """
     if not prompts:
         raise UserError("drift needs prompts to sample answers to; give at least one")
-    encoded = [_ids(subject, prompt) for prompt in prompts]
-    repeated = [ids for ids in encoded for _ in range(samples)]
-    stream = derive_seed(seed, "reference")
-    with undisturbed(subject.model):
-        answers = generate(subject, repeated, max_new_tokens, temperature=1.0, seed=stream, batch_size=batch_size)
-    return [
-        Example(tuple(ids), tuple(answer), f"{k // samples}/{k % samples}")
-        for k, (ids, answer) in enumerate(zip(repeated, answers, strict=True))
-    ]
-
-
-def _ids(subject: Subject, prompt: str | Sequence[int]) -> list[int]:
-    if not isinstance(prompt, str):
-        return list(prompt)
-    if subject.tokenizer is None:
-        raise UserError("text prompts need a tokenizer; give Subject(model, tokenizer) or pass token ids")
-    return encode_prompt(prompt, subject.tokenizer)
+    own = derive_seed(seed, "reference")
+    return sample_answers(subject, prompts, max_new_tokens, seed=own, samples=samples, batch_size=batch_size)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from holdfast.core.statistics import Interval, bootstrap_mean
 from holdfast.data import Example, encode_rows
 from holdfast.evaluation.attacks.base import Attack, Conversation, check_names
 from holdfast.evaluation.attacks.run import AttackScore, answers_per_prompt, run_attack
+from holdfast.evaluation.behaviour import ask
 from holdfast.evaluation.drift import Reference, drift
 from holdfast.evaluation.judge import Judge, RefusalJudge
 from holdfast.evaluation.judges import Verdict, judge_all
@@ -25,7 +26,7 @@ from holdfast.evaluation.skill import Skill
 from holdfast.evaluation.suites.base import Suite
 from holdfast.evaluation.suites.refusal import match_controls, told_apart
 from holdfast.evaluation.tasks import Task
-from holdfast.models import Subject, generate_text, mean_loss, model_hash
+from holdfast.models import Subject, mean_loss, model_hash
 
 MOST_PAIRINGS = 1_000_000
 
@@ -132,9 +133,8 @@ class _Asking:
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy answers."""
-        asked = [_messages(prompt, self.system) for prompt in prompts]
-        options = {"cache": self.answers_cache, "model_key": self.model_key}
-        return generate_text(self.subject, asked, max_new_tokens, batch_size=self.batch_size, **options)
+        options = {"cache": self.answers_cache, "model_key": self.model_key, "batch_size": self.batch_size}
+        return ask(self.subject, prompts, max_new_tokens=max_new_tokens, system=self.system, **options)
 
     def judged(self, suite: str, kind: Kind, prompts: Sequence[str], max_new_tokens: int) -> list[ResponseRow]:
         """Ask plainly."""
@@ -174,10 +174,6 @@ def _told_apart(harmful: Sequence[str], benign: Sequence[str], labels: Sequence[
     pairs = match_controls(harmful, benign).pairs
     by_prompt = dict(zip([*harmful, *benign], labels, strict=True))
     return told_apart(by_prompt, pairs) if pairs else None
-
-
-def _messages(prompt: str, system: str | None) -> str | list[dict[str, str]]:
-    return prompt if system is None else Conversation.asking(prompt, system).messages
 
 
 def _row(suite: str, kind: Kind, prompt: str, answer: str, verdict: Verdict, attack: str = "") -> ResponseRow:

@@ -20,6 +20,7 @@ from holdfast.core.seeds import derive_seed
 from holdfast.core.statistics import Interval, wilson
 from holdfast.evaluation.attacks.base import Attack, Budget, Conversation, Place, Spent
 from holdfast.evaluation.attacks.prompts import fits
+from holdfast.evaluation.behaviour import read_answer
 from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, judge_all
 from holdfast.models import Subject, generate
 
@@ -57,7 +58,7 @@ class AttackScore(Result):
 
 
 @dataclass(frozen=True)
-class Answered:
+class AttackAnswer:
     """One answer under attack.
 
     Attributes:
@@ -86,7 +87,7 @@ def run_attack(
     cache: str | Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
     model_key: str | None = None,
-) -> tuple[AttackScore, list[Answered]]:
+) -> tuple[AttackScore, list[AttackAnswer]]:
     """Attack every prompt; the judge is shown the prompt as it was before the attack.
 
     Args:
@@ -103,7 +104,7 @@ def run_attack(
     if not prompts:
         raise UserError(f"skill '{skill}' has no harmful prompts to attack with '{attack.name}'; give some")
     began = time.perf_counter()
-    answers: list[Answered] = []
+    answers: list[AttackAnswer] = []
     spent, generated = Spent(), 0
     talks: list[Conversation] = []
     ids: list[list[int]] = []
@@ -129,10 +130,12 @@ def run_attack(
                     None if attack.weights else model_key,
                 )
                 generated += sum(map(len, new_ids))
-                texts = [_text(changed, talk, new) for talk, new in zip(talks, new_ids, strict=True)]
+                texts = [
+                    read_answer(changed, new, talk.prefill_ids) for talk, new in zip(talks, new_ids, strict=True)
+                ]
                 verdicts = judge_all(judge, prompts, texts, progress=False)
                 rows = zip(prompts, texts, verdicts, strict=True)
-                answers += [Answered(k, *row, version) for k, row in enumerate(rows)]
+                answers += [AttackAnswer(k, *row, version) for k, row in enumerate(rows)]
                 advance(len(prompts))
     budget = Budget(
         attack.access,
@@ -190,18 +193,13 @@ def _conversations(
     return talks, ids, extra
 
 
-def _text(subject: Subject, talk: Conversation, new_ids: Sequence[int]) -> str:
-    assert subject.tokenizer is not None
-    return str(subject.tokenizer.decode([*talk.prefill_ids, *new_ids], skip_special_tokens=True)).strip()
-
-
 def _score(
     skill: str,
     attack: Attack,
     prompts: Sequence[str],
     system: str | None,
     talks: Sequence[Conversation],
-    answers: Sequence[Answered],
+    answers: Sequence[AttackAnswer],
     budget: Budget,
 ) -> AttackScore:
     labels: list[list[Label]] = [[] for _ in prompts]

@@ -1,0 +1,203 @@
+"""Ask, judge, rate: what a model answers, what a judge makes of it, and how often, each with its interval.
+
+Knows: prompts and conversations, sampling of answers, verdicts and their rates.
+Does not know: any judge, any attack, what a rate is compared with.
+
+An answer is the text that a reader would be shown: what the chat template put in front of it (an opened thought)
+comes first, tokens that mark off reasoning stay, other special tokens go.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.errors import UserError
+from holdfast.core.seeds import undisturbed
+from holdfast.core.statistics import Interval, wilson
+from holdfast.data import Example, encode_prompt
+from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, judge_all
+from holdfast.models import Subject, generate
+
+Prompt = str | Sequence[Mapping[str, Any]]
+"""A request, or a conversation that ends with one."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Prompts, what was answered, and what the judge said, in order.
+
+    Attributes:
+        responses: untrusted text, reasoning included: escape it before showing it.
+    """
+
+    prompts: tuple[str, ...]
+    responses: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """One a prompt."""
+        return tuple(verdict.label for verdict in self.verdicts)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Prompts by label: refused, complied, unclear, error."""
+        counted = Counter(self.labels)
+        return {label: counted[label] for label in LABELS}
+
+    def rate(self, label: Label) -> Interval:
+        """Share of *all* prompts with this label, Wilson at 95 %: "unclear" and "error" stay below the line."""
+        return wilson(self.counts[label], len(self.prompts))
+
+    def part(self, start: int, stop: int | None = None) -> "Answered":
+        """The same for some of the prompts."""
+        return Answered(self.prompts[start:stop], self.responses[start:stop], self.verdicts[start:stop])
+
+
+def ask(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    system: str | None = None,
+    cache: str | Path | None = None,
+    model_key: str | None = None,
+) -> list[str]:
+    """The model's answers, in order, as a reader would be shown them.
+
+    Args:
+        prompts: requests, or conversations as chat templates read them.
+        temperature: 0 is greedy.
+        seed: of sampled answers; every prompt has its own stream.
+        system: the deployment's system prompt, before conversations that bring none.
+        cache, model_key: as :func:`holdfast.models.generate`.
+
+    Raises:
+        UserError: no tokenizer; a conversation that the chat template refuses; a prompt longer than
+            the model reads.
+    """
+    ids = prompt_ids(subject, [with_system(prompt, system) for prompt in prompts], max_new_tokens)
+    options = {"cache": cache, "model_key": model_key}
+    answers = generate(subject, ids, max_new_tokens, temperature, seed, batch_size, **options)
+    return [read_answer(subject, answer) for answer in answers]
+
+
+def ask_and_judge(
+    subject: Subject,
+    prompts: Sequence[str],
+    judge: Judge,
+    *,
+    verdict_cache: str | Path | None = None,
+    progress: bool = False,
+    **how: Any,
+) -> Answered:
+    """Ask every prompt and have the answers judged.
+
+    Args:
+        judge: shown each prompt as it stands here, without the system prompt.
+        verdict_cache, progress: of :func:`holdfast.evaluation.judge_all`.
+        how: as :func:`ask` takes it, ``max_new_tokens`` at least.
+
+    Raises:
+        UserError: as :func:`ask` and ``judge_all``.
+    """
+    responses = ask(subject, prompts, **how)
+    return Answered(
+        tuple(prompts), tuple(responses), judge_all(judge, prompts, responses, verdict_cache, progress)
+    )
+
+
+def sample_answers(
+    subject: Subject,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    samples: int = 1,
+    batch_size: int = 32,
+    name: str = "",
+) -> list[Example]:
+    """Complete every prompt with ``subject`` as it is now, as examples: text is not decoded in between.
+
+    Args:
+        prompts: texts (the chat template is applied) or token ids.
+        seed: of the streams, one a completion; derive it, so that two uses of one run seed draw apart.
+        temperature: 1 samples from the model's own distribution, without truncation; 0 is greedy.
+        samples: completions a prompt, side by side.
+        name: of the examples: ids are ``"<name>/<number>"``, or ``"<prompt>/<sample>"`` without a name.
+
+    Returns:
+        Examples in prompt order. The end token is part of a completion that reached it.
+
+    Raises:
+        UserError: text prompts without a tokenizer; as :func:`ask`.
+    """
+    repeated = [ids for ids in prompt_ids(subject, prompts, max_new_tokens) for _ in range(samples)]
+    with undisturbed(subject.model):
+        answers = generate(subject, repeated, max_new_tokens, temperature, seed, batch_size)
+    return [
+        Example(tuple(ids), tuple(answer), f"{name}/{k}" if name else f"{k // samples}/{k % samples}")
+        for k, (ids, answer) in enumerate(zip(repeated, answers, strict=True))
+    ]
+
+
+def prompt_ids(subject: Subject, prompts: Sequence[Any], max_new_tokens: int = 0) -> list[list[int]]:
+    """Token ids of texts and conversations (template and generation prompt applied); ids are passed on.
+
+    Raises:
+        UserError: text without a tokenizer; a conversation that the template refuses; a prompt that leaves no room
+            for ``max_new_tokens`` in what the model reads.
+    """
+    limit = _positions(subject)
+    found = []
+    for number, prompt in enumerate(prompts):
+        ids = _ids(subject, prompt, number)
+        if limit is not None and len(ids) + max_new_tokens > limit:
+            raise UserError(
+                f"prompt {number}: {len(ids)} tokens and {max_new_tokens} new ones are more than the {limit} this "
+                "model reads; shorten the prompt or lower --max-new-tokens"
+            )
+        found.append(ids)
+    return found
+
+
+def _ids(subject: Subject, prompt: Any, number: int) -> list[int]:
+    if not isinstance(prompt, str) and all(isinstance(token, int) for token in prompt):
+        return list(prompt)
+    if subject.tokenizer is None:
+        raise UserError("a text prompt needs a tokenizer; give Subject(model, tokenizer) or pass token ids")
+    try:
+        return encode_prompt(prompt, subject.tokenizer)
+    except ValueError as error:  # the words are those of the template's author
+        raise UserError(f"prompt {number}: {error}; leave out what the template has no place for") from None
+
+
+def _positions(subject: Subject) -> int | None:
+    """How many tokens the model has positions for; None where its configuration names no limit."""
+    config: Any = subject.model.config
+    config = getattr(config, "text_config", None) or config
+    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        if isinstance(value := getattr(config, name, None), int) and value > 0:
+            return value
+    return None
+
+
+def with_system(prompt: Prompt, system: str | None) -> Prompt:
+    """The same with a system turn in front, unless it has one."""
+    if system is None:
+        return prompt
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return turns if turns and turns[0].get("role") == "system" else [{"role": "system", "content": system}, *turns]
+
+
+def read_answer(subject: Subject, new_ids: Sequence[int], prefill_ids: Sequence[int] = ()) -> str:
+    """The text of one answer as a reader would be shown it; ``prefill_ids`` were put into the model's mouth."""
+    assert subject.tokenizer is not None
+    return str(subject.tokenizer.decode([*prefill_ids, *new_ids], skip_special_tokens=True)).strip()
