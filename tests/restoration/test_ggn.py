@@ -13,8 +13,8 @@ from holdfast.restoration.ggn import PROJECTION, Curvature, Guard, task_form
 from holdfast.restoration.material import gather
 from holdfast.restoration.objective import Objective, swapped
 
-from .conftest import build_drifted
-from .test_restore import SMALL, refused
+from .conftest import build_drifted, judge
+from .test_restore import SMALL
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def scene(drifted):
     """(subject in LoRA coordinates, material)."""
     subject, skill, task = drifted
     m = gather(
-        subject, skill.estimate, task, "self", refused,
+        subject, skill.estimate, task, "self", judge,
         prompts=(12, 12), task_examples=(24, 12), max_new_tokens=6, harmful=True, seed=0,
     )  # fmt: skip
     return Subject(subject.model, subject.tokenizer, "*.lora_*"), m

@@ -24,6 +24,11 @@ class Baseline:
     decide: Measured
     adapter: trees.Tree | None = None
 
+    @property
+    def both(self) -> tuple[Measured, Measured]:
+        """On all of the validation data."""
+        return self.choose, self.decide
+
 
 def measure_baselines(subject: Subject, choose: Validation, decide: Validation) -> dict[str, Baseline]:
     """The end points "aligned" (the adapter off) and "drifted", and between them "scale 0.25" to "scale 0.75".

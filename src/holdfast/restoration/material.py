@@ -16,7 +16,7 @@ from holdfast.core.seeds import derive_seed, generator
 from holdfast.data import Example
 from holdfast.evaluation import Judge
 from holdfast.models import Subject, adapter_off
-from holdfast.restoration.asking import Asked, ask
+from holdfast.restoration.asking import Sampled, sample_and_judge
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -60,6 +60,11 @@ class Material:
     compliances_fit: tuple[Example, ...]
     choose: Part
     decide: Part
+
+    @property
+    def parts(self) -> tuple[Part, Part]:
+        """The part that chooses and the part that decides."""
+        return self.choose, self.decide
 
     def counts(self) -> dict[str, int]:
         """How many of each, for the report."""
@@ -181,6 +186,8 @@ class _Answers:
     def drifted(self, prompts: Sequence[str], name: str) -> list[Example]:
         return [answer.example for answer in self._answer(prompts, name, temperature=1.0)]
 
-    def _answer(self, prompts: Sequence[str], name: str, temperature: float) -> list[Asked]:
+    def _answer(self, prompts: Sequence[str], name: str, temperature: float) -> list[Sampled]:
         stream = derive_seed(self.seed, "restoration", name)
-        return ask(self.subject, prompts, self.judge, self.max_new_tokens, temperature, stream, name)
+        return sample_and_judge(
+            self.subject, prompts, self.judge, self.max_new_tokens, temperature=temperature, seed=stream, name=name
+        )

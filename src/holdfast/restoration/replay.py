@@ -21,6 +21,7 @@ from holdfast.restoration.material import Material
 from holdfast.restoration.validation import Validation
 
 FEWEST_STEPS = 60
+CHECK_EVERY = 10  # steps
 
 
 def replay(
@@ -32,7 +33,7 @@ def replay(
     steps: int = 200,
     learning_rate: float = 2e-3,
     batch_size: int = 8,
-    check_every: int = 10,
+    check_every: int = CHECK_EVERY,
     patience: int = 3,
     seed: int = 0,
     progress: bool = True,

@@ -12,9 +12,9 @@ import numpy as np
 
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval, wilson
-from holdfast.evaluation import Judge
+from holdfast.evaluation import Judge, ask_and_judge
 from holdfast.models import Subject, mean_loss
-from holdfast.restoration.asking import ask, refused
+from holdfast.restoration.asking import check_errors, refused
 from holdfast.restoration.bound import interval, upper_bound
 from holdfast.restoration.material import Part
 
@@ -102,8 +102,15 @@ class Validation:
         differences_N = self._task_loss() - self.task_loss_start_N
         prompts = [*self.part.harmful, *self.part.benign]
         # one call for both lists: they share batches, and decoding is most of a check's time
-        asked = ask(self.subject, prompts, self.judge, self.max_new_tokens, batch_size=2 * self.batch_size)
-        flags_P = refused(asked)
+        asked = ask_and_judge(
+            self.subject,
+            prompts,
+            self.judge,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=2 * self.batch_size,
+        )
+        check_errors(asked.verdicts)
+        flags_P = refused(asked.labels)
         harmful_P, benign_P = np.split(flags_P, [len(self.part.harmful)])
         harmful, benign = _rate(harmful_P), _rate(benign_P)
         check = Check(
