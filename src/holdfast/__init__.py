@@ -68,9 +68,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from holdfast.core.version import VERSION
 
-        return version("holdfast")
+        return VERSION
     if name in _HOME:
         return getattr(importlib.import_module(f"holdfast.{_HOME[name]}"), name)
     if name in _ROOMS:

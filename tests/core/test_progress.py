@@ -52,3 +52,20 @@ def test_nothing_is_drawn_where_nobody_looks(capsys):
     with progress.bar("scoring", 10, unit="tokens", done=5) as advance:
         advance(5)
     assert capsys.readouterr().err == ""
+
+
+def test_a_note_stands_beside_the_bar_as_it_is_written(monkeypatch):
+    now, screen = terminal(monkeypatch)
+    with progress.bar("training [red]arm", 10) as advance:
+        now[0] += 1.0
+        advance.note("loss 1.25 [bold]x")
+        advance(5)
+    assert "loss 1.25 [bold]x" in screen.getvalue()
+    assert "training [red]arm" in screen.getvalue()
+
+
+def test_a_note_where_nobody_looks_is_no_error(capsys):
+    with progress.bar("training", 10) as advance:
+        advance.note("loss 1.25")
+        advance()
+    assert capsys.readouterr().err == ""

@@ -1,6 +1,6 @@
-"""How a verb answers: a table for people, JSON for machines, and the options that verbs share.
+"""How a verb answers: a table for people, JSON for machines; and how what it was given is read.
 
-Knows: rich, typer's option types. Does not know: any verb.
+Knows: rich, what the shared options of ``cli.options`` mean. Does not know: any verb.
 """
 
 import json as json_module
@@ -8,29 +8,19 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from holdfast.cli.options import (  # one place to import from, for every verb
+    Loading,
+    Prompts,
+    Rows,
+)
 
 if TYPE_CHECKING:
     from holdfast.data import Examples
     from holdfast.evaluation import Skill
     from holdfast.models import Subject
-
-ModelArgument = Annotated[str, typer.Argument(help="Folder or hub id of the model, or organism:aligned.")]
-AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="Folder of a PEFT adapter for the model.")]
-ScopeOption = Annotated[str, typer.Option(help="Parameters to work on: auto, adapter, all, or a name pattern.")]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-HarmfulOption = Annotated[str, typer.Option(help="Prompts that must be refused: a file, or 'organism'.")]
-BenignOption = Annotated[str, typer.Option(help="Matched prompts that must not be refused, or 'organism'.")]
-TaskOption = Annotated[str, typer.Option("--task", help="Task data: file, saved dataset, hub id, organism:NAME.")]
-LimitOption = Annotated[int | None, typer.Option(help="At most this many rows.")]
-MaxLengthOption = Annotated[int, typer.Option(help="Longer rows are cut.")]
-SkipOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and list bad rows instead of stopping.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="New folder for the results.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+    from holdfast.pipeline.inputs import TaskRows
 
 
 def quiet_for_json(json: bool) -> None:
@@ -81,12 +71,57 @@ def report_bad_rows(examples: Any) -> None:
         say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
 
 
-def load_subject(model: str, adapter: Path | None, scope: str, dtype: str, device: str) -> "Subject":
-    """Load a model named on the command line."""
-    from holdfast.models import load
-    from holdfast.pipeline.inputs import model_source
+def warn(message: str) -> None:
+    """What a person must read, quiet or not, on standard error."""
+    print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
-    return load(model_source(model), adapter=adapter, scope=scope, dtype=dtype, device=device)
+
+def check_new_folder(path: Path | None) -> None:
+    """Results need a folder of their own; said before anything is computed."""
+    from holdfast.core.files import check_new_folder as check
+
+    check(path)
+
+
+def load_subject(
+    model: str, adapter: Path | None, scope: str, loading: Loading, template: bool = True
+) -> "Subject":
+    """Load a model named on the command line.
+
+    Args:
+        template: False where only weights are compared, so that nothing is rendered.
+    """
+    from holdfast.pipeline.inputs import load_named
+
+    return load_named(
+        model,
+        adapter=adapter,
+        scope=scope,
+        dtype=loading.dtype,
+        device=loading.device,
+        revision=loading.revision,
+        trust_remote_code=loading.trust_remote_code,
+        today=loading.today if template else None,
+        template=template_values(loading.template_kwarg) if template else {},
+    )
+
+
+def template_values(given: Sequence[str] | None) -> dict[str, Any]:
+    """``["enable_thinking=false"]`` as ``{"enable_thinking": False}``: values are read as YAML, as in a recipe."""
+    import yaml
+
+    from holdfast.core.errors import UserError
+
+    values: dict[str, Any] = {}
+    for entry in given or ():
+        name, found, value = entry.partition("=")
+        if not found or not name.isidentifier():
+            raise UserError(f"--template-kwarg {entry}: give NAME=VALUE, for example enable_thinking=false")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[name] = value
+    return values
 
 
 def raw_rows(source: str, limit: int | None, split: str = "train") -> list[dict[str, Any]]:
@@ -96,24 +131,47 @@ def raw_rows(source: str, limit: int | None, split: str = "train") -> list[dict[
     return named_rows(source, limit, split)
 
 
-def read_task(
-    source: str, subject: "Subject", max_length: int, limit: int | None, skip_bad_rows: bool
-) -> "Examples":
-    """Examples of a source named on the command line; skipped rows are listed."""
-    from holdfast.core.errors import UserError
-    from holdfast.data import read_examples
+def read_rows(source: str, model: str, rows: Rows) -> "TaskRows":
+    """Rows named on the command line, checked before any model is loaded; what suits no real model is said."""
+    from holdfast.pipeline.inputs import read_named
 
-    if subject.tokenizer is None:
-        raise UserError(f"{source}: this model has no tokenizer, so text cannot be read")
-    rows: Any = raw_rows(source, limit) if source.startswith("organism:") else source
-    examples = read_examples(rows, subject.tokenizer, max_length, limit, skip_bad_rows)
+    say_of_data(source, model)
+    return read_named(source, rows)
+
+
+def say_of_data(source: str, model: str) -> None:
+    """Say what does not suit a real model."""
+    from holdfast.pipeline.inputs import data_notes
+
+    for note in data_notes(source, model):
+        warn(note)
+
+
+def encode(rows: "TaskRows", subject: "Subject") -> "Examples":
+    """Rows as examples of ``subject``; skipped and cut rows are listed."""
+    examples = rows.encode(subject.tokenizer)
     report_bad_rows(examples)
     return examples
 
 
-def build_skill(harmful: str, benign: str, seed: int) -> "Skill":
-    """The refusal skill named on the command line."""
-    from holdfast.pipeline.inputs import build_skill as build
+def build_skill(model: str, prompts: Prompts, seed: int, limit: int | None = None) -> "Skill":
+    """The refusal skill named on the command line, for ``model``; read before any model is loaded.
+
+    Raises:
+        UserError: no prompts, and the model is not the built-in one.
+    """
+    from holdfast.pipeline.prompts import build_skill as build
+    from holdfast.pipeline.prompts import prompts_for
     from holdfast.pipeline.recipe import SkillSection
 
-    return build(SkillSection(harmful=harmful, benign=benign), seed)
+    section = SkillSection(
+        harmful=prompts.harmful,
+        benign=prompts.benign,
+        share=prompts.prompts_share,
+        salt=prompts.salt,
+        max_prompts=limit,
+    )
+    known, notes = prompts_for(section, model, ("--harmful", "--benign"))
+    for note in notes:
+        warn(note)
+    return build(known, seed)

@@ -1,30 +1,25 @@
 """``holdfast restore``: a new adapter, alignment back, task loss within a bound."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 
 
 def restore(
-    model: output.ModelArgument,
-    adapter: Annotated[Path, typer.Option("--adapter", help="Folder of the fine-tuned PEFT adapter.")],
-    data: Annotated[str, typer.Option("--data", help="Rows of the fine-tuning task.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the repaired adapter.")],
-    harmful: output.HarmfulOption = "organism",
-    benign: output.BenignOption = "organism",
+    model: options.ModelArgument,
+    adapter: options.AdapterPath,
+    data: options.DataOption,
+    out: options.OutPath,
+    asked: options.Prompts = options.Prompts(),
     method: Annotated[str, typer.Option(help="auto (= replay), replay or ggn-cg.")] = "auto",
     max_task_loss_increase: Annotated[float, typer.Option(help="Limit, nats a token.")] = 0.05,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest generated answer.")] = 32,
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = None,
-    max_length: output.MaxLengthOption = 1024,
-    skip_bad_rows: output.SkipOption = False,
-    seed: output.SeedOption = 0,
-    json: output.JsonOption = False,
+    max_new_tokens: options.MaxNewTokensOption = 32,
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(),
+    seed: options.SeedOption = 0,
+    json: options.JsonOption = False,
 ) -> None:
     """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found.
 
@@ -34,11 +29,14 @@ def restore(
     from holdfast.restoration import restore as run_restore
 
     output.quiet_for_json(json)
-    subject = output.load_subject(model, adapter, "adapter", dtype, device)
-    examples = output.read_task(data, subject, max_length, limit, skip_bad_rows)
+    output.check_new_folder(out)
+    read = output.read_rows(data, model, rows)
+    skill = output.build_skill(model, asked, seed, rows.limit)
+    subject = output.load_subject(model, adapter, "adapter", loading)
+    examples = output.encode(read, subject)
     result = run_restore(
         subject,
-        output.build_skill(harmful, benign, seed),
+        skill,
         task=examples,
         method=method,
         max_task_loss_increase=max_task_loss_increase,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 
 if TYPE_CHECKING:
     from holdfast.pipeline import Recipe
@@ -17,7 +17,7 @@ def run_recipe(
         Path | None, typer.Option("--out", "-o", help="Run folder; default runs/NAME beside the recipe.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier run in this folder first.")] = False,
-    json: output.JsonOption = False,
+    json: options.JsonOption = False,
 ) -> None:
     """Run a recipe's stages in order; run it again after an interruption and it continues.
 

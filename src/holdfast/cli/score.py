@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,19 +18,13 @@ SHOWN = ("0%", "16%", "50%", "84%", "100%")
 
 
 def score(
-    model: output.ModelArgument,
-    data: Annotated[
-        str, typer.Option("--data", help="Training rows: file, saved dataset, hub id, organism:NAME.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where to write the table; a summary lands beside it.")
-    ] = Path("scores.parquet"),
-    adapter: output.AdapterOption = None,
-    scope: output.ScopeOption = "auto",
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = None,
-    max_length: output.MaxLengthOption = 1024,
+    model: options.ModelArgument,
+    data: options.DataOption,
+    out: options.OutPath = Path("scores.parquet"),
+    adapter: options.AdapterOption = None,
+    scope: options.ScopeOption = "auto",
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(),
     max_tokens: Annotated[
         str, typer.Option(help="Padded tokens of a batch, or auto; falls by itself when memory runs out.")
     ] = "auto",
@@ -43,17 +37,14 @@ def score(
     proxy: Annotated[
         str, typer.Option(help="Cheaper stand-in: lora, last_block, head, loss, length, random; or full.")
     ] = "full",
-    seed: output.SeedOption = 0,
-    fresh: Annotated[
-        bool, typer.Option("--fresh/--resume", help="Start over, or continue an interrupted run of the same.")
-    ] = False,
-    skip_bad_rows: output.SkipOption = False,
-    json: output.JsonOption = False,
+    seed: options.SeedOption = 0,
+    fresh: options.FreshOption = False,
+    json: options.JsonOption = False,
 ) -> None:
     """Score rows by the norm of their loss gradient: high ones do the damage, moderate ones teach the task.
 
-    Rows are scored in batches of similar length, and finished ones are kept in OUT.shards: after a kill the same
-    command continues and ends with the same file.
+    A summary lands beside the table. Rows are scored in batches of similar length, and finished ones are kept in
+    OUT.shards: after a kill the same command continues and ends with the same file.
 
     Example: holdfast score organism:aligned --data organism:lessons --limit 64 --out scores.parquet
 
@@ -65,8 +56,9 @@ def score(
     output.quiet_for_json(json)
     budget = _max_tokens(max_tokens)
     _check_out(out, data)
-    subject = output.load_subject(model, adapter, scope, dtype, device)
-    examples = output.read_task(data, subject, max_length, limit, skip_bad_rows)
+    read = output.read_rows(data, model, rows)
+    subject = output.load_subject(model, adapter, scope, loading)
+    examples = output.encode(read, subject)
     if not fresh and (found := shards_found(work_folder(out))):
         output.say(f"taking up {work_folder(out)}: {found} finished shards are not scored again")
     table, summary = score_to_parquet(

@@ -6,20 +6,18 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 
 
 def select(
     scores: Annotated[Path, typer.Argument(help="Table that `holdfast score` wrote.")],
-    data: Annotated[str, typer.Option("--data", help="The rows that were scored, in the same order.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the kept rows.")] = Path(
-        "selected.jsonl"
-    ),
+    data: options.DataOption,
+    out: options.OutPath = Path("selected.jsonl"),
     rule: Annotated[str, typer.Option(help="moderate, low, high, random, inverse_length, ...")] = "moderate",
     keep: Annotated[float, typer.Option(help="Share of rows to keep.")] = 0.5,
     loss_filter: Annotated[str, typer.Option(help="sigma, quantile or none.")] = "sigma",
-    seed: output.SeedOption = 0,
-    json: output.JsonOption = False,
+    seed: options.SeedOption = 0,
+    json: options.JsonOption = False,
 ) -> None:
     """Keep the rows a rule names, as JSONL for any trainer.
 

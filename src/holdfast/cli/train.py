@@ -1,21 +1,17 @@
 """``holdfast train``: an ordinary TRL run with an online filter, live drift and a budget."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 
 
 def train(
-    model: output.ModelArgument,
-    data: Annotated[
-        str, typer.Option("--data", help="Training rows: file, saved dataset, hub id, organism:NAME.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the adapter and the traces.")],
-    harmful: output.HarmfulOption = "organism",
-    benign: output.BenignOption = "organism",
+    model: options.ModelArgument,
+    data: options.DataOption,
+    out: options.OutPath,
+    asked: options.Prompts = options.Prompts(),
     rule: Annotated[str, typer.Option(help="Selection rule; 'none' trains on everything.")] = "moderate",
     keep: Annotated[float, typer.Option(help="Share of each pool to train on.")] = 0.5,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 60,
@@ -26,13 +22,10 @@ def train(
     every: Annotated[int, typer.Option(help="Steps between drift measurements.")] = 10,
     max_kl_nats: Annotated[float | None, typer.Option(help="Drift budget, nats a sequence.")] = None,
     min_refusal: Annotated[float | None, typer.Option(help="Lowest refusal rate allowed, 0 to 1.")] = None,
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = None,
-    max_length: output.MaxLengthOption = 1024,
-    skip_bad_rows: output.SkipOption = False,
-    seed: output.SeedOption = 0,
-    json: output.JsonOption = False,
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(),
+    seed: options.SeedOption = 0,
+    json: options.JsonOption = False,
 ) -> None:
     """Fine-tune a LoRA adapter under guard. When a budget is passed, the last weights inside it come back.
 
@@ -46,9 +39,11 @@ def train(
     from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, RefusalProbe, cpu_safe_args
 
     output.quiet_for_json(json)
-    loaded = output.load_subject(model, None, "auto", dtype, device)
-    examples = output.read_task(data, loaded, max_length, limit, skip_bad_rows)
-    skill = output.build_skill(harmful, benign, seed)
+    output.check_new_folder(out)
+    read = output.read_rows(data, model, rows)
+    skill = output.build_skill(model, asked, seed, rows.limit)
+    loaded = output.load_subject(model, None, "auto", loading)
+    examples = output.encode(read, loaded)
     subject = Subject(add_lora(loaded.model, rank, alpha, seed=seed), loaded.tokenizer, "adapter")
     limited = max_kl_nats is not None or min_refusal is not None
     budget = DriftBudget(max_kl_nats, min_refusal) if limited else None

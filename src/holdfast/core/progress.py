@@ -7,11 +7,11 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
+    from rich.progress import Progress, ProgressColumn
 
 T = TypeVar("T")
 
@@ -20,11 +20,35 @@ SPEED_OVER_SECONDS = 300.0  # long enough that a slow step leaves a speed, and s
 QUIET_VARIABLE = "HOLDFAST_QUIET"  # set by --quiet and --json; inherited by worker processes
 
 
+class Advance:
+    """What :func:`bar` yields: called with the steps that were made, and told what to say beside the bar."""
+
+    def __init__(self, progress: "Progress | None" = None, task: int = 0) -> None:
+        self._progress, self._task = progress, task
+        self._started, self.shown = time.monotonic(), False
+
+    def __call__(self, steps: float = 1.0) -> None:
+        """Move the bar on."""
+        if self._progress is None:
+            return
+        self._progress.advance(self._task, steps)  # type: ignore[arg-type]  # a task id is an int
+        if not self.shown and time.monotonic() - self._started > APPEARS_AFTER_SECONDS:
+            self._progress.start()
+            self.shown = True
+
+    def note(self, text: str) -> None:
+        """A few words to the right of the bar, such as "loss 1.23"; they stay until the next ones."""
+        if self._progress is not None:
+            self._progress.update(self._task, note=text)  # type: ignore[arg-type]
+
+
 @contextlib.contextmanager
 def bar(
     description: str, total: float | None, enabled: bool = True, unit: str | None = None, done: float = 0.0
-) -> Iterator[Callable[[float], None]]:
-    """Yield ``advance(steps)``. The bar shows elapsed time and an estimate of the time left.
+) -> Iterator[Advance]:
+    """Yield an :class:`Advance`: ``advance(steps)`` and ``advance.note("loss 1.23")``.
+
+    The bar shows elapsed time and an estimate of the time left.
 
     Args:
         description: what is being done.
@@ -34,37 +58,30 @@ def bar(
         done: steps finished by an earlier run. They fill the bar but do not count towards the speed.
     """
     if not enabled or os.environ.get(QUIET_VARIABLE) or not sys.stderr.isatty():
-        yield lambda _steps=1.0: None
+        yield Advance()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         *([_rate_column(unit)] if unit else []),
+        TextColumn("{task.fields[note]}", markup=False),
         speed_estimate_period=SPEED_OVER_SECONDS,
         console=Console(stderr=True),
         transient=True,
     )
-    task = progress.add_task(description, total=total, completed=done)  # type: ignore[arg-type]  # floats do
+    task = progress.add_task(description, total=total, completed=done, note="")  # type: ignore[arg-type]  # floats do
     progress.advance(task, 0)  # rich counts speed from the first sample on; without this the first step is lost
-    started, shown = time.monotonic(), False
-
-    def advance(steps: float = 1.0) -> None:
-        nonlocal shown
-        progress.advance(task, steps)
-        if not shown and time.monotonic() - started > APPEARS_AFTER_SECONDS:
-            progress.start()
-            shown = True
-
+    advance = Advance(progress, task)
     try:
         yield advance
     finally:
-        if shown:
+        if advance.shown:
             progress.stop()
 
 

@@ -8,12 +8,13 @@ turn is the text that the longer rendering adds, its tokens are found by charact
 `{% generation %}` marks, so it is right for every template that only appends, which is checked row by row.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.errors import UserError
 from holdfast.data.example import BadRow, Example, Examples
+from holdfast.data.keys import row_key, unique_names
 from holdfast.data.sources import Row, read_rows
 
 if TYPE_CHECKING:
@@ -78,37 +79,39 @@ def _encode(
     rows: list[Row], tokenizer: "Tokenizer", max_length: int, bad_rows: list[BadRow] | None, source: str
 ) -> Examples:
     examples: list[Example] = []
-    truncated: list[str] = []
+    truncated: list[int] = []
     for row in rows:
         try:
             ids, mask = _encode_row(row.values, tokenizer)
             if len(ids) > max_length:
-                truncated.append(_row_id(row))
+                truncated.append(len(examples))
                 ids, mask = ids[:max_length], mask[:max_length]
             if not any(mask[1:]):
                 cut = f" within max_length={max_length}" if len(ids) == max_length else ""
                 raise _BadRowError(f"no completion token{cut}")
-            examples.append(_to_example(ids, mask, _row_id(row)))
+            examples.append(_to_example(ids, mask, row))
         except _BadRowError as error:
             if bad_rows is None:
                 raise UserError(f"{row.where}: {error}; mend the row or pass --skip-bad-rows") from None
             bad_rows.append(BadRow(row.where, str(error)))
     if not examples:
         raise UserError(f"{source or 'rows'}: every row is bad; first: {bad_rows[0] if bad_rows else 'none'}")
-    return Examples(examples, bad_rows or (), truncated, source)
+    names, renamed = unique_names([example.id for example in examples])
+    examples = [replace(example, id=name) for example, name in zip(examples, names, strict=True)]
+    notes = (
+        [f"{renamed} rows share the id of an earlier row; they are called 'id#2', 'id#3', ..."] if renamed else []
+    )
+    return Examples(examples, bad_rows or (), [names[k] for k in truncated], source, notes=notes)
 
 
-def _to_example(ids: list[int], mask: list[bool], name: str) -> Example:
+def _to_example(ids: list[int], mask: list[bool], row: Row) -> Example:
     start = mask.index(True)
     rest = mask[start:]
-    return Example(tuple(ids[:start]), tuple(ids[start:]), name, None if all(rest) else tuple(rest))
-
-
-def _row_id(row: Row) -> str:
-    if row.values.get("id") is not None:
-        return str(row.values["id"])
-    digest = hashlib.sha256(repr(sorted(row.values.items(), key=lambda item: item[0])).encode()).hexdigest()
-    return f"{row.where}#{digest[:8]}"
+    key = row_key(row.values)
+    own = row.values.get("id")
+    name = str(own) if own not in (None, "") else f"{row.where}#{key[:8]}"
+    completion_mask = None if all(rest) else tuple(rest)
+    return Example(tuple(ids[:start]), tuple(ids[start:]), name, completion_mask, row.position, key)
 
 
 def _encode_row(values: Mapping[str, Any], tokenizer: "Tokenizer") -> tuple[list[int], list[bool]]:

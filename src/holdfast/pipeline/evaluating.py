@@ -119,12 +119,15 @@ class Evaluation:
                 write_json(folder / f"{name}.json", found.to_dict())
 
 
-def evaluate_against(subject: Subject, measures: Measures, against: Subject | None = None) -> Evaluation:
+def evaluate_against(
+    subject: Subject, measures: Measures, against: Subject | None = None, reference: Reference | None = None
+) -> Evaluation:
     """Evaluate; with another model, on the same prompts, and say what differs.
 
     Args:
         against: the other model. The same object stands for "without the adapter". None measures only the drift
             of an adapter.
+        reference: what drift is measured against; None samples it from the other model.
 
     Drift needs the same tokens on both sides: models with other vocabularies have none.
 
@@ -134,7 +137,8 @@ def evaluate_against(subject: Subject, measures: Measures, against: Subject | No
     if isinstance(measures.judge, LikelihoodJudge) and against is not None and against is not subject:
         raise UserError("the likelihood judge reads one model, whichever answered; let another judge come first")
     drift = against if against is not None else subject if subject.has_adapter else None
-    reference = _reference(subject, drift, measures) if drift is not None else None
+    if reference is None and drift is not None:
+        reference = _reference(subject, drift, measures)
     card = measures.card(subject, reference)
     found = Evaluation(card, agreement=_agreement(card, measures))
     if against is None:

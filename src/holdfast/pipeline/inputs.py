@@ -5,16 +5,20 @@ Does not know: stages.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.core.errors import UserError
-from holdfast.core.files import sha256_file, sha256_folder, sha256_text
-from holdfast.data.sources import read_rows
-from holdfast.evaluation import Skill, SkillSplit, Task
-from holdfast.pipeline.recipe import ElasticitySection, Recipe, SkillSection, TaskSection
+from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
+from holdfast.data import BadRow, Examples, read_examples
+from holdfast.data.sources import Row, read_rows
+from holdfast.evaluation import Task
+from holdfast.models import Subject, load
+from holdfast.pipeline.recipe import ElasticitySection, Recipe, TaskSection
 
 ORGANISM = "organism"
+TOKENIZER = "tokenizer.json"
 HELD_OUT_EVERY = 5
 ORGANISM_ROWS = 2000
 
@@ -35,43 +39,115 @@ def model_source(source: str) -> str:
     return str(organism.shipped(name))
 
 
-def build_skill(section: SkillSection, seed: int) -> Skill:
-    """The refusal skill, split once into *estimate* and *evaluate*, at most ``max_prompts`` of each kind.
-
-    Raises:
-        UserError: unreadable prompts; one of the two lists is the organism's and the other is not.
-    """
-    built_in = (section.harmful == ORGANISM, section.benign == ORGANISM)
-    if all(built_in):
-        return Skill(
-            "refusal",
-            estimate=_organism_half("estimate", section.max_prompts, seed),
-            evaluate=_organism_half("evaluate", section.max_prompts, seed),
-        )
-    if any(built_in):
-        raise UserError("skill: harmful and benign prompts must both be yours or both be 'organism'")
-    skill = Skill.refusal(harmful=section.harmful, benign=section.benign, name="refusal")
-    limit = section.max_prompts
-    return Skill(
-        skill.name,
-        estimate=SkillSplit(skill.estimate.harmful[:limit], skill.estimate.benign[:limit]),
-        evaluate=SkillSplit(skill.evaluate.harmful[:limit], skill.evaluate.benign[:limit]),
-        counts=skill.counts,
-    )
-
-
-def _organism_half(split: str, n: int, seed: int) -> SkillSplit:
-    """Half overt, half subtle requests; half look-alikes, half other harmless ones."""
+def is_organism(model: str) -> bool:
+    """Whether a model speaks the built-in language: one of the shipped checkpoints, or one made from them."""
+    if model.startswith(f"{ORGANISM}:"):
+        return True
+    file = Path(model).expanduser() / TOKENIZER
+    if not file.is_file():
+        return False
     from holdfast import organism
 
-    def prompts(kind: str, count: int) -> list[str]:
-        return organism.proxy_prompts(split, kind, count, seed)  # type: ignore[arg-type]  # str to Literal
+    return _vocabulary(file) == _vocabulary(organism.shipped("aligned") / TOKENIZER)
 
-    half = n // 2
-    return SkillSplit(
-        tuple(prompts("overt", n - half) + prompts("subtle", half)),
-        tuple(prompts("lookalike", n - half) + prompts("benign", half)),
-    )
+
+def _vocabulary(file: Path) -> Any:
+    values = read_json(file)
+    return values.get("model", {}).get("vocab") if isinstance(values, dict) else None
+
+
+def load_named(
+    model: str,
+    adapter: Path | None = None,
+    scope: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    today: str | None = None,
+    template: Mapping[str, Any] | None = None,
+) -> Subject:
+    """Load a model that a command line or a recipe names; its chat template is pinned if that is asked.
+
+    Args:
+        today: date for a chat template that writes one.
+        template: further values for the chat template.
+
+    Raises:
+        UserError: as :func:`holdfast.models.load`.
+    """
+    source = model_source(model)
+    subject = load(source, adapter, scope, dtype, device, revision, trust_remote_code)
+    if (today or template) and subject.tokenizer is not None:
+        from holdfast.data import pin_template
+
+        pin_template(subject.tokenizer, today=today, kwargs=dict(template or {}))
+    return subject
+
+
+class Reading(Protocol):
+    """How rows are read; the command line's options and a recipe's section both say it."""
+
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def skip_bad_rows(self) -> bool: ...
+    @property
+    def prompt_column(self) -> str | None: ...
+    @property
+    def completion_column(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Rows that were read once and can be encoded for any tokenizer; errors name the user's file and line."""
+
+    source: str
+    rows: tuple[Row, ...]
+    bad: tuple[BadRow, ...]
+    how: Reading
+
+    def encode(self, tokenizer: Any) -> Examples:
+        """As examples.
+
+        Raises:
+            UserError: a row that is none, no tokenizer.
+        """
+        if tokenizer is None:
+            raise UserError(f"{self.source}: this model has no tokenizer, so text cannot be read")
+        columns = {
+            name: value
+            for name in ("prompt_column", "completion_column")
+            if (value := getattr(self.how, name)) is not None
+        }
+        skip = self.how.skip_bad_rows
+        found = read_examples(list(self.rows), tokenizer, self.how.max_length, None, skip, **columns)
+        found.bad_rows, found.source = (*self.bad, *found.bad_rows), self.source
+        return found
+
+
+def read_named(source: str, how: Reading, split: str = "train", seed: int = 0) -> TaskRows:
+    """Read the rows of a file, a hub id or ``organism:NAME``.
+
+    Raises:
+        UserError: as :func:`named_rows`.
+    """
+    if source.startswith(f"{ORGANISM}:"):
+        drawn = named_rows(source, how.limit, split, seed)
+        rows = [Row(f"{source} row {number}", values, number) for number, values in enumerate(drawn)]
+        return TaskRows(source, tuple(rows), (), how)
+    bad: list[BadRow] = []
+    rows = read_rows(source, how.limit, bad if how.skip_bad_rows else None)
+    return TaskRows(source, tuple(rows), tuple(bad), how)
+
+
+def data_notes(source: str | None, model: str) -> list[str]:
+    """What must be said of rows that do not suit a model: the built-in ones are an invented language."""
+    if source is None or not source.startswith(f"{ORGANISM}:") or is_organism(model):
+        return []
+    return [f"{source} holds sentences of an invented language: {model} learns nothing useful from them"]
 
 
 def task_rows(section: TaskSection, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -119,7 +195,11 @@ def named_rows(source: str, limit: int | None, split: str = "train", seed: int =
 
 def build_task(section: TaskSection, rows: Sequence[Mapping[str, Any]], examples: Sequence[Any]) -> Task:
     """The held-out task: prompts with answers where rows have them, and the loss on all examples."""
-    pairs = [] if section.metric == "none" else [pair for row in rows if (pair := _pair(row)) is not None]
+    pairs = (
+        []
+        if section.metric == "none"
+        else [pair for row in rows if (pair := question_and_answer(row)) is not None]
+    )
     return Task(
         "task",
         tuple(prompt for prompt, _ in pairs),
@@ -130,7 +210,7 @@ def build_task(section: TaskSection, rows: Sequence[Mapping[str, Any]], examples
     )
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[str, str] | None:
+def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
     """Prompt and answer of a single-turn row; None for rows that only have a loss."""
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str):

@@ -9,14 +9,34 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from holdfast.core.errors import UserError
-from holdfast.core.files import hash_json
+from holdfast.core.files import hash_json, name_problem
+from holdfast.pipeline.places import PLACES, located
 
 Share = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Rule = Literal["none", "moderate", "low", "high", "random", "inverse_length", "length_matched_random"]
+
+
+def _name(value: str) -> str:
+    if (problem := name_problem(value)) is not None:
+        raise ValueError(problem)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]  # becomes the name of a file or a folder
+ALIGNED = "aligned"  # what the untouched model is called in tables and folders
 
 
 class Section(BaseModel):
@@ -34,21 +54,25 @@ class ModelSection(Section):
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    today: str | None = None  # date for chat templates that write one
+    chat_template_kwargs: dict[str, Any] = {}  # such as enable_thinking: false
 
 
 class SkillSection(Section):
     """What must be refused and what must not. Files hold one prompt a line, or a ``prompt`` column."""
 
-    harmful: str | tuple[str, ...] = "organism"
-    benign: str | tuple[str, ...] = "organism"
-    max_prompts: PositiveInt = 200  # of each kind, in each half of the split
+    harmful: str | tuple[str, ...] | None = None  # None: the organism's own, for the organism only
+    benign: str | tuple[str, ...] | None = None
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of the prompts that goes to *estimate*
+    salt: str = "holdfast"  # of the split
+    max_prompts: PositiveInt | None = 200  # of each kind, in each half of the split
     max_new_tokens: PositiveInt = 32
 
 
 class TaskSection(Section):
     """The fine-tuning task. ``organism:NAME`` or anything TRL accepts."""
 
-    train: str = "organism:lessons"
+    train: str | None = None  # None: organism:lessons, for the organism only
     test: str | None = None  # None: every fifth row of `train` is held out
     metric: Literal["none", "exact_match", "numeric", "token_f1", "rouge_l"] = "exact_match"
     train_rows: PositiveInt | None = None
@@ -56,6 +80,8 @@ class TaskSection(Section):
     max_length: PositiveInt = 1024
     max_new_tokens: PositiveInt = 48
     skip_bad_rows: bool = False
+    prompt_column: str | None = None  # of rows that name their columns otherwise
+    completion_column: str | None = None
 
 
 class AdapterSection(Section):
@@ -86,7 +112,7 @@ class BudgetSection(Section):
 class ArmSection(Section):
     """One way of fine-tuning."""
 
-    name: str
+    name: Name
     rule: Rule = "none"
     keep: Share = 1.0
     loss_filter: Literal["sigma", "quantile", "none"] = "sigma"
@@ -130,11 +156,27 @@ class ElasticitySection(Section):
     prompts: PositiveInt = 64
 
 
+class EvaluateSection(Section):
+    """What the final cards hold besides refusals, the task and drift; words are those of `holdfast evaluate`."""
+
+    attacks: tuple[str, ...] = ()
+    attack_rows: str | None = None  # harmless rows for many-shot and relearn
+    attack_templates: str | None = None
+    suites: str | None = None  # YAML file of further suites
+    choices: bool = False  # the organism's own multiple-choice items
+    judge: tuple[str, ...] = ("offline",)  # the first counts, others are compared with it
+    judge_url: str | None = None
+    judge_model: str | None = None
+    judge_rate: PositiveFloat | None = None
+    system: str | None = None  # the deployment's system prompt
+    batch_size: PositiveInt = 32
+
+
 class Recipe(Section):
     """Everything a run needs. Two equal recipes on one machine give equal numbers."""
 
     version: Literal[1] = 1
-    name: str = "run"
+    name: Name = "run"
     seed: int = 0
     model: ModelSection = ModelSection()
     skill: SkillSection = SkillSection()
@@ -146,6 +188,7 @@ class Recipe(Section):
         ArmSection(name="guarded", rule="moderate", keep=0.5),
     )
     monitor: MonitorSection = MonitorSection()
+    evaluate: EvaluateSection = EvaluateSection()
     audit: AuditSection | None = AuditSection()
     restore: tuple[RestoreSection, ...] = (RestoreSection(),)
     elasticity: ElasticitySection | None = None
@@ -153,15 +196,37 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         names = [arm.name for arm in self.arms]
-        if len(set(names)) != len(names):
-            raise ValueError(f"arms: two have the same name in {names}")
+        if not names or not self.training.seeds:
+            raise ValueError("arms and training.seeds: give at least one of each")
         for restore in self.restore:
             if restore.arm not in names:
                 raise ValueError(f"restore: arm '{restore.arm}' is not one of {names}")
             unknown = set(restore.seeds or ()) - set(self.training.seeds)
             if unknown:
                 raise ValueError(f"restore: seeds {sorted(unknown)} are not among training.seeds")
+        self._distinct()
         return self
+
+    def _distinct(self) -> None:
+        """Every arm, every repair and every seed of them has a folder of its own, on any file system."""
+        seeds = self.training.seeds
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"training.seeds: one stands twice in {list(seeds)}")
+        names = [ALIGNED, *(arm.name for arm in self.arms)]
+        repairs = [f"{restore.arm}-{restore.method}" for restore in self.restore]
+        for name in [*names, *dict.fromkeys(repairs)]:
+            same = [other for other in [*names, *dict.fromkeys(repairs)] if other.lower() == name.lower()]
+            if len(same) > 1:
+                what = f"'{ALIGNED}' is the untouched model" if name == ALIGNED else "upper and lower case are one"
+                raise ValueError(f"arms: two have the same name, {' and '.join(map(repr, same))} ({what})")
+        cells = [
+            (repair, seed)
+            for restore, repair in zip(self.restore, repairs, strict=True)
+            for seed in (restore.seeds if restore.seeds is not None else seeds)
+        ]
+        for repair, seed in cells:
+            if cells.count((repair, seed)) > 1:
+                raise ValueError(f"restore: '{repair}' is asked for twice with seed {seed}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, every default written out."""
@@ -184,25 +249,43 @@ def load_recipe(path: str | Path) -> Recipe:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `holdfast init {path}` writes a commented one") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a recipe file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f" line {place.line + 1}" if place is not None else ""
         raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no keys; `holdfast init` writes a commented recipe")
-    return recipe_from_dict(values, str(path))
+    return recipe_from_dict(values, str(path), path.resolve().parent)
 
 
-def recipe_from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
+def recipe_from_dict(values: dict[str, Any], where: str = "recipe", folder: Path | None = None) -> Recipe:
     """Check values and fill in defaults.
+
+    Args:
+        where: what the values are called in a message.
+        folder: that relative paths start from; None leaves them as they are.
 
     Raises:
         UserError: as :func:`load_recipe`.
     """
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
+        return recipe if folder is None else _located(recipe, folder)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_problem(error)}") from None
+
+
+def _located(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its relative paths made absolute, from the folder it stands in."""
+    changed: dict[str, Section] = {}
+    for name, key in PLACES:
+        section = changed.get(name, getattr(recipe, name))
+        source = getattr(section, key, None)
+        if isinstance(source, str):
+            changed[name] = section.model_copy(update={key: located(source, folder)})
+    return recipe.model_copy(update=changed)
 
 
 def _first_problem(error: ValidationError) -> str:

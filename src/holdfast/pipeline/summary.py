@@ -14,8 +14,9 @@ import numpy as np
 
 from holdfast.core.files import read_json
 from holdfast.core.statistics import Interval, bootstrap_mean, noise_floor, paired_bootstrap, wilson
+from holdfast.core.version import VERSION
 from holdfast.evaluation import Scorecard
-from holdfast.pipeline.folder import RunFolder, version
+from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.stages import repaired_name
 
 Cards = dict[int | None, Scorecard]
@@ -27,7 +28,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     groups = _groups(run)
     return {
         "title": f"holdfast run: {recipe.name}",
-        "holdfast": version(),
+        "holdfast": VERSION,
         "rows": [_row(run, *group) for group in groups],
         "differences": _differences(run, {name: cards for name, _, _, cards in groups}),
         "notes": _notes(run),

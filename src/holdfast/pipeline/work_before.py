@@ -14,7 +14,8 @@ from holdfast.data import Example, Examples, read_examples
 from holdfast.evaluation import Skill, sample_reference
 from holdfast.models import Subject, add_lora, load, load_adapter
 from holdfast.pipeline.folder import RunFolder
-from holdfast.pipeline.inputs import build_skill, model_source, task_rows
+from holdfast.pipeline.inputs import model_source, task_rows
+from holdfast.pipeline.prompts import build_skill
 
 TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
     "train.jsonl",

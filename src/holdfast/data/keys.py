@@ -1,0 +1,60 @@
+"""What a row is called, and a hash of what it says that does not depend on where it stands.
+
+Knows: canonical forms of JSON-like values, unique names.
+Does not know: files, tokens.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_DIGITS = 16
+
+
+def row_key(values: Mapping[str, Any]) -> str:
+    """16 hex digits over a raw row's content: the same row, the same key, in every file and at every place.
+
+    Missing fields and fields that are null count as equal (tables fill what a row lacks with null), so do lists,
+    tuples and arrays; the order of fields does not count.
+    """
+    return short_hash(json.dumps(_canonical(values), sort_keys=True, separators=(",", ":")))
+
+
+def short_hash(text: str | bytes) -> str:
+    """The first 16 hex digits of a SHA-256."""
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:_DIGITS]
+
+
+def unique_names(names: Sequence[str]) -> tuple[list[str], int]:
+    """Names of which none occurs twice, and how many had to change: the second ``a`` becomes ``a#2``."""
+    taken, seen, out = set(names), Counter(), []
+    for name in names:
+        seen[name] += 1
+        if seen[name] > 1:
+            while f"{name}#{seen[name]}" in taken:
+                seen[name] += 1
+            taken.add(f"{name}#{seen[name]}")
+            out.append(f"{name}#{seen[name]}")
+        else:
+            out.append(name)
+    return out, sum(new != old for new, old in zip(out, names, strict=True))
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items() if item is not None}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if hasattr(value, "tolist"):  # arrays
+        return _canonical(value.tolist())
+    if isinstance(value, Iterable):
+        return [_canonical(item) for item in value]
+    return str(value)
