@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from holdfast.core.statistics import Interval, seeds_and_prompts, wilson
+from holdfast.core.statistics import Interval, paired_seeds_and_prompts, seeds_and_prompts, wilson
 
 
 def rate_over_seeds(values_SP: Sequence[Sequence[float]], seed: int = 0) -> Interval:
@@ -26,6 +26,22 @@ def rate_over_seeds(values_SP: Sequence[Sequence[float]], seed: int = 0) -> Inte
     if len(data_SP) == 1 or data_SP.min() == data_SP.max():
         return wilson(float(data_SP.mean(0).sum()), data_SP.shape[1])
     return seeds_and_prompts(values_SP, seed)
+
+
+def rate_difference_over_seeds(
+    a_SP: Sequence[Sequence[float]], b_SP: Sequence[Sequence[float]], seed: int = 0
+) -> Interval:
+    """The difference of two rates, paired by seed and prompt; over prompts alone (Tango) with one seed.
+
+    Where no pair differs Tango's interval over the prompts stands in, as in :func:`rate_over_seeds`.
+
+    Raises:
+        ValueError: the two sides differ in seeds or prompts.
+    """
+    a, b = np.asarray(a_SP, dtype=np.float64), np.asarray(b_SP, dtype=np.float64)
+    if a.shape == b.shape and (len(a) == 1 or not (a - b).any()):
+        return paired_rates(a[0].tolist(), b[0].tolist())
+    return paired_seeds_and_prompts(a_SP, b_SP, seed)
 
 
 def paired_rates(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval:

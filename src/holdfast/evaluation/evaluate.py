@@ -200,7 +200,9 @@ def _score_task(asking: _Asking, task: Task, seed: int) -> tuple[TaskScore, list
     ]
     loss = mean_loss(asking.subject, _loss_examples(asking.subject, task), asking.batch_size)
     interval = bootstrap_mean([row.score for row in rows], seed)
-    return TaskScore(task.name, task.metric, interval, loss.nats_per_token, loss.tokens), rows
+    scale = len(loss.nll_N) / max(1, loss.tokens)
+    per_example = tuple(scale * nats for nats in loss.nll_N)
+    return TaskScore(task.name, task.metric, interval, loss.nats_per_token, loss.tokens, per_example), rows
 
 
 def _loss_examples(subject: Subject, task: Task) -> Sequence[Example]:

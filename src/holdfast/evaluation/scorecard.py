@@ -108,13 +108,18 @@ def _count(labels: Iterable[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class TaskScore(Result):
-    """Skill at one task: mean metric over prompts, and loss on held-out examples."""
+    """Skill at one task: mean metric over prompts, and loss on held-out examples.
+
+    Attributes:
+        loss_per_example: each example's nats times examples over tokens: their mean is ``loss_nats_per_token``.
+    """
 
     name: str
     metric: str
     score: Interval
     loss_nats_per_token: float
     loss_tokens: int
+    loss_per_example: tuple[float, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True)
