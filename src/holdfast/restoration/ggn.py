@@ -201,6 +201,7 @@ class _Outer:
         """Linearise, solve, size, backtrack. Returns what the report wants to know; ``eta`` is 0 if refused."""
         guard, curvature = self.guard, self.curvature
         gradient = guard.objective.gradient()
+        residual = self._gauge_residual(gradient)
         task_gradient = mean_gradient(self.subject, self.unseen)
         protected = [task_gradient]
         if curvature.retain:
@@ -238,7 +239,7 @@ class _Outer:
             "lambda": lam,
             "certified_efficiency": float(solved.certified_efficiency),
             "sampling_ratio": ratio,
-            "gauge_residual": self._gauge_residual(gradient),
+            "gauge_residual": residual,
             "predicted_gain": taken * gain,
             "predicted_task_increase": step.task_change(taken, slope, max(form, 0.0)),
             "measured_gain": self.measured[2] - value_before,
