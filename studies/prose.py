@@ -10,8 +10,8 @@
 The reference is a file under `studies/` without its ending (`demo` is `demo/results.json`) and a path in it: keys,
 positions, or `key=value` to find one of a list; a bare word finds an entry by its `name`, `id`, `task` or `arm`.
 `%` multiplies by 100, a minus before it turns the sign. A number agrees if the file's, rounded to the digits
-printed, is the printed one. Numbers that no file holds (settings, limits, other people's) stand under `given`, with
-a reason.
+printed, is the printed one. Numbers that no file holds (settings, limits, what others found) stand under `given`,
+with a reason.
 
 Knows: texts, numbers, paths in JSON. Does not know: what any number means.
 """
