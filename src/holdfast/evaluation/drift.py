@@ -10,6 +10,7 @@ aligned model sampled at temperature 1. Its expectation is the KL between the tw
 (chain rule, up to ``max_new_tokens``); with few prompts its tail is heavy, so look at the interval.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,8 +24,17 @@ from holdfast.core.seeds import derive_seed, undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean
 from holdfast.data import Batch, Example, batches
 from holdfast.evaluation.behaviour import sample_answers
-from holdfast.models import Subject, adapter_off, kl_on_examples, log_probabilities
+from holdfast.models import (
+    Subject,
+    adapter_off,
+    adapter_off_is_base,
+    kl_on_examples,
+    log_probabilities,
+    trained_beside,
+)
+from holdfast.models.bare import WAY_OUT
 
+log = logging.getLogger(__name__)
 STORE_LIMIT_BYTES = 1 << 30
 _BATCH = 32
 
@@ -83,7 +93,7 @@ class Reference:
     Attributes:
         examples: the completions.
         source: "stored" (log-probabilities kept in memory, exact), "adapter_off" (the current model without its
-            adapter; right as long as training touches nothing but the adapter) or "model" (a second model).
+            adapter) or "model" (a second model).
         samples: per prompt; neighbouring examples belong together.
     """
 
@@ -120,23 +130,35 @@ class Reference:
         """Remember the distribution of ``aligned``, as it is now, along given completions.
 
         "auto" stores the log-probabilities. "model" keeps ``aligned`` itself: it must not be trained meanwhile.
+        "adapter_off" is the base behind the adapter. Where the adapter's training or the subject's scope moves
+        the base's own parameters too, which no switch puts back, the base's log-probabilities are stored instead,
+        and that is logged.
 
         Raises:
-            UserError: the log-probabilities would not fit in a GiB.
+            UserError: the log-probabilities would not fit in a GiB; "adapter_off" without an adapter, or of a
+                model whose base cannot be had by switching it off (:func:`holdfast.models.adapter_off_is_base`).
         """
         kept = tuple(examples)
-        if source in ("adapter_off", "model"):
-            if source == "adapter_off" and not aligned.has_adapter:
-                raise UserError("source='adapter_off' needs a model with an adapter; use source='stored'")
-            return cls(kept, source, samples, model=aligned.model if source == "model" else None)
-        vocabulary = int(aligned.model.config.vocab_size)
-        size = 4 * vocabulary * sum(example.completion_tokens for example in kept)
-        if size > STORE_LIMIT_BYTES:
-            raise UserError(
-                f"storing the aligned model's log-probabilities takes {size / 2**30:.1f} GiB (limit 1); use fewer "
-                "prompts or tokens, train an adapter with source='adapter_off', or source='model' with a copy"
-            )
-        return cls(kept, "stored", samples, _store(aligned, kept, batch_size))
+        if source == "model":
+            return cls(kept, source, samples, model=aligned.model)
+        if source != "adapter_off":
+            return cls(kept, "stored", samples, _store(aligned, kept, batch_size))
+        if not aligned.has_adapter:
+            raise UserError("source='adapter_off' needs a model with an adapter; use source='stored'")
+        reason = adapter_off_is_base(aligned.model)
+        if reason is not None:
+            raise UserError(f"source='adapter_off': that is not the base here: {reason}; {WAY_OUT}")
+        moving = trained_beside(aligned.model, aligned.parameters())
+        if not moving:
+            return cls(kept, "adapter_off", samples)
+        log.warning(
+            "%d parameters of the base are trained beside the adapter (%s, ...): the base's log-probabilities are "
+            "stored, because switching the adapter off will not bring it back",
+            len(moving),
+            moving[0],
+        )
+        with adapter_off(aligned.model):
+            return cls(kept, "stored", samples, _store(aligned, kept, batch_size))
 
     def aligned_log_p(self, current: Any) -> Callable[[Batch], torch.Tensor]:
         """A function from a batch of these examples to the aligned model's log_p_BTV."""
@@ -166,6 +188,12 @@ def _without_adapter(model: Any) -> Callable[[Batch], torch.Tensor]:
 
 @torch.no_grad()
 def _store(aligned: Subject, examples: Sequence[Example], batch_size: int) -> tuple[torch.Tensor, ...]:
+    size = 4 * aligned.vocabulary * sum(example.completion_tokens for example in examples)
+    if size > STORE_LIMIT_BYTES:
+        raise UserError(
+            f"storing the aligned model's log-probabilities takes {size / 2**30:.1f} GiB (limit 1); use fewer "
+            "prompts or tokens, train an adapter with source='adapter_off', or source='model' with a copy"
+        )
     stored: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     with undisturbed(aligned.model):
         for batch in batches(examples, batch_size, aligned.pad_id):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from holdfast.core.seeds import undisturbed
 from holdfast.data import Batch
 from holdfast.gradients.layout import Labelled
+from holdfast.models import check_length
 
 
 @contextlib.contextmanager
@@ -59,6 +60,8 @@ def labelled_logits(
         time_T = torch.arange(batch.input_ids_BT.shape[1], device=batch.input_ids_BT.device)
         padded_BT = time_T.expand_as(batch.input_ids_BT)
         keywords["position_ids"] = padded_BT if batch.position_ids_BT is None else batch.position_ids_BT
+    rows_BT = keywords.get("position_ids")
+    check_length(model, batch.input_ids_BT.shape[1] if rows_BT is None else int(rows_BT.max()) + 1)
     with _cut(head, where.position_M):
         logits = model(**keywords).logits
     logits_MV = logits.flatten(0, -2) if head is not None else logits.flatten(0, -2)[where.position_M]

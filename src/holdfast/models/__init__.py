@@ -1,13 +1,8 @@
 """Floor 1: load a model, name its parameters, adapt it, run it, let it speak."""
 
-from holdfast.models.adapters import (
-    adapter_off,
-    adapter_parameters,
-    add_lora,
-    load_adapter,
-    lora_pairs,
-    save_adapter,
-)
+from holdfast.models.adapter_scope import adapter_parameters
+from holdfast.models.adapters import add_lora, load_adapter, lora_pairs, save_adapter
+from holdfast.models.bare import adapter_off, adapter_off_is_base, trained_beside
 from holdfast.models.forward import (
     LossSummary,
     batch_logits,
@@ -31,6 +26,7 @@ from holdfast.models.likelihood import (
     text_ids,
     text_pair,
 )
+from holdfast.models.limits import check_length, declared_length, position_limit, text_config, vocabulary_size
 from holdfast.models.subject import Subject, load
 
 __all__ = [
@@ -40,10 +36,13 @@ __all__ = [
     "LossSummary",
     "Subject",
     "adapter_off",
+    "adapter_off_is_base",
     "adapter_parameters",
     "add_lora",
     "batch_logits",
+    "check_length",
     "continuation_likelihoods",
+    "declared_length",
     "generate",
     "generate_text",
     "greedy_agreement",
@@ -55,12 +54,16 @@ __all__ = [
     "lora_pairs",
     "mean_loss",
     "model_hash",
+    "position_limit",
     "prefix_id",
     "rolling_windows",
     "save_adapter",
     "sequence_nll",
+    "text_config",
     "text_ids",
     "text_pair",
     "token_kl",
     "token_nll",
+    "trained_beside",
+    "vocabulary_size",
 ]

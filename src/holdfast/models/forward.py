@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from holdfast.core.results import Result
 from holdfast.data import Batch, Example, batches
+from holdfast.models.limits import check_length
 from holdfast.models.subject import Subject
 
 DEFAULT_BATCH_SIZE = 32
@@ -26,7 +27,11 @@ def batch_logits(model: Any, batch: Batch) -> torch.Tensor:
 
     Returns:
         logits_BTV in float32.
+
+    Raises:
+        UserError: rows longer than the model's table of positions.
     """
+    check_length(model, batch.input_ids_BT.shape[1])
     output = model(
         input_ids=batch.input_ids_BT,
         attention_mask=batch.attention_mask_BT,

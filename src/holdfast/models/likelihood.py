@@ -20,6 +20,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.data import Example, collate
 from holdfast.models.forward import batch_logits
+from holdfast.models.limits import declared_length
 from holdfast.models.subject import Subject
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -46,11 +47,9 @@ class Likelihoods:
 
 def longest_input(subject: Subject) -> int:
     """The most tokens the model reads at once: of its configuration, else of its tokenizer, else 2048."""
-    config: Any = subject.model.config
-    config = getattr(config, "text_config", None) or config
-    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
-        if getattr(config, name, None) is not None:
-            return int(getattr(config, name))
+    declared = declared_length(subject.model)
+    if declared is not None:
+        return declared
     length = getattr(subject.tokenizer, "model_max_length", None)
     return int(length) if length is not None and length < _UNSET_LENGTH else DEFAULT_MAX_LENGTH
 
