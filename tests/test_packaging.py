@@ -61,6 +61,8 @@ def test_every_promised_kind_of_data_file_is_there(pattern):
 
 def test_no_data_file_is_left_out_of_the_wheel():
     package = Path(str(resources.files("holdfast")))
-    promised = {path for p in PROJECT["tool"]["setuptools"]["package-data"]["holdfast"] for path in package.glob(p)}
+    promised = {
+        path for p in PROJECT["tool"]["setuptools"]["package-data"]["holdfast"] for path in package.glob(p)
+    }
     files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert sorted(files - promised) == []

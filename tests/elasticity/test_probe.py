@@ -8,8 +8,9 @@ import torch
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
+from holdfast.core.statistics import bootstrap_ratio
 from holdfast.data import Example, collate
-from holdfast.elasticity import Elasticity, Probe, bootstrap_ratio, measure_elasticity, measure_stiffness, probe
+from holdfast.elasticity import Elasticity, Probe, measure_elasticity, measure_stiffness, probe
 from holdfast.elasticity.probe import distance
 from holdfast.models import Subject, adapter_off, adapter_parameters, batch_logits, lora_pairs
 from tests.conftest import build_llama
@@ -203,3 +204,40 @@ def test_elasticity_of_an_adapter_needs_no_second_model(lora_subject, tiny_examp
     base = found.probe("base")
     assert base.bits_per_token == off.bits_per_token and base.kl_to_base_nats.value == 0 == base.distance
     assert found.probe("checkpoint 1").kl_to_base_nats.value > 0
+
+
+def test_one_document_leaves_the_stiffness_unbounded_too():
+    found = measure_stiffness(([4.0], [5.0], [2]), ([4.0], [9.0], [2]))
+    assert found.k_eff.method == "unbounded" and found.k_eff.low == -math.inf
+
+
+def test_the_noise_floor_is_what_other_batches_move(pair, tiny_examples, monkeypatch):
+    """Another batching is given another loss; the floor must say by how much, of the worst text, a token."""
+    from types import SimpleNamespace
+
+    tokens = [3, 5]
+
+    def loss(subject, examples, batch_size):
+        moved = 0.0 if batch_size == 8 else 0.25 if len(examples) == 2 else 0.1
+        return SimpleNamespace(nll_N=[1.0, 2.0 + moved][: len(examples)], tokens_N=tokens[: len(examples)])
+
+    monkeypatch.setitem(probe.__globals__, "mean_loss", loss)
+    texts = {"two": tiny_examples[:2], "one": tiny_examples[:1]}
+    found = probe(*pair, texts, batch_size=8)
+    assert found.noise_floor_bits == pytest.approx(0.25 / math.log(2) / 8)
+
+
+def test_a_step_is_held_against_the_noisier_of_its_two_probes():
+    from dataclasses import replace
+
+    from holdfast.core.statistics import Interval
+    from holdfast.elasticity.measure import _step
+
+    nothing = Interval(0.0, 0.0, 0.0, 0, "none")
+    bits = {"pretrain": (2.0, 4.0, 3.0), "alignment": (2.0, 4.0, 3.0)}
+    counts = dict.fromkeys(bits, (2, 4, 3))
+    before = Probe("a", {}, bits, counts, nothing, nothing, 0.0, 0.0, None, 0)
+    after = replace(before, name="b", document_bits={k: tuple(1.1 * b for b in v) for k, v in bits.items()})
+    assert _step(before, after, None, 0).above_noise
+    assert not _step(replace(before, noise_floor_bits=0.05), after, None, 0).above_noise
+    assert not _step(before, replace(after, noise_floor_bits=0.05), None, 0).above_noise

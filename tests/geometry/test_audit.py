@@ -290,3 +290,24 @@ def test_a_saturated_line_falls_back_to_the_probe():
     assert found.multiple == 1.0
     with pytest.raises(ValueError, match="probe of 0 steps"):
         forecast_after_probe(subject, probe, sampled(subject), random_examples(4), 0, 10)
+
+
+def test_split_estimates_come_from_disjoint_parts_of_the_task(full, task):
+    """epsilon^2 from two halves, gamma^2 from four quarters: no example stands on both sides of a product."""
+    from holdfast.curvature import fisher_bilinear
+
+    subject, found = full
+    order = np.random.default_rng(found.seed).permutation(len(task))
+    parts = [[task[k] for k in order[start::4]] for start in range(4)]
+    assert len({id(example) for part in parts for example in part}) == len(task)
+    g = [mean_gradient(subject, part, "tokens") for part in parts]
+
+    def squared(first, second):
+        return float(fisher_bilinear(subject, found.reference_examples, first, second).mean())
+
+    halves = [trees.scale(trees.axpy(g[a], 1.0, g[b]), 0.5) for a, b in ((0, 2), (1, 3))]
+    gamma = squared(hvp(subject, parts[0], g[1], "tokens"), hvp(subject, parts[2], g[3], "tokens"))
+    assert found.conditions.epsilon_F_squared_split == pytest.approx(squared(*halves), rel=1e-4)
+    assert found.conditions.gamma_F_squared_split == pytest.approx(gamma, rel=1e-4)
+    same = squared(hvp(subject, parts[0], g[0], "tokens"), hvp(subject, parts[2], g[2], "tokens"))
+    assert abs(gamma - same) > 0.05 * abs(gamma)  # it would show

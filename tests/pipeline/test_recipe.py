@@ -52,5 +52,34 @@ def test_yaml_cannot_run_code(tmp_path):
 
 
 def test_equal_settings_have_equal_hashes_whatever_is_left_to_defaults():
-    assert recipe_from_dict({}).hash == recipe_from_dict({"training": {"steps": 60}}).hash
-    assert recipe_from_dict({}).hash != recipe_from_dict({"training": {"steps": 61}}).hash
+    assert recipe_from_dict({}).hash == recipe_from_dict({"training": {"pool": 32}}).hash
+    assert recipe_from_dict({}).hash != recipe_from_dict({"training": {"pool": 33}}).hash
+
+
+def test_a_recipe_knows_every_rule_and_filter_that_selection_knows():
+    from holdfast.selection import LOSS_FILTERS, RULES
+
+    for rule in RULES:
+        arm = {"name": "a", "rule": rule, "keep": 1.0}
+        assert recipe_from_dict({"arms": [arm], "restore": []}).arms[0].rule == rule
+    for loss_filter in LOSS_FILTERS:
+        arm = {"name": "a", "rule": "low", "loss_filter": loss_filter}
+        assert recipe_from_dict({"arms": [arm], "restore": []}).arms[0].loss_filter == loss_filter
+
+
+@pytest.mark.parametrize(
+    ("arm", "loss_filter", "selects"),
+    [
+        ({}, "none", False),
+        ({"rule": "none"}, "none", False),
+        ({"rule": "none", "loss_filter": "sigma"}, "sigma", True),
+        ({"loss_filter": "quantile"}, "quantile", True),
+        ({"rule": "moderate"}, "sigma", True),
+        ({"rule": "random", "loss_filter": "none"}, "none", True),
+    ],
+)
+def test_a_loss_filter_that_is_named_is_applied_without_a_rule_too(arm, loss_filter, selects):
+    recipe = recipe_from_dict({"arms": [{"name": "a"} | arm], "restore": []})
+    (found,) = recipe.arms
+    assert (found.loss_filter, found.selects) == (loss_filter, selects)
+    assert recipe_from_dict(recipe.to_dict()).arms == recipe.arms

@@ -12,6 +12,8 @@ import typer
 from holdfast.cli.options import LOG_LEVELS, LogLevelOption, QuietOption, verb
 from holdfast.core.progress import QUIET_VARIABLE
 
+CONTINUE = ("demo", "run", "score", "train")  # verbs that go on from where they were stopped
+
 
 def build_app() -> typer.Typer:
     """The command line with every verb."""
@@ -51,7 +53,7 @@ def build_app() -> typer.Typer:
         "elasticity": elasticity.elasticity,
     }
     for name, function in verbs.items():
-        app.command(name)(verb(function, before=_speak))
+        app.command(name)(verb(function, before=_speak, continues=name in CONTINUE))
     return app
 
 

@@ -1,4 +1,7 @@
-"""``holdfast elasticity``: how far a model stands from its parent, and what it would take to move."""
+"""``holdfast elasticity``: how far one model stands from its parent.
+
+What it would take to move it (stiffness) needs a second checkpoint: :func:`holdfast.measure_elasticity`.
+"""
 
 from typing import Annotated
 
@@ -22,7 +25,9 @@ def elasticity(
     out: options.OutOption = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Bits a token on your texts, and KL to the parent model both ways, along each model's own samples.
+    """Bits a token on your texts, KL to the parent model both ways, distance of the weights, noise floor.
+
+    Stiffness compares checkpoints of a run: holdfast.measure_elasticity in Python.
 
     Example: holdfast elasticity organism:aligned --base organism:base --text task=organism:lessons
     """

@@ -80,7 +80,7 @@ def evaluate(
     from holdfast.evaluation.attacks.named import SPELLINGS
     from holdfast.pipeline.evaluating import evaluate_against
     from holdfast.pipeline.measures import read_asked
-    from holdfast.pipeline.recipe import EvaluateSection
+    from holdfast.pipeline.recipe import EvaluateSection, section_from
 
     output.quiet_for_json(json)
     if attack == ["list"]:
@@ -94,19 +94,20 @@ def evaluate(
     if against is None and noise:
         raise typer.BadParameter("a noise floor belongs to a comparison; add --against", param_hint="--noise")
     output.check_new_folder(out)
-    section = EvaluateSection(
-        attacks=tuple(attack or ()),
-        attack_rows=attack_rows,
-        attack_templates=_path(attack_templates),
-        suites=_path(suites),
-        choices=choices,
-        judge=tuple(judge or ["offline"]),
-        judge_url=judge_url,
-        judge_model=judge_model,
-        judge_rate=judge_rate,
-        system=system,
-        batch_size=batch_size,
-    )
+    given = {
+        "attacks": attack or (),
+        "attack_rows": attack_rows,
+        "attack_templates": _path(attack_templates),
+        "suites": _path(suites),
+        "choices": choices,
+        "judge": judge or ["offline"],
+        "judge_url": judge_url,
+        "judge_model": judge_model,
+        "judge_rate": judge_rate,
+        "system": system,
+        "batch_size": batch_size,
+    }
+    section = section_from(EvaluateSection, given)
     asked = read_asked(section)
     skill = output.build_skill(model, prompts, seed, rows.limit)
     tasks = _tasks(task, model, rows, metric, max_new_tokens)
@@ -138,13 +139,14 @@ def _tasks(
     source: str | None, model: str, rows: options.Rows, metric: str, max_new_tokens: int
 ) -> "tuple[Task, ...]":
     """The held-out task, if there is one; its rows are read before any model is loaded."""
-    from holdfast.evaluation import Task
+    from holdfast.pipeline.inputs import read_named
+    from holdfast.pipeline.reading import task_of
 
     if source is None:
         return ()
     output.say_of_data(source, model)
-    found = output.raw_rows(source, rows.limit, split="test")
-    return (Task.from_rows("task", found, metric=metric, max_new_tokens=max_new_tokens),)
+    read = read_named(source, rows, split="test")
+    return (task_of(source, read.rows, rows, metric, max_new_tokens),)
 
 
 def _show(found: "Evaluation", title: str, skill: str, against: str | None) -> None:

@@ -17,9 +17,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 import typer
+
+from holdfast.cli.endings import ending
+from holdfast.selection.rules import LOSS_FILTERS, RULES
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -70,6 +73,11 @@ CompletionColumnOption = Annotated[
     str | None, typer.Option("--completion-column", help="Column that holds the answer of a row.")
 ]
 
+TruncationOption = Annotated[
+    Literal["keep_start", "keep_end"],
+    typer.Option("--truncation-mode", help="End of a too long row that stays; keep_end keeps answers."),
+]
+
 HarmfulOption = Annotated[
     str | None,
     typer.Option("--harmful", help="Prompts that must be refused: a file, FILE:COLUMN=VALUE, or a named set."),
@@ -90,6 +98,23 @@ ShareOption = Annotated[
 SaltOption = Annotated[
     str, typer.Option("--salt", help="Of the split of the prompts; the salt of an earlier split repeats it.")
 ]
+
+# What is of one run is said once for the verb that does it and the verbs that look ahead to it.
+RuleOption = Annotated[str, typer.Option("--rule", help=f"Selection rule: {', '.join(RULES)}.")]
+_KEEP = typer.Option("--keep", help="Share to keep of the rows, or of each pool; with rule none all.")
+KeepOption = Annotated[float, _KEEP]
+OptionalKeepOption = Annotated[float | None, _KEEP]
+_FILTER = typer.Option("--loss-filter", help=f"Losses to leave out first: {', '.join(LOSS_FILTERS)}.")
+LossFilterOption = Annotated[str, _FILTER]
+OptionalLossFilterOption = Annotated[str | None, _FILTER]
+_STEPS = typer.Option("--steps", min=1, help="Optimiser steps of the fine-tune.")
+StepsOption = Annotated[int, _STEPS]
+OptionalStepsOption = Annotated[int | None, _STEPS]
+_RATE = typer.Option("--learning-rate", help="AdamW's, of the fine-tune.")
+LearningRateOption = Annotated[float, _RATE]
+OptionalLearningRateOption = Annotated[float | None, _RATE]
+RankOption = Annotated[int, typer.Option("--rank", min=0, help="LoRA rank of the fine-tune; 0: no adapter.")]
+AlphaOption = Annotated[int, typer.Option("--alpha", help="LoRA alpha of the fine-tune.")]
 
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at a time.")]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
@@ -130,6 +155,7 @@ class Rows:
     skip_bad_rows: SkipOption = False
     prompt_column: PromptColumnOption = None
     completion_column: CompletionColumnOption = None
+    truncation_mode: TruncationOption = "keep_start"
 
 
 @dataclass(frozen=True)
@@ -145,11 +171,15 @@ class Prompts:
 GROUPS = (Loading, Rows, Prompts)
 
 
-def verb(function: Callable[..., None], before: Callable[[bool, str | None], None]) -> Callable[..., None]:
+def verb(
+    function: Callable[..., None], before: Callable[[bool, str | None], None], continues: bool = False
+) -> Callable[..., None]:
     """``function`` with its groups spelled out, ``--quiet`` and ``--log-level`` beside them.
 
     Args:
         before: told of ``--quiet`` and ``--log-level`` before the verb begins.
+        continues: whether the same command, given again, goes on from where it was stopped. With ``--cache`` it
+            always does.
     """
     groups: dict[str, type[Any]] = {}
     parameters: list[inspect.Parameter] = []
@@ -168,11 +198,20 @@ def verb(function: Callable[..., None], before: Callable[[bool, str | None], Non
         before(quiet, log_level)
         for name, kind in groups.items():
             values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-        function(**values)
+        with ending(_stopped(continues, values)):
+            function(**values)
 
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
+
+
+def _stopped(continues: bool, values: dict[str, Any]) -> str:
+    """What is said when a verb is stopped."""
+    if not continues and values.get("cache") is None:
+        return "stopped"
+    same = "the same command without --fresh" if values.get("fresh") else "the same command"
+    return f"stopped; run {same} to continue"
 
 
 def _spelled_out(group: inspect.Parameter) -> list[inspect.Parameter]:

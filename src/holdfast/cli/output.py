@@ -6,7 +6,7 @@ Knows: rich, what the shared options of ``cli.options`` mean. Does not know: any
 import json as json_module
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,14 +61,41 @@ def printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
-def report_bad_rows(examples: Any) -> None:
-    """List the rows that were skipped on request, and what was cut."""
-    for bad in getattr(examples, "bad_rows", ())[:20]:
+def report_rows(examples: "Examples") -> None:
+    """Say how rows were understood, what was skipped on request, and what was cut or dropped."""
+    for line in (examples.recognised, *examples.notes):
+        if line:
+            say(printable(f"{examples.source}: {line}"))
+    for bad in examples.bad_rows[:20]:
         say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
-    if len(getattr(examples, "bad_rows", ())) > 0:
+    if examples.bad_rows:
         say(f"{len(examples.bad_rows)} bad rows skipped, {len(examples)} rows used")
-    if getattr(examples, "truncated", ()):
+    if examples.truncated:
         say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
+    if examples.dropped:
+        say(f"{len(examples.dropped)} rows had no room for an answer within --max-length and were dropped")
+
+
+def check_new_file(out: Path, replace: bool, flag: str, inputs: Mapping[str, str | Path]) -> None:
+    """Refuse to write over what is there unless asked to, and over what is being read in any case.
+
+    Args:
+        out: the file that is about to be written.
+        replace: whether an older one may be replaced. flag: the option that asks for it.
+        inputs: what the command reads, by what it is.
+
+    Raises:
+        UserError: ``out`` is a folder, one of the inputs, or there and not to be replaced.
+    """
+    from holdfast.core.errors import UserError
+
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file in it")
+    for what, source in inputs.items():
+        if out.exists() and Path(source).exists() and out.samefile(source):
+            raise UserError(f"{out}: --out is {what} itself; choose another name")
+    if out.exists() and not replace:
+        raise UserError(f"{out}: exists; choose another --out, or replace it with {flag}")
 
 
 def warn(message: str) -> None:
@@ -83,13 +110,11 @@ def check_new_folder(path: Path | None) -> None:
     check(path)
 
 
-def load_subject(
-    model: str, adapter: Path | None, scope: str, loading: Loading, template: bool = True
-) -> "Subject":
+def load_subject(model: str, adapter: Path | None, scope: str, loading: Loading, **further: Any) -> "Subject":
     """Load a model named on the command line.
 
     Args:
-        template: False where only weights are compared, so that nothing is rendered.
+        further: as :func:`holdfast.models.load` takes it, such as ``quantize``.
     """
     from holdfast.pipeline.inputs import load_named
 
@@ -101,8 +126,9 @@ def load_subject(
         device=loading.device,
         revision=loading.revision,
         trust_remote_code=loading.trust_remote_code,
-        today=loading.today if template else None,
-        template=template_values(loading.template_kwarg) if template else {},
+        today=loading.today,
+        template=template_values(loading.template_kwarg),
+        **further,
     )
 
 
@@ -150,7 +176,7 @@ def say_of_data(source: str, model: str) -> None:
 def encode(rows: "TaskRows", subject: "Subject") -> "Examples":
     """Rows as examples of ``subject``; skipped and cut rows are listed."""
     examples = rows.encode(subject.tokenizer)
-    report_bad_rows(examples)
+    report_rows(examples)
     return examples
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from holdfast.cli import options, output
+from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, Pool, choose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,8 @@ def score(
 
     output.quiet_for_json(json)
     budget = _max_tokens(max_tokens)
-    _check_out(out, data)
+    output.check_new_file(out, fresh, "--fresh", {"the data file": data})
+    output.check_new_file(summary_path(out), fresh, "--fresh", {"the data file": data})
     read = output.read_rows(data, model, rows)
     subject = output.load_subject(model, adapter, scope, loading)
     examples = output.encode(read, subject)
@@ -73,7 +75,7 @@ def score(
         proxy=proxy,
         seed=seed,
     )
-    agreement = rank_agreement(subject, examples, proxy, _moderate, seed=seed) if proxy != "full" else None
+    agreement = rank_agreement(subject, examples, proxy, _by_default, seed=seed) if proxy != "full" else None
     if json:
         output.emit_json(
             {
@@ -85,21 +87,24 @@ def score(
                 "grad_norm_quantiles": {name: summary.grad_norm_quantiles[name] for name in SHOWN},
                 "spearman": summary.spearman,
                 "proxy": proxy,
-                "agreement": agreement.to_dict() if agreement is not None else None,
+                "agreement": agreement and {**agreement.to_dict(), "rule": DEFAULT_RULE, "keep": DEFAULT_KEEP},
             }
         )
         return
     _print(summary, len(table))
     if agreement is not None:
-        print(agreement)
-    print(f"wrote {out} and {summary_path(out)}; next: holdfast select {out} --data {data}")
+        print(f"{agreement} (selection as `holdfast select` makes it: {DEFAULT_RULE}, keep {DEFAULT_KEEP})")
+    more = " --allow-proxy" if proxy != "full" else ""
+    # The organism draws as many rows as are asked for; of others the limit leaves some out.
+    if rows.limit is not None and not data.startswith("organism:"):
+        more += " --unscored drop"
+    print(f"wrote {out} and {summary_path(out)}; next: holdfast select {out} --data {data}{more}")
 
 
-def _moderate(loss_N: "NDArray", norm_N: "NDArray", tokens_N: "NDArray") -> "Sequence[int]":
-    """What `holdfast select` keeps by default."""
-    from holdfast.selection.rules import Pool, choose
-
-    return choose(Pool(len(loss_N), loss_N, norm_N, tokens_N), "moderate", 0.2, "sigma", 0)[0]
+def _by_default(loss_N: "NDArray", norm_N: "NDArray", tokens_N: "NDArray") -> "Sequence[int]":
+    """What `holdfast select` keeps when it is told nothing."""
+    pool = Pool(len(loss_N), loss_N, norm_N, tokens_N)
+    return choose(pool, DEFAULT_RULE, DEFAULT_KEEP, DEFAULT_LOSS_FILTER, 0)[0]
 
 
 def _max_tokens(value: str) -> int | Literal["auto"]:
@@ -108,14 +113,6 @@ def _max_tokens(value: str) -> int | Literal["auto"]:
     if not value.isdecimal() or int(value) < 1:
         raise typer.BadParameter(f"'{value}' is neither 'auto' nor a number of tokens", param_hint="--max-tokens")
     return int(value)
-
-
-def _check_out(out: Path, data: str) -> None:
-    """The table must not land on the rows it was computed from."""
-    from holdfast.core.errors import UserError
-
-    if out.exists() and Path(data).exists() and out.samefile(data):
-        raise UserError(f"{out}: --out is the data file itself; choose another name for the table")
 
 
 def _print(summary: "ScoreSummary", rows: int) -> None:

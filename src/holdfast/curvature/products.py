@@ -121,17 +121,6 @@ def hvp_operator(
     return product
 
 
-def ggn_product(
-    subject: Subject,
-    examples: Sequence[Example],
-    v: Mapping[str, torch.Tensor],
-    reduction: MeanOver = "mean",
-    batch_size: int = 16,
-) -> Tree:
-    """One product with :func:`ggn_operator`."""
-    return ggn_operator(subject, examples, reduction, batch_size)(v)
-
-
 def hvp(
     subject: Subject,
     examples: Sequence[Example],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
+from holdfast.core.errors import UserError
 from holdfast.data.keys import short_hash
 
 
@@ -60,6 +61,10 @@ class Example:
     def completion_tokens(self) -> int:
         """Number of ids that carry loss."""
         return sum(self.loss_mask)
+
+
+class BadRowError(UserError):
+    """Why one row cannot be used; whoever reads rows adds the place, or lists it among ``bad_rows``."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,13 @@ def unique_names(names: Sequence[str]) -> tuple[list[str], int]:
     return out, sum(new != old for new, old in zip(out, names, strict=True))
 
 
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))  # as data frames fill what is missing
+
+
 def _canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items() if item is not None}
+        return {str(key): _canonical(item) for key, item in value.items() if not _missing(item)}
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if value is None or isinstance(value, (str, bool, int)):

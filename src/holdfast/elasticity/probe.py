@@ -19,9 +19,9 @@ from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed, undisturbed
-from holdfast.core.statistics import Interval, bootstrap_mean
+from holdfast.core.statistics import Interval, bootstrap_mean, bootstrap_ratio
 from holdfast.data import Batch, Example
-from holdfast.elasticity.coefficients import bootstrap_ratio
+from holdfast.elasticity.coefficients import DRAWS
 from holdfast.evaluation.behaviour import prompt_ids, sample_answers
 from holdfast.gradients import mean_gradient
 from holdfast.models import (
@@ -120,7 +120,7 @@ def probe(
     floor = [abs(bits[text][0].sum() - again[text][0].sum()) / bits[text][1].sum() for text in texts]
     return Probe(
         name,
-        {text: bootstrap_ratio(*bits[text], seed=seed) for text in texts},
+        {text: bootstrap_ratio(*map(list, bits[text]), seed, DRAWS) for text in texts},
         {text: tuple(bits[text][0].tolist()) for text in texts},
         {text: tuple(int(n) for n in bits[text][1]) for text in texts},
         to_base,

@@ -7,7 +7,6 @@ An answer is the text that a reader would be shown: what the chat template put i
 comes first, tokens that mark off reasoning stay, other special tokens go.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,13 @@ from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
-from holdfast.core.statistics import Interval, wilson
+from holdfast.core.statistics import Interval
 from holdfast.data import Example, encode_prompt
-from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, judge_all
+from holdfast.evaluation.judges.base import Judge, Label, Verdict, judge_all, label_counts, label_rate
+from holdfast.evaluation.judges.reasoning import CHANNEL_TOKENS, opened_by, structures_reasoning
 from holdfast.models import Subject, generate
 
+OPENING_TOKENS = 24  # of a prompt, in which its template may have opened a thought
 Prompt = str | Sequence[Mapping[str, Any]]
 """A request, or a conversation that ends with one."""
 
@@ -45,12 +46,11 @@ class Answered:
     @cached_property
     def counts(self) -> dict[str, int]:
         """Prompts by label: refused, complied, unclear, error."""
-        counted = Counter(self.labels)
-        return {label: counted[label] for label in LABELS}
+        return label_counts(self.labels)
 
     def rate(self, label: Label) -> Interval:
         """Share of *all* prompts with this label, Wilson at 95 %: "unclear" and "error" stay below the line."""
-        return wilson(self.counts[label], len(self.prompts))
+        return label_rate(self.counts, label)
 
     def part(self, start: int, stop: int | None = None) -> "Answered":
         """The same for some of the prompts."""
@@ -85,7 +85,7 @@ def ask(
     ids = prompt_ids(subject, [with_system(prompt, system) for prompt in prompts], max_new_tokens)
     options = {"cache": cache, "model_key": model_key}
     answers = generate(subject, ids, max_new_tokens, temperature, seed, batch_size, **options)
-    return [read_answer(subject, answer) for answer in answers]
+    return [read_answer(subject, answer, asked) for answer, asked in zip(answers, ids, strict=True)]
 
 
 def ask_and_judge(
@@ -197,7 +197,25 @@ def with_system(prompt: Prompt, system: str | None) -> Prompt:
     return turns if turns and turns[0].get("role") == "system" else [{"role": "system", "content": system}, *turns]
 
 
-def read_answer(subject: Subject, new_ids: Sequence[int], prefill_ids: Sequence[int] = ()) -> str:
-    """The text of one answer as a reader would be shown it; ``prefill_ids`` were put into the model's mouth."""
-    assert subject.tokenizer is not None
-    return str(subject.tokenizer.decode([*prefill_ids, *new_ids], skip_special_tokens=True)).strip()
+def read_answer(
+    subject: Subject, new_ids: Sequence[int], prompt_ids: Sequence[int] = (), prefill_ids: Sequence[int] = ()
+) -> str:
+    """The text of one answer as a reader would be shown it.
+
+    Args:
+        prompt_ids: what it answers, without ``prefill_ids``: a thought that the template opened comes first.
+        prefill_ids: what was put into the model's mouth.
+    """
+    tokenizer: Any = subject.tokenizer
+    opened = opened_by(str(tokenizer.decode(list(prompt_ids)[-OPENING_TOKENS:])))
+    ids = [*prefill_ids, *new_ids]
+    special = {int(k): token.content for k, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    marks = {k for k in set(ids) & special.keys() if structures_reasoning(special[k])}
+    if any(special.get(k) == "<|channel|>" for k in ids):  # the other tokens of this format are common elsewhere
+        marks |= {k for k in ids if special.get(k) in CHANNEL_TOKENS}
+    if marks:
+        text = tokenizer.decode([k for k in ids if k not in special or k in marks], skip_special_tokens=False)
+    else:
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+    return f"{opened}{text}".strip()

@@ -29,7 +29,7 @@ from holdfast.evaluation import sample_reference
 from holdfast.evaluation.drift import Reference
 from holdfast.geometry.conditions import Conditions, conditions_at, conditions_by_d, root
 from holdfast.geometry.forecast import Forecast, screen
-from holdfast.geometry.measure import Measured, Plan, mean_first_update, measure, task_gradients
+from holdfast.geometry.measure import Measured, PlannedRun, mean_first_update, measure, task_gradients
 from holdfast.geometry.onset import THRESHOLDS, Onset, ThresholdTime, crossover_time, time_to_threshold
 from holdfast.geometry.spectrum import RANKS, Spectrum, Subspace, spectrum_of
 from holdfast.geometry.updates import OptimizerFactory
@@ -189,7 +189,7 @@ def audit(
         Hg = hvp(subject, examples, g, "tokens", batch_size)
         Hg_splits = [hvp(subject, part, gradient, "tokens", batch_size) for part, gradient in splits.crossed]
         advance(2)
-        plan = Plan(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
+        plan = PlannedRun(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
         update, batches, size = mean_first_update(subject, examples, plan, batch_size)
         advance(1)
         measured = measure(subject, reference, g, Hg, update, splits, Hg_splits, learning_rate, batch_size)
@@ -222,7 +222,7 @@ def _assemble(
     reference: tuple[Example, ...],
     gram: Gram,
     measured: Measured,
-    plan: Plan,
+    plan: PlannedRun,
     update_batches: tuple[int, int],
     d: int | None,
 ) -> Audit:
@@ -272,7 +272,7 @@ def _assemble(
 
 
 def _conditions(
-    space: Subspace, spectrum: Spectrum, measured: Measured, plan: Plan, d: int, task_examples: int
+    space: Subspace, spectrum: Spectrum, measured: Measured, plan: PlannedRun, d: int, task_examples: int
 ) -> Conditions:
     r_g, r_Hg = measured.dots["g"], measured.dots["Hg"]
     trace = spectrum.trace.value
@@ -309,7 +309,7 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else float("nan")
 
 
-def _onset(conditions: Conditions, measured: Measured, plan: Plan) -> Onset:
+def _onset(conditions: Conditions, measured: Measured, plan: PlannedRun) -> Onset:
     path = measured.path
     epsilon, gamma = conditions.epsilon_F.value, conditions.gamma_F.value
     times = tuple(

@@ -26,7 +26,7 @@ FEWEST_BATCHES, MOST_BATCHES = 4, 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedRun:
     """The planned fine-tune, as far as its first update knows it."""
 
     optimizer: str | OptimizerFactory
@@ -76,7 +76,7 @@ def task_gradients(
 
 
 def mean_first_update(
-    subject: Subject, examples: Sequence[Example], plan: Plan, batch_size: int
+    subject: Subject, examples: Sequence[Example], plan: PlannedRun, batch_size: int
 ) -> tuple[Tree, int, int]:
     """Mean of the optimiser's first updates on several batches: one batch's noise is a third of its form."""
     usable = [example for example in examples if example.completion_tokens]

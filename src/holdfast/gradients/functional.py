@@ -12,7 +12,7 @@ padding side and width, and avoids the data-dependent mask building that vmap ca
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 import torch
@@ -63,15 +63,6 @@ def right_padded(batch: Batch) -> Batch:
 def detached(parameters: Mapping[str, torch.Tensor]) -> Tree:
     """The parameter values without their gradient history (no copy)."""
     return {name: parameter.detach() for name, parameter in parameters.items()}
-
-
-def logits_function(model: torch.nn.Module, batch: Batch) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
-    """``parameters -> logits_BTV`` for a right-padded batch; parameters left out keep the model's values."""
-
-    def logits_BTV(parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return call(model, parameters, batch.input_ids_BT)
-
-    return logits_BTV
 
 
 def call(

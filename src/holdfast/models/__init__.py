@@ -27,7 +27,7 @@ from holdfast.models.likelihood import (
     text_pair,
 )
 from holdfast.models.limits import check_length, declared_length, position_limit, text_config, vocabulary_size
-from holdfast.models.subject import Subject, load
+from holdfast.models.subject import Subject, load, load_tokenizer
 
 __all__ = [
     "GenerationCache",
@@ -49,6 +49,7 @@ __all__ = [
     "kl_on_examples",
     "load",
     "load_adapter",
+    "load_tokenizer",
     "log_probabilities",
     "longest_input",
     "lora_pairs",

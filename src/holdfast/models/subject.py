@@ -139,3 +139,16 @@ def load(
         tokens = len(own) if own is not tokenizer else 0
         model, tokenizer = load_adapter(model, adapter, revision=revision, tokens=tokens), own
     return Subject(model, tokenizer, scope)
+
+
+def load_tokenizer(
+    source: str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer alone: enough to read rows with, and no weights are touched.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    from holdfast.models.loading import read_tokenizer, resolve
+
+    return read_tokenizer(resolve(source), {"revision": revision, "trust_remote_code": trust_remote_code})

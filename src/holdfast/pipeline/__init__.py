@@ -4,7 +4,7 @@ from importlib import resources
 
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.recipe import Recipe, load_recipe, recipe_from_dict
-from holdfast.pipeline.run import run
+from holdfast.pipeline.run import Plan, check, run
 from holdfast.pipeline.stages import Stage, stages_of
 
 
@@ -21,11 +21,13 @@ def bundled_recipe(name: str) -> Recipe:
 
 
 __all__ = [
+    "Plan",
     "Recipe",
     "RunFolder",
     "Stage",
     "bundled_recipe",
     "bundled_recipe_text",
+    "check",
     "load_recipe",
     "recipe_from_dict",
     "run",

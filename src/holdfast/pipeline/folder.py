@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,6 +22,9 @@ from holdfast.core.errors import UserError
 from holdfast.core.files import check_writable, new_folder, read_json, write_json, write_text
 from holdfast.core.version import VERSION, versions
 from holdfast.pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from holdfast.pipeline.reading import RunInputs
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +42,13 @@ class RunFolder:
     Attributes:
         path: the folder.
         recipe: what the run does.
+        inputs: what was read for a run that begins; None when it goes on.
     """
 
     def __init__(self, path: str | Path, recipe: Recipe) -> None:
         self.path = Path(path)
         self.recipe = recipe
+        self.inputs: RunInputs | None = None
 
     @classmethod
     def open(cls, path: str | Path, recipe: Recipe, input_hashes: dict[str, str]) -> "RunFolder":
@@ -54,18 +59,33 @@ class RunFolder:
                 something is finished.
         """
         folder = cls(path, recipe)
-        identity = {"recipe_hash": recipe.hash, "inputs": input_hashes, "holdfast": VERSION}
-        if (folder.path / MANIFEST).exists():
-            folder._sweep()
-            if folder.begun:
-                folder._continue(identity)
-                return folder  # else nothing has been finished with the old recipe: the new one takes its place
-        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            raise UserError(f"{folder.path}: not empty and not a run folder; choose a new one")
-        check_writable(folder.path / RECIPE)
+        folder._sweep()
+        if folder.check(input_hashes):
+            return folder
         write_text(folder.path / RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+        identity = folder._identity(input_hashes)
         write_json(folder.path / MANIFEST, {**identity, **environment(), "seed": recipe.seed})
         return folder
+
+    def _identity(self, input_hashes: dict[str, str]) -> dict[str, Any]:
+        return {"recipe_hash": self.recipe.hash, "inputs": input_hashes, "holdfast": VERSION}
+
+    def check(self, input_hashes: dict[str, str]) -> bool:
+        """Whether this folder holds a run of this recipe that can go on; False if a new one can begin here.
+
+        A run in which nothing is finished makes room for a corrected recipe.
+
+        Raises:
+            UserError: as :meth:`open`.
+        """
+        if (self.path / MANIFEST).exists():
+            if self.begun:
+                self._continue(self._identity(input_hashes))
+                return True
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path}: not empty and not a run folder; choose a new one")
+        check_writable(self.path / RECIPE)
+        return False
 
     @property
     def begun(self) -> bool:

@@ -7,15 +7,17 @@ Does not know: stages.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
 from holdfast.data import BadRow, Examples, read_examples
+from holdfast.data.example import BadRowError
+from holdfast.data.shapes import normalise_row, prompt_and_answer
 from holdfast.data.sources import Row, read_rows
-from holdfast.evaluation import Task
+from holdfast.evaluation.tasks import checked_answer, checked_prompt
 from holdfast.models import Subject, load
-from holdfast.pipeline.recipe import ElasticitySection, Recipe, TaskSection
+from holdfast.pipeline.recipe import ElasticitySection, Recipe
 
 ORGANISM = "organism"
 TOKENIZER = "tokenizer.json"
@@ -66,38 +68,49 @@ def load_named(
     trust_remote_code: bool = False,
     today: str | None = None,
     template: Mapping[str, Any] | None = None,
+    **further: Any,
 ) -> Subject:
     """Load a model that a command line or a recipe names; its chat template is pinned if that is asked.
 
     Args:
         today: date for a chat template that writes one.
         template: further values for the chat template.
+        further: as :func:`holdfast.models.load` takes it, such as ``quantize``.
 
     Raises:
         UserError: as :func:`holdfast.models.load`.
     """
     source = model_source(model)
-    subject = load(source, adapter, scope, dtype, device, revision, trust_remote_code)
-    if (today or template) and subject.tokenizer is not None:
-        from holdfast.data import pin_template
-
-        pin_template(subject.tokenizer, today=today, kwargs=dict(template or {}))
+    subject = load(source, adapter, scope, dtype, device, revision, trust_remote_code, **further)
+    pin(subject.tokenizer, today, template)
     return subject
 
 
-class Reading(Protocol):
+def pin(tokenizer: Any, today: str | None, template: Mapping[str, Any] | None) -> Any:
+    """``tokenizer`` itself, its chat template pinned to a date and to values, if any are given."""
+    if tokenizer is not None and (today or template):
+        from holdfast.data import pin_template
+
+        pin_template(tokenizer, today=today, kwargs=dict(template or {}))
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Reading:
     """How rows are read; the command line's options and a recipe's section both say it."""
 
-    @property
-    def limit(self) -> int | None: ...
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def skip_bad_rows(self) -> bool: ...
-    @property
-    def prompt_column(self) -> str | None: ...
-    @property
-    def completion_column(self) -> str | None: ...
+    limit: int | None = None
+    max_length: int = 1024
+    skip_bad_rows: bool = False
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    truncation_mode: str = "keep_start"
+
+
+def columns_of(how: Any) -> dict[str, str]:
+    """What was named of columns and cutting, as ``read_examples`` takes it."""
+    names = ("prompt_column", "completion_column", "truncation_mode")
+    return {name: value for name in names if (value := getattr(how, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,7 @@ class TaskRows:
     rows: tuple[Row, ...]
     bad: tuple[BadRow, ...]
     how: Reading
+    notes: tuple[str, ...] = ()
 
     def encode(self, tokenizer: Any) -> Examples:
         """As examples.
@@ -117,14 +131,10 @@ class TaskRows:
         """
         if tokenizer is None:
             raise UserError(f"{self.source}: this model has no tokenizer, so text cannot be read")
-        columns = {
-            name: value
-            for name in ("prompt_column", "completion_column")
-            if (value := getattr(self.how, name)) is not None
-        }
-        skip = self.how.skip_bad_rows
+        columns, skip = columns_of(self.how), self.how.skip_bad_rows
         found = read_examples(list(self.rows), tokenizer, self.how.max_length, None, skip, **columns)
         found.bad_rows, found.source = (*self.bad, *found.bad_rows), self.source
+        found.notes = (*self.notes, *found.notes)
         return found
 
 
@@ -139,8 +149,9 @@ def read_named(source: str, how: Reading, split: str = "train", seed: int = 0) -
         rows = [Row(f"{source} row {number}", values, number) for number, values in enumerate(drawn)]
         return TaskRows(source, tuple(rows), (), how)
     bad: list[BadRow] = []
-    rows = read_rows(source, how.limit, bad if how.skip_bad_rows else None)
-    return TaskRows(source, tuple(rows), tuple(bad), how)
+    notes: list[str] = []
+    rows = read_rows(source, how.limit, bad if how.skip_bad_rows else None, notes)
+    return TaskRows(source, tuple(rows), tuple(bad), how, tuple(notes))
 
 
 def data_notes(source: str | None, model: str) -> list[str]:
@@ -148,29 +159,6 @@ def data_notes(source: str | None, model: str) -> list[str]:
     if source is None or not source.startswith(f"{ORGANISM}:") or is_organism(model):
         return []
     return [f"{source} holds sentences of an invented language: {model} learns nothing useful from them"]
-
-
-def task_rows(section: TaskSection, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training rows and held-out rows.
-
-    A user's rows without a test file lose every fifth row to the held-out set. Of the organism's mixtures only
-    the graded sources are tested: the rest is what comes along in such data.
-
-    Raises:
-        UserError: unreadable rows, unknown organism task, nothing left to train on.
-    """
-    if section.train.startswith(f"{ORGANISM}:"):
-        train = named_rows(section.train, section.train_rows, "train", seed)
-        return train, named_rows(section.train, section.test_rows, "test", seed)
-    bad: list[Any] | None = [] if section.skip_bad_rows else None
-    rows = [dict(row.values) for row in read_rows(section.train, section.train_rows, bad)]
-    if section.test is not None:
-        return rows, [dict(row.values) for row in read_rows(section.test, section.test_rows, bad)]
-    held_out = rows[::HELD_OUT_EVERY][: section.test_rows]
-    train = [row for k, row in enumerate(rows) if k % HELD_OUT_EVERY]
-    if not train:
-        raise UserError(f"task '{section.train}': {len(rows)} rows are too few to hold some out; give task.test")
-    return train, held_out
 
 
 def named_rows(source: str, limit: int | None, split: str = "train", seed: int = 0) -> list[dict[str, Any]]:
@@ -193,32 +181,27 @@ def named_rows(source: str, limit: int | None, split: str = "train", seed: int =
     return [row for row in drawn if row["source"] in tasks[name].graded][:wanted]
 
 
-def build_task(section: TaskSection, rows: Sequence[Mapping[str, Any]], examples: Sequence[Any]) -> Task:
-    """The held-out task: prompts with answers where rows have them, and the loss on all examples."""
-    pairs = (
-        []
-        if section.metric == "none"
-        else [pair for row in rows if (pair := question_and_answer(row)) is not None]
-    )
-    return Task(
-        "task",
-        tuple(prompt for prompt, _ in pairs),
-        tuple(answer for _, answer in pairs),
-        metric="exact_match" if section.metric == "none" else section.metric,
-        examples=tuple(examples),
-        max_new_tokens=section.max_new_tokens,
-    )
+def question_and_answer(row: Row, how: Any = None, metric: str = "exact_match") -> tuple[Any, str] | None:
+    """What a row asks and the text of the right answer; None where a row has no single answer.
 
-
-def question_and_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Prompt and answer of a single-turn row; None for rows that only have a loss."""
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return prompt, completion
-    turns = row.get("messages") or []
-    if [turn.get("role") for turn in turns] == ["user", "assistant"]:
-        return turns[0]["content"], turns[1]["content"]
-    return None
+    Raises:
+        UserError: naming the row, for an answer or a prompt that is none.
+    """
+    columns = columns_of(how) if how is not None else {}
+    values: Mapping[str, Any] = row.values
+    if "prompt_column" in columns and "completion_column" in columns:
+        values = {side: values.get(columns[f"{side}_column"]) for side in ("prompt", "completion")}
+    answer = next((values[key] for key in ("completion", "answer") if key in values), "")
+    if "prompt" in values and not isinstance(answer, (str, list, tuple)):
+        pair = values["prompt"], answer  # a number is an answer, too; what is none is refused below
+    else:
+        try:
+            pair = prompt_and_answer(normalise_row(values))
+        except BadRowError as problem:
+            raise UserError(f"{row.where}: {problem}") from None
+    if pair is None:
+        return None
+    return checked_prompt(pair[0], row.where), checked_answer(pair[1], row.where, metric)
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
@@ -226,10 +209,14 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     sources = {
         "model": model_source(recipe.model.source),
         "base": model_source(recipe.model.base) if recipe.model.base else "",
-        "harmful": recipe.skill.harmful,
-        "benign": recipe.skill.benign,
-        "train": recipe.task.train,
+        "harmful": recipe.skill.harmful or "",
+        "benign": recipe.skill.benign or "",
+        "train": recipe.task.train or "",
         "test": recipe.task.test or "",
+        "suites": recipe.evaluate.suites or "",
+        "attack_rows": recipe.evaluate.attack_rows or "",
+        "attack_templates": recipe.evaluate.attack_templates or "",
+        "pretrain": (recipe.elasticity.pretrain if recipe.elasticity else None) or "",
     }
     return {name: _hash(source) for name, source in sources.items() if source}
 
@@ -238,11 +225,31 @@ def _hash(source: str | Sequence[str]) -> str:
     if not isinstance(source, str):
         return sha256_text("\n".join(source))
     path = Path(source)
+    if not path.exists() and ":" in source:  # a file with a label: xstest.csv:label=safe
+        head, _, label = source.partition(":")
+        return f"{_hash(head)}:{label}" if Path(head).is_file() else source
     if path.is_file():
         return sha256_file(path)
     if path.is_dir():
         return sha256_folder(path)
     return source
+
+
+def base_of(recipe: Recipe) -> str:
+    """The parent of a recipe's model, for the elasticity probe.
+
+    Raises:
+        UserError: a model other than the built-in one without a parent, or without texts for its pre-training.
+    """
+    assert recipe.elasticity is not None
+    if not is_organism(recipe.model.source):
+        for key, value in (("model.base", recipe.model.base), ("elasticity.pretrain", recipe.elasticity.pretrain)):
+            if value is None:
+                raise UserError(
+                    f"{recipe.model.source}: the elasticity probe needs {key} (the pre-trained parent, text "
+                    "rows like those it was pre-trained on); give it, or leave the section elasticity out"
+                )
+    return recipe.model.base or f"{ORGANISM}:base"
 
 
 def pretraining_rows(section: ElasticitySection, seed: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import UserError
-from holdfast.data import Example, encode_rows
+from holdfast.data import Example
 from holdfast.evaluation import Skill, Task
 from holdfast.evaluation.attacks.named import named_attacks
 from holdfast.evaluation.judges.named import SPELLINGS as JUDGES
@@ -18,7 +18,7 @@ from holdfast.evaluation.judges.named import JudgeNeeds, named_judge
 from holdfast.evaluation.suites import SuiteSet, common_sense, load_suites
 from holdfast.models import Subject
 from holdfast.pipeline.evaluating import Measures
-from holdfast.pipeline.inputs import named_rows, question_and_answer
+from holdfast.pipeline.inputs import Reading, TaskRows, question_and_answer, read_named
 from holdfast.pipeline.recipe import EvaluateSection
 from holdfast.pipeline.relearning import relearning_attack
 
@@ -36,7 +36,7 @@ class Asked:
 
     section: EvaluateSection
     suites: SuiteSet
-    rows: tuple[dict[str, Any], ...] = ()
+    rows: TaskRows | None = None
 
     def measures(
         self,
@@ -87,7 +87,7 @@ def read_asked(section: EvaluateSection) -> Asked:
 
         own = common_sense(choice_items("evaluate"), label="organism", style="chat")
         suites = SuiteSet(suites.skills, suites.tasks, (*suites.suites, own))
-    rows = tuple(named_rows(section.attack_rows, None)) if section.attack_rows is not None else ()
+    rows = read_named(section.attack_rows, Reading()) if section.attack_rows is not None else None
     _attacks(section, rows, None)
     if not section.judge:
         raise UserError(f"judge: none named; use one of {', '.join(JUDGES)}")
@@ -100,12 +100,13 @@ def read_asked(section: EvaluateSection) -> Asked:
     return Asked(section, suites, rows)
 
 
-def _attacks(section: EvaluateSection, rows: Sequence[dict[str, Any]], subject: Subject | None) -> tuple[Any, ...]:
+def _attacks(section: EvaluateSection, rows: TaskRows | None, subject: Subject | None) -> tuple[Any, ...]:
     """Attacks by name; without a subject only their spelling and their files are checked."""
-    if not rows:
+    if rows is None:
         return named_attacks(section.attacks, template_file=section.attack_templates)
-    shots = [pair for row in rows if (pair := question_and_answer(row)) is not None]
-    examples = encode_rows(rows, subject.tokenizer) if subject is not None else [_ANY_EXAMPLE]
+    pairs = [pair for row in rows.rows if (pair := question_and_answer(row)) is not None]
+    shots = [(question, answer) for question, answer in pairs if isinstance(question, str)]
+    examples = rows.encode(subject.tokenizer) if subject is not None else [_ANY_EXAMPLE]
     return named_attacks(
         section.attacks,
         shots,

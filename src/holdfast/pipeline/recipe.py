@@ -6,7 +6,7 @@ Does not know: how any of it is done.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -23,10 +23,10 @@ from pydantic import (
 from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json, name_problem
 from holdfast.pipeline.places import PLACES, located
+from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule
 
 Share = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Rule = Literal["none", "moderate", "low", "high", "random", "inverse_length", "length_matched_random"]
 
 
 def _name(value: str) -> str:
@@ -43,6 +43,9 @@ class Section(BaseModel):
     """A part of the recipe; unknown keys are errors, because a typo must not become a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Some = TypeVar("Some", bound=Section)
 
 
 class ModelSection(Section):
@@ -82,6 +85,7 @@ class TaskSection(Section):
     skip_bad_rows: bool = False
     prompt_column: str | None = None  # of rows that name their columns otherwise
     completion_column: str | None = None
+    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"  # the end of a long row that stays
 
 
 class AdapterSection(Section):
@@ -90,16 +94,50 @@ class AdapterSection(Section):
     rank: PositiveInt = 8
     alpha: PositiveInt = 16
     targets: str | tuple[str, ...] = "all-linear"
+    quantize: Literal["4bit", "8bit"] | None = None  # of the model below it (QLoRA); needs bitsandbytes
 
 
 class TrainingSection(Section):
-    """The same for every arm: equal pools in equal order, equal steps, equal optimiser."""
+    """The same for every arm: equal pools in equal order, equal steps, equal optimiser.
 
-    steps: PositiveInt = 60
+    None is chosen by the model (``training_run.definite``): the field's values, or for the organism its own.
+    """
+
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None  # instead of steps
     pool: PositiveInt = 32  # candidates an update; an arm with keep=0.5 learns from half of them
-    learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegative = 0.0
+    micro_batch: PositiveInt | Literal["auto"] = "auto"  # rows in memory at once; changes nothing else
+    learning_rate: PositiveFloat | None = None
+    schedule: str | None = None  # TRL's lr_scheduler_type
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of the steps
+    weight_decay: NonNegative | None = None
+    checkpoint_every: PositiveInt | None = None  # steps; None: as often as drift is measured
+    trl: dict[str, Any] = {}  # any further argument of TRL's SFTConfig
     seeds: tuple[int, ...] = (0,)  # of the data order and the adapter's initial values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingSection":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs are both given; leave one out")
+        from holdfast.training.options import checked_trl
+
+        # A frozen section is filled in here once; every later reader sees checked values.
+        object.__setattr__(self, "trl", checked_trl(self.trl))
+        for theirs, ours in TWINS.items():
+            if theirs in self.trl and ours in self.model_fields_set and getattr(self, ours) is not None:
+                raise ValueError(f"{ours} is given twice, here and as trl.{theirs}; leave one out")
+        return self
+
+
+# Arguments of SFTConfig that a recipe has its own word for.
+TWINS = {
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "learning_rate": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "weight_decay": "weight_decay",
+}
 
 
 class BudgetSection(Section):
@@ -107,6 +145,7 @@ class BudgetSection(Section):
 
     max_kl_nats: PositiveFloat | None = None
     min_refusal: Share | None = None
+    max_task_loss: PositiveFloat | None = None  # nats a token, on held-out rows
 
 
 class ArmSection(Section):
@@ -115,8 +154,20 @@ class ArmSection(Section):
     name: Name
     rule: Rule = "none"
     keep: Share = 1.0
-    loss_filter: Literal["sigma", "quantile", "none"] = "sigma"
+    loss_filter: LossFilter = "none"  # not given: "sigma" with a rule, none without one
     budget: BudgetSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filter_comes_with_a_rule(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("rule", "none") != "none":
+            return {"loss_filter": DEFAULT_LOSS_FILTER, **values}
+        return values
+
+    @property
+    def selects(self) -> bool:
+        """Whether anything is left out of a pool: by a rule, or by a loss filter alone."""
+        return self.rule != "none" or self.loss_filter != "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> "ArmSection":
@@ -126,10 +177,11 @@ class ArmSection(Section):
 
 
 class MonitorSection(Section):
-    """Live drift and refusals, on *estimate* prompts."""
+    """Live drift and refusals on *estimate* prompts, task loss on held-out rows."""
 
     every: PositiveInt = 10
     prompts: PositiveInt = 40
+    task_rows: Annotated[int, Field(ge=0)] = 64  # held-out rows for the task loss; 0 measures none
 
 
 class AuditSection(Section):
@@ -200,13 +252,13 @@ class Recipe(Section):
         names = [arm.name for arm in self.arms]
         if not names or not self.training.seeds:
             raise ValueError("arms and training.seeds: give at least one of each")
+        self._distinct()
         for restore in self.restore:
             if restore.arm not in names:
                 raise ValueError(f"restore: arm '{restore.arm}' is not one of {names}")
             unknown = set(restore.seeds or ()) - set(self.training.seeds)
             if unknown:
                 raise ValueError(f"restore: seeds {sorted(unknown)} are not among training.seeds")
-        self._distinct()
         return self
 
     def _distinct(self) -> None:
@@ -274,9 +326,26 @@ def recipe_from_dict(values: dict[str, Any], where: str = "recipe", folder: Path
     """
     try:
         recipe = Recipe.model_validate(values)
-        return recipe if folder is None else _located(recipe, folder)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_problem(error)}") from None
+    return recipe if folder is None else _located(recipe, folder)
+
+
+def section_from(kind: type[Some], values: dict[str, Any]) -> Some:
+    """A section made of a command line's options, checked as a recipe's is.
+
+    Raises:
+        UserError: a value that does not fit, by the name of its option.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        names = [part for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
+        option = "".join(f"--{name}: " for name in names[-1:]).replace("_", "-")
+        message = problem["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+        raise UserError(f"{option}{message}{given}") from None
 
 
 def _located(recipe: Recipe, folder: Path) -> Recipe:

@@ -3,13 +3,18 @@
 Knows: rules, the seed of a step. Does not know: trainers, models.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed
-from holdfast.selection.rules import LENGTH_RULES, NORM_RULES, check_options
+from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, NORM_RULES, check_options
 from holdfast.selection.select import Selection, select_pool
+
+logger = logging.getLogger(__name__)
+
+SMALL_POOL = 32
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class OnlineSelection(Result):
 
     The pool is everything one update would have trained on: ``per_device_train_batch_size`` ×
     ``gradient_accumulation_steps`` samples. ``keep`` is a share OF THE POOL, so to train on 16 samples an update
-    at ``keep=0.5`` make the pool 32. Below about 32 a median means little (selection.md 1.3 advises 64 or more).
+    at ``keep=0.5`` make the pool 32. Below about 32 a median means little, which is said once (selection.md 1.3
+    advises 64 or more).
 
     Attributes:
         keep: share of the pool to train on.
@@ -33,9 +39,9 @@ class OnlineSelection(Result):
             rank differently (selection.md 1.2).
     """
 
-    keep: float = 0.5
-    rule: str = "moderate"
-    loss_filter: str = "sigma"
+    keep: float = DEFAULT_KEEP
+    rule: str = DEFAULT_RULE
+    loss_filter: str = DEFAULT_LOSS_FILTER
     seed: int = 0
     reduction: str = "mean"
     one_pass: bool = True
@@ -55,11 +61,6 @@ class OnlineSelection(Result):
         """Whether a decision takes losses."""
         return self.loss_filter != "none"
 
-    @property
-    def needs_tokens(self) -> bool:
-        """Whether a decision takes lengths."""
-        return self.rule in LENGTH_RULES
-
     def decide(self, loss: Any, norm: Any, tokens: Any, step: int) -> Selection:
         """Which samples of this step's pool to train on: ``.indices``, with thresholds and reasons.
 
@@ -69,7 +70,7 @@ class OnlineSelection(Result):
             tokens: completion tokens of each sample.
             step: number of the update; moves the seed of the random rules.
         """
-        return select_pool(
+        chosen = select_pool(
             loss,
             norm,
             tokens,
@@ -77,4 +78,25 @@ class OnlineSelection(Result):
             keep=self.keep,
             loss_filter=self.loss_filter,
             seed=derive_seed(self.seed, "online", step),
+            reduction=self.reduction,
+            proxy="full",
         )
+        self._say_once(self.small_pool(len(chosen.reasons)))
+        return chosen
+
+    def small_pool(self, size: int) -> str | None:
+        """One sentence about a pool in which this selection decides little; None where there is nothing to say."""
+        judges = (self.rule not in ("none", "random") and self.keep < 1) or self.loss_filter != "none"
+        if size >= SMALL_POOL or not judges:
+            return None
+        return (
+            f"a pool of {size} samples is under {SMALL_POOL}: its median and its spread of losses are mostly "
+            "chance; the selection decides little. Raise per_device_train_batch_size * gradient_accumulation_steps"
+        )
+
+    def _say_once(self, sentence: str | None) -> None:
+        # Of the first pool only: the last one of an epoch may well be smaller.
+        if not getattr(self, "_said", False):
+            object.__setattr__(self, "_said", True)
+            if sentence is not None:
+                logger.warning(sentence)

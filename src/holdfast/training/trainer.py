@@ -23,13 +23,15 @@ from holdfast.core.seeds import undisturbed
 from holdfast.data import Batch
 from holdfast.gradients import GhostEngine, OnePass, one_pass, pool_norms
 from holdfast.gradients.ghost import Reduction
+from holdfast.gradients.per_sample import TOKENS, in_chunks
 from holdfast.models import Subject, batch_logits, sequence_nll
 from holdfast.selection import OnlineSelection, Selection
 from holdfast.training.data import SAMPLE, NumberedCollator, are_examples, dataset_from_examples
+from holdfast.training.monitor import DriftMonitor
 from holdfast.training.options import cpu_safe_args
 from holdfast.training.pool import MicroBatch, as_batch, keep_rows, pool_size
 from holdfast.training.trace import JsonLines
-from holdfast.training.update import MOST_TOKENS, deposit, obstacle
+from holdfast.training.update import MOST_HELD_BYTES, deposit, held_bytes, obstacle
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +40,16 @@ _QUANTILES = (0.0, 0.16, 0.5, 0.84, 1.0)
 
 
 class SkipEmptyUpdate(TrainerCallback):
-    """Make an update whose whole pool was dropped a no-op: Adam moves weights even on a zero gradient."""
+    """Make an update whose whole pool was dropped a no-op: Adam moves weights even on a zero gradient.
+
+    A resumed run's trace forgets the updates that will be made again.
+    """
 
     def __init__(self, trainer: "GuardedTrainer") -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.selection_lines.take_up(int(state.global_step))
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         if self.trainer.skip_update and optimizer is not None:
@@ -52,12 +60,14 @@ class GuardedTrainer(SFTTrainer):
     """``SFTTrainer`` with an online filter and monitors.
 
     Args:
-        model: a :class:`Subject` (its scope is what is trained, its tokenizer is used), a model, or a name.
+        model: a :class:`Subject` (its tokenizer is used; trained is its scope, or with the scope "auto" exactly
+            what requires a gradient as it is handed in, biases and single tokens included), a model, or a name.
         args: an ``SFTConfig``; default :func:`cpu_safe_args`. ``per_device_train_batch_size`` ×
-            ``gradient_accumulation_steps`` is the POOL; ``selection.keep`` of it is trained on.
+            ``gradient_accumulation_steps`` is the POOL; ``selection.keep`` of it is trained on. How the pool is
+            cut into micro-batches changes memory and rounding, nothing else.
         train_dataset: a sequence of Examples (their masks are used as they are), or anything SFTTrainer takes.
         selection: None trains on everything.
-        callbacks: a :class:`DriftMonitor` among them is bound to this trainer.
+        callbacks: such as a :class:`DriftMonitor`, which has the last word on the weights that come out.
         processing_class: the tokenizer, if ``model`` is not a Subject.
         kwargs: of ``SFTTrainer``.
 
@@ -88,10 +98,11 @@ class GuardedTrainer(SFTTrainer):
         self._engine: GhostEngine | None = None
         self._update: OnePass | None = None
         self._told: set[str] = set()
+        self._tokens = TOKENS
         self.pending_logs: dict[str, float] = {}
         self._own_datasets: list[Any] = []
         self._ids: list[str] | None = None
-        self._trace = JsonLines(Path(args.output_dir) / TRACE_FILE if selection is not None else None)
+        self.selection_lines = JsonLines(Path(args.output_dir) / TRACE_FILE if selection is not None else None)
         if selection is not None:
             _check_supported(args)
         if kwargs.get("eval_dataset") is not None:
@@ -108,15 +119,19 @@ class GuardedTrainer(SFTTrainer):
         self.data_collator = NumberedCollator(self.data_collator)  # type: ignore[assignment]
         if selection is not None:
             self.add_callback(SkipEmptyUpdate(self))
-        for callback in self.callback_handler.callbacks:
-            bind = getattr(callback, "bind", None)
-            if callable(bind):
-                bind(self)
 
     @property
     def selection_trace(self) -> list[dict[str, Any]]:
         """Rows of the trace so far."""
-        return self._trace.rows
+        return self.selection_lines.rows
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``SFTTrainer.train``; then monitors look once more at the weights that come out."""
+        output = super().train(*args, **kwargs)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, DriftMonitor):
+                callback.verify(Subject(self._bare_model(), self.processing_class), self.state)
+        return output
 
     # --- data ------------------------------------------------------------------------------------------------
 
@@ -161,7 +176,7 @@ class GuardedTrainer(SFTTrainer):
             return batches, items
         ids = self._pool_ids(batches, numbers)
         self._update = None
-        chosen = self._choose(batches, ids)
+        chosen = self._choose(batches, ids)  # scoring takes no more memory than a training step on a micro-batch
         self.skip_update = not chosen.indices
         if len(chosen.indices) in (0, len(ids)):
             self._update = None  # nothing to leave out: the ordinary step, bit for bit
@@ -177,6 +192,7 @@ class GuardedTrainer(SFTTrainer):
     def _choose(self, batches: list[MicroBatch], ids: list[str]) -> Selection:
         assert self.selection is not None
         pool = as_batch(batches, ids)
+        self._tokens = min(TOKENS, max(batch["input_ids"].numel() for batch in batches))
         step = self.state.global_step + 1
         if self.selection.needs_norm and self._one_pass_allowed(pool):
             chosen, (loss_B, norm_B, tokens_B) = self._score_and_differentiate(pool, step)
@@ -195,9 +211,7 @@ class GuardedTrainer(SFTTrainer):
             "kept_tokens": int(tokens_B[list(chosen.indices)].sum()) if chosen.indices else 0,
             "kept_ids": [ids[k] for k in chosen.indices],
         }
-        if self.state.global_step == 0:
-            self._trace.start()
-        self._trace.append(row)
+        self.selection_lines.append(row)
         self.pending_logs["selection/kept_share"] = chosen.kept_share
         return chosen
 
@@ -206,8 +220,9 @@ class GuardedTrainer(SFTTrainer):
         if not self.selection.one_pass:
             return False
         reason = obstacle(self._bare_model(), self.args, str(self.accelerator.mixed_precision))
-        if reason is None and pool.input_ids_BT.numel() > MOST_TOKENS:
-            reason = f"a pool of {pool.input_ids_BT.numel()} tokens, more than {MOST_TOKENS}"
+        held = held_bytes(self._ghost().parameters, pool.input_ids_BT.numel())
+        if reason is None and held > MOST_HELD_BYTES:
+            reason = f"one would hold about {held / 2**30:.0f} GiB of this pool until the choice"
         if reason is not None and reason not in self._told:
             self._told.add(reason)
             logger.info("scoring and training take two passes: %s", reason)
@@ -224,7 +239,7 @@ class GuardedTrainer(SFTTrainer):
             chosen.append(self.selection.decide(loss_N, norm_N, tokens_N, step))
             return chosen[0].indices
 
-        self._update = one_pass(self._ghost(), pool, choose, "tokens", self._reduction())
+        self._update = one_pass(self._ghost(), pool, choose, "tokens", self._reduction(), self._tokens)
         norms = self._update.norms
         return chosen[0], (norms.loss_N, norms.norm_N, norms.tokens_N)
 
@@ -257,14 +272,14 @@ class GuardedTrainer(SFTTrainer):
         assert self.selection is not None
         model: Any = self._bare_model()
         if self.selection.needs_norm:
-            found = pool_norms(self._ghost(), pool, self._reduction())
+            found = pool_norms(self._ghost(), pool, self._reduction(), self._tokens)
             return found.loss_N, found.norm_N, found.tokens_N
         tokens_B = pool.completion_mask_BT[:, 1:].sum(1).cpu()
         if not self.selection.needs_loss:
             return None, None, tokens_B
         with undisturbed(model):
-            batch = pool.to(next(model.parameters()).device)
-            loss_B = sequence_nll(batch_logits(model, batch), batch).double().cpu()
+            parts = in_chunks(pool.to(next(model.parameters()).device), self._tokens)
+            loss_B = torch.cat([sequence_nll(batch_logits(model, part), part).double().cpu() for part in parts])
         return loss_B.masked_fill(tokens_B == 0, float("nan")), None, tokens_B
 
     def _pool_ids(self, batches: list[MicroBatch], numbers: list[torch.Tensor | None]) -> list[str]:
@@ -285,10 +300,18 @@ class GuardedTrainer(SFTTrainer):
 
 
 def _scoped(subject: Subject) -> Any:
-    """The subject's model with exactly the parameters in scope trainable."""
+    """The subject's model with exactly the parameters in scope trainable.
+
+    "auto", and "adapter" on a model that has one, keep what requires a gradient already: PEFT has marked what an
+    adapter trains (biases, token rows and whole modules among it), and a user may have frozen layers.
+    """
+    as_marked = subject.scope == "auto" or (subject.scope == "adapter" and subject.has_adapter)
+    if as_marked and any(parameter.requires_grad for parameter in subject.model.parameters()):
+        return subject.model
     chosen = {id(parameter) for parameter in subject.parameters().values()}
     for parameter in subject.model.parameters():
-        parameter.requires_grad_(id(parameter) in chosen)
+        if parameter.is_floating_point():  # quantised weights cannot ask for a gradient
+            parameter.requires_grad_(id(parameter) in chosen)
     return subject.model
 
 

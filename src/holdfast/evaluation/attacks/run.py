@@ -131,7 +131,8 @@ def run_attack(
                 )
                 generated += sum(map(len, new_ids))
                 texts = [
-                    read_answer(changed, new, talk.prefill_ids) for talk, new in zip(talks, new_ids, strict=True)
+                    read_answer(changed, new, row[: len(row) - len(talk.prefill_ids)], talk.prefill_ids)
+                    for talk, row, new in zip(talks, ids, new_ids, strict=True)
                 ]
                 verdicts = judge_all(judge, prompts, texts, progress=False)
                 rows = zip(prompts, texts, verdicts, strict=True)

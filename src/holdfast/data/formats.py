@@ -1,0 +1,299 @@
+"""Records of one file, each with its place: JSON lines, JSON, CSV, TSV, Parquet, Arrow.
+
+Knows: file formats, lines, separators. Does not know: what fields a row needs, hub ids, tokens.
+
+Every reader yields ``(where, values)``; values that are a :class:`Problem` could not be parsed. ``where`` names
+the line a record begins on. What had to be guessed is added to ``notes``.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from holdfast.core.errors import UserError
+from holdfast.data.encodings import OPENERS, open_text
+
+Records = Iterator[tuple[str, Any]]
+SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+_WIDEST_CELL = 2**31 - 1
+_ROW_FIELDS = {"messages", "conversations", "conversation", "prompt", "completion", "chosen", "rejected", "tools"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a record cannot be used."""
+
+    reason: str
+
+
+def reader_of(path: Path) -> "Callable[[Path, list[str]], Records] | None":
+    """The reader for a file's name, compression suffix aside; None for a name that says nothing known."""
+    return READERS.get(file_kind(path.name))
+
+
+def file_kind(name: str) -> str:
+    """The suffix that names the format: ``.jsonl`` of ``train.jsonl.gz``."""
+    path = Path(name)
+    if path.suffix.lower() in OPENERS:
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
+def json_lines(path: Path, notes: list[str]) -> Records:
+    """One object a line, streamed; a file that is one JSON list or object after all is read as such."""
+    with open_text(path) as stream:
+        first = next((line for line in stream if line.strip()), "")
+    if first.lstrip()[:1] == "[" or (first.lstrip()[:1] == "{" and not _parses(first)):
+        whole = _try_whole(path, notes)
+        if whole is not None:
+            yield from whole
+            return
+    with open_text(path, notes) as stream:
+        yield from _lines(path.name, stream)
+
+
+def json_document(path: Path, notes: list[str]) -> Records:
+    """A list of objects, an object that holds one such list, or JSON lines in disguise.
+
+    Raises:
+        UserError: none of these.
+    """
+    with open_text(path, notes) as stream:
+        text = stream.read()
+    try:
+        yield from _document(path, text, notes)
+    except (ValueError, RecursionError) as error:
+        first = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+        if first.lstrip()[:1] == "{" and _parses(first):
+            notes.append(f"{path.name}: read as JSON lines (one object a line)")
+            yield from _lines(path.name, io.StringIO(text, newline=""))
+            return
+        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise UserError(f"{path}: not JSON ({reason}{place}); mend the file or write one object a line") from None
+
+
+def _lines(name: str, lines: Iterable[str]) -> Records:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"{name} line {number}", _parsed(line)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        return Problem(f"not JSON ({error.msg})")
+    except (ValueError, RecursionError) as error:  # a number of ten thousand digits, a thousand brackets
+        return Problem(f"not usable JSON ({error})")
+
+
+def _parses(text: str) -> bool:
+    return not isinstance(_parsed(text), Problem)
+
+
+def _try_whole(path: Path, notes: list[str]) -> list[tuple[str, Any]] | None:
+    with open_text(path) as stream:
+        text = stream.read()
+    try:
+        return list(_document(path, text, notes))
+    except (ValueError, RecursionError, UserError):
+        return None
+
+
+def _document(path: Path, text: str, notes: list[str]) -> Records:
+    """Records of a whole JSON text.
+
+    Raises:
+        ValueError: not JSON. UserError: JSON, but no list of rows.
+    """
+    start = len(text) - len(text.lstrip())
+    if text[start : start + 1] == "[":
+        yield from _list_items(path.name, text, start)
+        return
+    value = json.loads(text)
+    lists = [key for key, item in value.items() if _is_rows(item)] if isinstance(value, dict) else []
+    if lists and not _ROW_FIELDS.intersection(value):
+        if len(lists) > 1:
+            raise UserError(f"{path}: holds the lists {lists}; write the one to be read to a file of its own")
+        notes.append(f"{path.name}: rows taken from its list '{lists[0]}'")
+        for number, row in enumerate(value[lists[0]]):
+            yield f"{path.name} row {number}", row
+    elif isinstance(value, dict) and value:
+        yield f"{path.name} line 1", value
+    else:
+        raise UserError(f"{path}: the top level is not a list of rows; use JSONL or a JSON list")
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _list_items(name: str, text: str, start: int) -> Records:
+    """Items of a JSON list with the line each begins on; the whole text is checked before the first is given."""
+    json.loads(text)
+    decoder, place, line, counted, number = json.JSONDecoder(), start + 1, 1, 0, 0
+    while True:
+        while text[place : place + 1] in (" ", "\t", "\n", "\r", ","):
+            place += 1
+        if text[place] == "]":
+            return
+        line, counted = line + text.count("\n", counted, place), place
+        item, place = decoder.raw_decode(text, place)
+        yield f"{name} line {line} (row {number})", item
+        number += 1
+
+
+def delimited(path: Path, notes: list[str]) -> Records:
+    """A header line, then a record a line (quoted cells may hold line ends).
+
+    The separator is the one that cuts the header into most names.
+
+    Raises:
+        UserError: a header that names a column twice.
+    """
+    expected = "\t" if file_kind(path.name) in (".tsv", ".tab") else ","
+    with open_text(path, notes) as stream:
+        separator = _separator(stream, expected)
+        stream.seek(0)
+        if separator != expected:
+            notes.append(f"{path.name}: separator {SEPARATORS[separator]}")
+        yield from _cells(path, csv.reader(stream, delimiter=separator, strict=True))
+
+
+def _separator(stream: IO[str], expected: str) -> str:
+    sample = ""
+    for line in stream:
+        sample += line
+        if sample.strip() and sample.count('"') % 2 == 0:
+            break
+
+    def columns(separator: str) -> int:
+        with _wide_cells():
+            return len(next(csv.reader([sample.strip("\r\n")], delimiter=separator), []))
+
+    return max(SEPARATORS, key=lambda separator: (columns(separator), separator == expected))
+
+
+def _cells(path: Path, reader: Any) -> Records:
+    header: list[str] | None = None
+    line = 0
+    while True:
+        start, record = line + 1, _next_record(reader)
+        line = reader.line_num
+        if record is None:
+            return
+        if record == []:
+            continue
+        where = f"{path.name} line {start}"
+        if header is None:
+            if isinstance(record, Problem):
+                raise UserError(f"{where}: the header cannot be read ({record.reason})")
+            header = [name.strip() for name in record]
+            twice = sorted({name for name in header if name and header.count(name) > 1})
+            if twice:
+                raise UserError(f"{where}: the header names {twice} twice; rename one of the columns")
+        else:
+            yield where, record if isinstance(record, Problem) else _by_name(header, record)
+
+
+def _next_record(reader: Any) -> "list[str] | Problem | None":
+    try:
+        with _wide_cells():
+            return next(reader, None)
+    except csv.Error as error:
+        end = "unexpected end" in str(error)
+        return Problem("a quote is opened and never closed" if end else f"not a CSV record ({error})")
+
+
+def _by_name(header: list[str], cells: list[str]) -> "dict[str, str] | Problem":
+    while len(cells) > len(header) and not cells[-1].strip():
+        cells = cells[:-1]  # spreadsheets pad rows with empty cells
+    if len(cells) != len(header):
+        return Problem(
+            f"has {len(cells)} cells where the header names {len(header)} (quote cells that hold separators)"
+        )
+    return {name: cell for name, cell in zip(header, cells, strict=True) if name}
+
+
+@contextmanager
+def _wide_cells() -> Iterator[None]:
+    """The csv module's limit on a cell is global and small: widened for one record, then put back."""
+    before = csv.field_size_limit(_WIDEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def parquet(path: Path, notes: list[str]) -> Records:
+    """Rows of a Parquet file, with the column types of datasets (JSON columns among them) decoded.
+
+    Raises:
+        UserError: not a Parquet file.
+    """
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            table = file.read()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a Parquet file ({_first_line(error)})") from None
+    yield from _table_rows(path, table)
+
+
+def arrow(path: Path, notes: list[str]) -> Records:
+    """Rows of an Arrow file, stream (as datasets writes) or file format.
+
+    Raises:
+        UserError: not an Arrow file.
+    """
+    import pyarrow
+    from pyarrow import ipc
+
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            table = ipc.open_stream(source).read_all()
+    except (OSError, ValueError, pyarrow.ArrowException):
+        try:
+            with pyarrow.memory_map(str(path)) as source:
+                table = ipc.open_file(source).read_all()
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise UserError(f"{path}: not an Arrow file ({_first_line(error)})") from None
+    yield from _table_rows(path, table)
+
+
+def _table_rows(path: Path, table: Any) -> Records:
+    from datasets import Dataset
+
+    try:
+        rows: Iterable[Any] = Dataset(table)
+        for number, row in enumerate(rows):
+            yield f"{path.name} row {number}", row
+    except Exception as error:  # types that datasets does not know, broken JSON in a column: the user's file
+        raise UserError(
+            f"{path}: its rows cannot be read ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+READERS: dict[str, Callable[[Path, list[str]], Records]] = {
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
+    ".json": json_document,
+    ".csv": delimited,
+    ".tsv": delimited,
+    ".tab": delimited,
+    ".parquet": parquet,
+    ".arrow": arrow,
+    ".feather": arrow,
+}

@@ -1,0 +1,113 @@
+"""One flag, one meaning, on every verb."""
+
+import inspect
+import os
+import subprocess
+import sys
+from typing import Annotated, get_args, get_origin
+
+import pytest
+
+from holdfast.cli import run
+from holdfast.cli.app import build_app
+from holdfast.cli.options import GROUPS, Loading, Prompts, Rows
+from holdfast.core.progress import QUIET_VARIABLE
+
+PLAIN = {"init", "run", "demo", "select"}  # verbs that load no model themselves
+
+
+def verbs():
+    return {command.name: command.callback for command in build_app().registered_commands}
+
+
+def flags():
+    """verb -> flag -> (type, help, all names of it)."""
+    found = {}
+    for verb, callback in verbs().items():
+        found[verb] = {}
+        for parameter in inspect.signature(callback).parameters.values():
+            assert get_origin(parameter.annotation) is Annotated, f"{verb} {parameter.name}"
+            kind, info = get_args(parameter.annotation)
+            names = tuple(info.param_decls or ()) or (f"--{parameter.name.replace('_', '-')}",)
+            bare = [part for part in get_args(kind) if part is not type(None)] or [kind]
+            found[verb][names[0].split("/")[0]] = (str(bare[0]), info.help, names)
+    return found
+
+
+def test_a_flag_of_one_name_has_one_type_and_one_help_text_everywhere():
+    found, different = flags(), []
+    for name in sorted({flag for options in found.values() for flag in options if flag.startswith("--")}):
+        meanings = {options[name] for options in found.values() if name in options}
+        if len(meanings) > 1:
+            different.append((name, meanings))
+    assert different == []
+
+
+def options_of(group):
+    return {f"--{name.replace('_', '-')}" for name in group.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("verb", sorted(set(verbs()) - PLAIN))
+def test_every_verb_that_loads_a_model_takes_every_option_of_loading(verb):
+    assert options_of(Loading) | {"--adapter"} <= set(flags()[verb])
+
+
+@pytest.mark.parametrize("verb", sorted(set(verbs()) - PLAIN))
+def test_every_verb_that_reads_rows_takes_every_option_of_reading(verb):
+    assert options_of(Rows) <= set(flags()[verb])
+
+
+@pytest.mark.parametrize("verb", ["audit", "train", "evaluate", "restore", "elasticity"])
+def test_every_verb_that_asks_prompts_takes_every_option_of_them(verb):
+    assert options_of(Prompts) <= set(flags()[verb])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_is_made_of_options(group):
+    assert all(get_origin(hint) is Annotated for hint in inspect.get_annotations(group).values())
+
+
+def test_quiet_and_the_log_level_stand_on_either_side_of_the_verb(tmp_path, monkeypatch, capsys):
+    import logging
+
+    for number, place in enumerate(([], ["-q"])):
+        monkeypatch.delenv(QUIET_VARIABLE, raising=False)
+        before, after = (place, []) if number else ([], ["--quiet"])
+        assert run([*before, "init", str(tmp_path / f"{number}.yaml"), *after]) == 0
+        assert os.environ[QUIET_VARIABLE] == "1"
+    level = logging.getLogger().level
+    try:
+        assert run(["init", str(tmp_path / "c.yaml"), "--log-level", "debug"]) == 0
+        assert logging.getLogger().level == logging.DEBUG
+        assert run(["--log-level", "debug", "init", str(tmp_path / "d.yaml"), "--log-level", "error"]) == 0
+        assert logging.getLogger().level == logging.ERROR
+    finally:
+        logging.getLogger().setLevel(level)
+    assert run(["init", str(tmp_path / "e.yaml"), "--log-level", "loud"]) == 2
+    assert "'loud' is not one of" in capsys.readouterr().err
+    assert not (tmp_path / "e.yaml").exists()
+
+
+def test_the_shell_completes_verbs_and_options():
+    environment = {
+        **os.environ,
+        "_HOLDFAST_COMPLETE": "complete_bash",
+        "COMP_WORDS": "holdfast ev",
+        "COMP_CWORD": "1",
+    }
+    command = [sys.executable, "-m", "holdfast"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.stdout.split() == ["evaluate"]
+
+
+@pytest.mark.parametrize("entry", ["enable_thinking", "=false", "two words=1"])
+def test_a_template_value_without_a_name_is_refused(entry, capsys):
+    assert run(["doctor", "organism:aligned", "--template-kwarg", entry]) == 2
+    assert "give NAME=VALUE" in capsys.readouterr().err
+
+
+def test_template_values_are_read_as_a_recipe_reads_them():
+    from holdfast.cli.output import template_values
+
+    given = ["enable_thinking=false", "depth=3", "name=a=b", "empty="]
+    assert template_values(given) == {"enable_thinking": False, "depth": 3, "name": "a=b", "empty": None}
