@@ -170,4 +170,4 @@ def test_when_none_holds_the_input_is_kept_and_every_reason_said(scene):
     assert "step 1: task loss bound" in outcome.reason and "step 2: refusals less" in outcome.reason
     nan = measured(60, task=(math.nan, 0.0))
     assert scene([(1, 1.0, 0.01)], {1.0: nan})[0].status == "no_safe_step"
-    assert "free ones included" in scene([], {})[0].reason
+    assert "cannot be scaled" in scene([], {})[0].reason

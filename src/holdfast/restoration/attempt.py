@@ -36,10 +36,12 @@ class Attempt:
     Attributes:
         trace: every check, the first of the drifted adapter.
         notes: one record an outer iteration (ggn-cg only).
+        balanced: whether the adapter was seen to be balanced before the first step.
     """
 
     trace: tuple[Check, ...]
     notes: tuple[dict[str, float], ...] = ()
+    balanced: bool = False
 
 
 class Best:

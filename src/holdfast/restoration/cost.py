@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Cost:
-    """Tells the user; ``say`` defaults to the log."""
+    """Tells the user steps, examples and prompts at once; ``say`` defaults to the log."""
 
     def __init__(
         self, method: str, most_steps: int, batch_size: int, material: Material, say: Callable[[str], None] | None
@@ -23,9 +23,9 @@ class Cost:
         self.examples_a_step = 3 * batch_size
         self.checks = most_steps // CHECK_EVERY if method == "replay" else most_steps
         self.started, self.check_seconds = time.monotonic(), 0.0
+        self._announce()
 
-    def announce(self) -> None:
-        """Steps, examples and prompts."""
+    def _announce(self) -> None:
         choose, decide = self.material.parts
         what = (
             f"{self.most} steps of {self.examples_a_step} examples"
@@ -38,9 +38,9 @@ class Cost:
             f"{len(decide.harmful)} + {len(decide.benign)} prompts and {len(decide.task)} examples decide"
         )
 
-    def a_check_took(self, seconds: float) -> None:
-        """Remember it for the estimate."""
-        self.check_seconds = seconds
+    def checks_took(self, checks: int) -> None:
+        """So many were made since the start."""
+        self.check_seconds = (time.monotonic() - self.started) / checks
 
     def a_step_took(self, seconds: float) -> None:
         """The most the rest can take."""

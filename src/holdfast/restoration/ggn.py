@@ -147,7 +147,7 @@ def ggn_cg(
         curvature_examples: task examples in the curvature, and as many retained ones.
         tell: is given the seconds of the first iteration, once it is made.
     """
-    subject = Subject(subject.model, subject.tokenizer, "*.lora_*")
+    subject = Subject(subject.model, subject.tokenizer, "adapter")
     adapter = adapter_parameters(subject.model)
     curvature = Curvature(
         subject,

@@ -6,19 +6,21 @@ Knows: the order of things (restoration.md 3.7, 3.8, 3.13). Does not know: how e
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.data import Example
 from holdfast.evaluation import Judge
-from holdfast.models import Subject, adapter_parameters, lora_pairs
+from holdfast.models import Subject, adapter_off_is_base, adapter_parameters
+from holdfast.models.bare import WAY_OUT
 from holdfast.restoration.attempt import Attempt, Best
 from holdfast.restoration.balance import balance_all
 from holdfast.restoration.baselines import OFF, measure_baselines
 from holdfast.restoration.cost import Cost
 from holdfast.restoration.ggn import ggn_cg
-from holdfast.restoration.material import gather
+from holdfast.restoration.material import Material, gather
 from holdfast.restoration.replay import replay
 from holdfast.restoration.result import Restoration, fingerprint, get_adapter
 from holdfast.restoration.validation import Validation
@@ -49,14 +51,14 @@ def restore(
     progress: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Restoration:
-    """Bring a LoRA adapter's refusals back while its task loss stays within a limit.
+    """Bring an adapter's refusals back while its task loss stays within a limit.
 
     The aligned model is the subject with its adapter switched off. Only ``skill.estimate`` and ``task`` are read;
     the subject is left exactly as it came. Both methods are the local readings of notes-restoration.md: *replay*
     (default until something beats it) and *ggn-cg*, which pays for every step out of a budget.
 
     Args:
-        subject: a PEFT model with a LoRA adapter, and its tokenizer.
+        subject: a PEFT model with an adapter in its layers (ggn-cg: LoRA), and its tokenizer.
         skill: has ``.estimate.harmful`` and ``.estimate.benign`` prompts.
         task: examples of what the adapter was trained for.
         retain: "self" (the drifted model's own answers to the harmless prompts) or examples.
@@ -75,53 +77,41 @@ def restore(
         say: is told beforehand what the repair will cost, and after the first step how long it may take.
 
     Raises:
-        UserError: no LoRA adapter or tokenizer, no task data, a negative limit, an unknown method, an aligned
-            model that does not refuse, a judge that fails on more than a tenth of the answers.
+        UserError: no adapter or tokenizer, an adapter without which the model is not its base, no task data, a
+            negative limit, an unknown method, an aligned model that does not refuse, a judge that fails on more
+            than a tenth of the answers.
     """
     started = time.monotonic()
     _check_inputs(subject, task, retain, method, max_task_loss_increase)
-    method = METHODS[method]
-    judge = judge or _default_judge()
+    method, judge = METHODS[method], judge or _default_judge()
+    settings = {
+        "seed": seed, "prompts": prompts, "task_examples": task_examples, "max_new_tokens": max_new_tokens,
+        "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "outer": outer,
+        "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
+        "retain": retain if isinstance(retain, str) else "given",
+    }  # fmt: skip
     with _borrowed(subject.model):
         original = get_adapter(subject.model)
         material = gather(
             subject, skill.estimate, task, retain, judge, prompts=prompts, task_examples=task_examples,
             max_new_tokens=max_new_tokens, harmful=method == "ggn-cg" and harmful_weight > 0, seed=seed,
         )  # fmt: skip
-        most = steps if method == "replay" else outer
-        cost = Cost(method, most, batch_size, material, say)
-        cost.announce()
+        cost = Cost(method, steps if method == "replay" else outer, batch_size, material, say)
         choose, decide = (Validation(subject, part, judge, max_new_tokens) for part in material.parts)
         free = measure_baselines(subject, choose, decide)
-        cost.a_check_took((time.monotonic() - cost.started) / (2 * len(free)))
-        lost = drifted_by([*free["aligned"].both], [*free["drifted"].both])
+        cost.checks_took(2 * len(free))
         best = Best(free["drifted"].choose.check, free["aligned"].choose.check, max_task_loss_increase)
-        attempt, balanced = Attempt((best.start,)), False
+        lost = drifted_by([*free["aligned"].both], [*free["drifted"].both])
+        attempt = Attempt((best.start,))
         if has_drifted(lost):
             for name, baseline in free.items():
                 if baseline.adapter is not None:
                     best.offer(baseline.choose.check, baseline.adapter, OFF if name == "aligned" else name)
-            if method == "replay":
-                attempt = replay(
-                    subject, material, choose, best, steps=steps, learning_rate=learning_rate,
-                    batch_size=batch_size, seed=seed, progress=progress, tell=cost.a_step_took,
-                )  # fmt: skip
-            else:
-                balanced = balance_all(subject.model)
-                attempt = ggn_cg(
-                    subject, material, choose, best, outer=outer, contrast_weight=contrast_weight,
-                    harmful_weight=harmful_weight, seed=seed, progress=progress, tell=cost.a_step_took,
-                )  # fmt: skip
+            attempt = _moved(method, subject, material, choose, best, settings, progress, cost)
         outcome = conclude(subject, best, decide, free, lost)
         adapter = original if outcome.candidate is None else get_adapter(subject.model)
-    settings = {
-        "seed": seed, "prompts": prompts, "task_examples": task_examples, "max_new_tokens": max_new_tokens,
-        "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "outer": outer,
-        "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
-        "retain": retain if isinstance(retain, str) else "given", "balanced": balanced,
-        "bound_level": outcome.level,
-    }  # fmt: skip
     chosen = outcome.candidate
+    settings |= {"balanced": attempt.balanced, "bound_level": outcome.level}
     return Restoration(
         method, outcome.status, outcome.reason, max_task_loss_increase,
         best.start if chosen is None else chosen.check, attempt.trace,
@@ -131,11 +121,34 @@ def restore(
     )  # fmt: skip
 
 
+def _moved(
+    method: str,
+    subject: Subject,
+    material: Material,
+    choose: Validation,
+    best: Best,
+    settings: dict[str, Any],
+    progress: bool,
+    cost: Cost,
+) -> Attempt:
+    """Let the method move the adapter, offering what it finds to ``best``."""
+    shared: dict[str, Any] = {"seed": settings["seed"], "progress": progress, "tell": cost.a_step_took}
+    if method == "replay":
+        names = ("steps", "learning_rate", "batch_size")
+        return replay(subject, material, choose, best, **{name: settings[name] for name in names}, **shared)
+    balanced = balance_all(subject.model)
+    names = ("outer", "contrast_weight", "harmful_weight")
+    attempt = ggn_cg(subject, material, choose, best, **{name: settings[name] for name in names}, **shared)
+    return replace(attempt, balanced=balanced)
+
+
 def _check_inputs(subject: Subject, task: Sequence[Example], retain: Any, method: str, limit: float) -> None:
-    if not subject.has_adapter or not lora_pairs(subject.model):
-        raise UserError("subject: no LoRA adapter on this model; load one with load(..., adapter=folder)")
+    if not subject.has_adapter:
+        raise UserError("subject: no LoRA adapter on this model, nor another; load(..., adapter=folder) loads one")
     if any(getattr(module, "merged", False) for module in subject.model.modules()):
         raise UserError("adapter: merged into the base model; unmerge it or load the adapter again")
+    if (reason := adapter_off_is_base(subject.model)) is not None:
+        raise UserError(f"adapter: switched off it does not leave the aligned model ({reason}); {WAY_OUT}")
     if subject.tokenizer is None:
         raise UserError("subject: no tokenizer; prompts have to be answered, so give one")
     if len(task) == 0:
@@ -146,6 +159,11 @@ def _check_inputs(subject: Subject, task: Sequence[Example], retain: Any, method
         raise UserError(f"method '{method}': unknown; use one of {', '.join(METHODS)}")
     if isinstance(retain, str) and retain != "self":
         raise UserError(f"retain '{retain}': unknown; use 'self' or give examples")
+    other = [name for name in adapter_parameters(subject.model) if ".lora_" not in name]
+    if METHODS[method] == "ggn-cg" and other:
+        raise UserError(
+            f"method 'ggn-cg': works on LoRA matrices, and this adapter trains {other[0]}; use 'replay'"
+        )
 
 
 def _default_judge() -> Judge:

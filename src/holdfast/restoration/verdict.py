@@ -185,7 +185,8 @@ def conclude(
     if not has_drifted(lost):
         return Outcome("no_drift", no_drift_sentence(lost), checks=checks)
     if not best.candidates:
-        reason = f"no candidate, free ones included, refused more and kept the task loss within {best.limit:g}"
+        free_ones = "free ones included" if len(free) > 2 else "this adapter cannot be scaled"
+        reason = f"no candidate ({free_ones}) refused more and kept the task loss within {best.limit:g}"
         return Outcome("no_safe_step", f"{reason} nats a token on the examples that choose", checks=checks)
     level, failed = 1 - RISK / len(best.candidates), []
     for candidate in best.candidates:
