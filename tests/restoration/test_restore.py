@@ -231,6 +231,8 @@ def test_checkpoints_are_chosen_by_rates_then_refusal_loss_and_never_past_the_li
     assert not best.offer(check(4, refusal=1.0, over=0.2, loss=0.1), weights)  # refuses what it should answer
     assert not best.restored
     assert best.offer(check(5, refusal=0.9, over=0.1, loss=2.0), weights)
+    weights["w"] += 1  # training goes on in place: what was kept stays
+    assert best.candidates[0].adapter["w"] == 0
     assert best.offer(check(6, refusal=0.9, over=0.1, loss=1.0), weights)
     assert not best.offer(check(7, refusal=0.8, over=0.1, loss=0.5), weights)
     assert best.check is not None and best.check.step == 6 and not best.restored
