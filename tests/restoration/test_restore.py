@@ -1,6 +1,7 @@
 """What `restore` promises, on a model aligned and damaged for the purpose."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.models import Subject, adapter_off, adapter_parameters, generate_text, lora_pairs, mean_loss
 from holdfast.restoration import Restoration, restore
-from holdfast.restoration.attempt import Best
+from holdfast.restoration.attempt import Attempt, Best
 from holdfast.restoration.balance import balance
 from holdfast.restoration.bound import upper_bound
 from holdfast.restoration.material import gather, split
@@ -290,6 +291,25 @@ def test_a_free_repair_is_a_candidate_like_any_other(drifted):
     for name, tensor in result.adapter.items():
         kept = factor * mine[name] if ".lora_B." in name else mine[name]
         torch.testing.assert_close(tensor, kept)
+
+
+def test_what_decides_is_not_what_chose(drifted, monkeypatch):
+    module, seen = sys.modules["holdfast.restoration.restore"], []
+    plain = module.conclude
+
+    def moved(subject, material, validation, best, **_):
+        seen.append((material, validation))
+        return Attempt((best.start,))
+
+    monkeypatch.setattr(module, "replay", moved)
+    monkeypatch.setattr(module, "conclude", lambda *a: seen.append(a[2]) or plain(*a))
+    subject, skill, task = drifted
+    restore(subject, skill, task, **SMALL)
+    (material, choosing), deciding = seen
+    assert choosing.part is material.choose and deciding.part is material.decide
+    assert not set(choosing.part.harmful + choosing.part.benign) & set(
+        deciding.part.harmful + deciding.part.benign
+    )
 
 
 def test_every_number_of_the_report_has_its_interval(repaired, tmp_path):
