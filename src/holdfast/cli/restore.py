@@ -1,10 +1,16 @@
 """``holdfast restore``: a new adapter, alignment back, task loss within a bound."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli import options, output
+
+if TYPE_CHECKING:
+    from holdfast.core.statistics import Interval
+    from holdfast.restoration import Restoration
+
+HEADS = ("", "refusals", "over-refusal", "task loss increase, nats a token")
 
 
 def restore(
@@ -14,14 +20,18 @@ def restore(
     out: options.OutPath,
     asked: options.Prompts = options.Prompts(),
     method: Annotated[str, typer.Option(help="auto (= replay), replay or ggn-cg.")] = "auto",
-    max_task_loss_increase: Annotated[float, typer.Option(help="Limit, nats a token.")] = 0.05,
+    max_task_loss_increase: Annotated[
+        float, typer.Option(help="Limit on the task loss's rise, by its 95 % bound, nats a token.")
+    ] = 0.05,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps of replay.")] = 200,
+    learning_rate: Annotated[float, typer.Option(help="Of replay.")] = 2e-3,
     max_new_tokens: options.MaxNewTokensOption = 32,
     loading: options.Loading = options.Loading(),
     rows: options.Rows = options.Rows(),
     seed: options.SeedOption = 0,
     json: options.JsonOption = False,
 ) -> None:
-    """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found.
+    """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found (a copy is written).
 
     Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
     """
@@ -33,30 +43,49 @@ def restore(
     read = output.read_rows(data, model, rows)
     skill = output.build_skill(model, asked, seed, rows.limit)
     subject = output.load_subject(model, adapter, "adapter", loading)
-    examples = output.encode(read, subject)
     result = run_restore(
         subject,
         skill,
-        task=examples,
+        task=output.encode(read, subject),
         method=method,
         max_task_loss_increase=max_task_loss_increase,
         max_new_tokens=max_new_tokens,
+        steps=steps,
+        learning_rate=learning_rate,
         seed=seed,
+        say=output.say,
     )
     result.save(out)
     if json:
         output.emit_json({"out": out, **result.to_dict()})
     else:
-        rows = [*result.baselines.items(), ("repaired", result.chosen)]
-        output.emit_table(
-            f"{result.method}: {result.status}",
-            ["", "refusals", "over-refusal", "task loss increase, nats a token"],
-            [
-                [name, f"{c.refusal:.0%}", f"{c.over_refusal:.0%}", f"{c.task_loss_increase:+.3f}"]
-                for name, c in rows
-            ],
-        )
+        output.emit_table(f"{result.method}: {result.status}", HEADS, _table(result))
         print(result.reason)
-        print(f"wrote {out}")
+        print(f"wrote {out}" + (", the input unchanged" if result.fingerprint == result.input_fingerprint else ""))
     if result.status == "no_safe_step":
         raise typer.Exit(EXIT_FAILED)
+
+
+def _table(result: "Restoration") -> list[list[str]]:
+    """All on the part that decides."""
+    return [
+        [
+            f"{name} ({result.chosen_name})" if name == "repaired" else name,
+            rate(check.refusal_interval),
+            rate(check.over_refusal_interval),
+            nats(check.task_loss_interval),
+        ]
+        for name, check in result.decided.items()
+    ]
+
+
+def rate(interval: "Interval | None") -> str:
+    """In per cent."""
+    from holdfast.restoration.verdict import rate as say
+
+    return say(interval)
+
+
+def nats(interval: "Interval | None") -> str:
+    """With its interval."""
+    return "-" if interval is None else f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

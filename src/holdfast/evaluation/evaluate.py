@@ -245,6 +245,7 @@ def _score_task(asking: _Asking, task: Task, seed: int) -> tuple[TaskScore, list
         loss.nats_per_token,
         loss.tokens,
         bootstrap_ratio(loss.nll_N, loss.tokens_N, seed) if len(loss.tokens_N) > 1 else None,
+        tuple(nats * len(loss.nll_N) / max(1, loss.tokens) for nats in loss.nll_N),
     ), rows
 
 

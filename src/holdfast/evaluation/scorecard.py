@@ -95,6 +95,7 @@ class TaskScore(Result):
     Attributes:
         score: mean of the metric, bootstrap over prompts; NaN with metric "none".
         loss: nats a token over all of them, with a bootstrap over examples; None with a single example.
+        loss_per_example: each example's nats times examples over tokens: their mean is ``loss_nats_per_token``.
     """
 
     name: str
@@ -103,6 +104,7 @@ class TaskScore(Result):
     loss_nats_per_token: float
     loss_tokens: int
     loss: Interval | None = None
+    loss_per_example: tuple[float, ...] = field(repr=False, default=())
 
     @property
     def loss_text(self) -> str:

@@ -193,6 +193,8 @@ class RestoreSection(Section):
     arm: str = "plain"
     method: Literal["replay", "ggn-cg"] = "replay"
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
+    steps: PositiveInt = 200  # most, of replay
+    learning_rate: PositiveFloat = 2e-3  # of replay
     seeds: tuple[int, ...] | None = None  # None: all training seeds
 
 

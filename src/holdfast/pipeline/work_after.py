@@ -42,6 +42,8 @@ def restore(run: RunFolder, folder: Path, section: RestoreSection, seed: int) ->
         method=section.method,
         max_task_loss_increase=section.max_task_loss_increase,
         max_new_tokens=run.recipe.skill.max_new_tokens,
+        steps=section.steps,
+        learning_rate=section.learning_rate,
         seed=derive_seed(run.recipe.seed, "restore", seed),
     )
     result.save(folder / ADAPTER)
