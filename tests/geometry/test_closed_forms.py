@@ -288,3 +288,10 @@ def test_the_screen_scales_a_whole_interval_by_the_steps():
     assert (found.value, found.low, found.high) == (200.0, 100.0, 300.0)
     c2 = screen(0.7, one, one, 4.0, 1e-3, 10, "adamw", 4, 5)["c2_sgd"]
     assert (c2.value, c2.low, c2.high) == (2.0, 1.0, 3.0)
+
+
+def test_the_null_of_a_rank_is_the_largest_of_all_draws():
+    n = 6
+    draws = [np.diag([9.0, 2.0, 2.0, 1.0, 1.0, 1.0]), np.diag([5.0, 4.0, 3.0, 1.0, 0.5, 0.5])]
+    found = spectrum_of(np.diag([60.0, 6.0, 5.0, 4.0, 3.0, 2.0]), draws, tokens=10)
+    assert found.null_eigenvalues == pytest.approx(np.array([9.0, 4.0, 3.0, 1.0, 1.0, 1.0]) / n)
