@@ -84,8 +84,8 @@ def _check(
 ) -> None:
     """Render, and look for every call, tool and turn.
 
-    Where a text is not found word for word (templates trim and escape), it is dropped if the rendering stays the same
-    without it.
+    Where a text is not found word for word (templates trim and escape), it is dropped if the rendering stays the
+    same without it.
 
     Raises:
         BadRowError: the template refuses the conversation or drops a part of it.
