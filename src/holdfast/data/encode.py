@@ -16,7 +16,7 @@ from holdfast.data.keys import row_key, unique_names
 from holdfast.data.messages import canonical_messages
 from holdfast.data.shapes import normalise_row, recognise
 from holdfast.data.sources import Row, read_rows
-from holdfast.data.templates import Kwargs, Tools, Turns, render
+from holdfast.data.templates import Kwargs, Tools, Turns
 from holdfast.data.turns import Sequenced, common_prefix, sequences
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def encode_prompt(
     )
     if tokenizer.chat_template is None:
         return _one_bos(_plain_turns(turns, tokenizer, generation=True)[0].ids, tokenizer)
-    turns = fit(turns, tokenizer, tools, chat_template_kwargs, generation=True)
-    text = render(turns, tokenizer, True, tools, chat_template_kwargs)
+    _, text = fit(turns, tokenizer, tools, chat_template_kwargs, generation=True)
     return _one_bos(tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer)
 
 

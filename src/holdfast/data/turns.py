@@ -97,7 +97,8 @@ def sequences(
         raise BadRowError(
             "no assistant turn to learn from" + (" after the first, which has no prompt" * len(remarks))
         )
-    talk = _Conversation(fit(turns, tokenizer, tools, kwargs), turns, tokenizer, tools, kwargs)
+    dialect, text = fit(turns, tokenizer, tools, kwargs)
+    talk = _Conversation(dialect, turns, tokenizer, tools, kwargs, {(len(turns), False): text})
     lost = [number for number in scored if _loses_text(talk, number)]
     whole = None if any(_reasoning(talk.given[number]) for number in lost) else _whole(talk, scored)
     parts = [whole] if whole else _turn_by_turn(talk, scored, set(lost))
@@ -187,14 +188,14 @@ def _through_end_of_turn(ids: Sequence[int], start: int, end: int, tokenizer: "T
     None where the last thing written is not a special token.
     """
     place = end
-    while place > start and not tokenizer.decode([ids[place - 1]]).strip():
+    while place > start and not str(tokenizer.decode([ids[place - 1]])).strip():
         place -= 1
     special = place > start and ids[place - 1] in _special_ids(tokenizer)
     return place if special else None
 
 
 def _special_ids(tokenizer: "Tokenizer") -> set[int]:
-    return {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}  # type: ignore[operator]  # transformers' dispatch
 
 
 def _reasoning(turn: Any) -> str:
