@@ -7,7 +7,7 @@ import json
 import pytest
 
 from holdfast.core.errors import UserError
-from holdfast.data import BadRow, read_examples
+from holdfast.data import BadRow, encode_rows, read_examples
 from holdfast.data.sources import read_rows
 
 ROWS = [{"prompt": "ça va", "completion": "œuvre \u2013 oui"}, {"prompt": 'a\n"b"; c', "completion": "d, e\tf"}]
@@ -176,3 +176,13 @@ def test_notes_reach_the_reader_of_examples(tmp_path, tiny_tokenizer):
 def test_fields_that_are_broken_anywhere_are_found_in_memory_too():
     with pytest.raises(UserError, match="row 0: holds a broken character"):
         read_rows([{"messages": [{"role": "user", "content": ["x", "\ud800"]}]}])
+
+
+def test_rows_that_were_read_keep_their_names_when_they_are_encoded(tmp_path, tiny_tokenizer):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n\n{"prompt": "a"}\n{"text": "good"}\n')
+    rows = read_rows(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match=r"a\.jsonl line 3: no 'completion'"):
+        encode_rows(rows[1:], tiny_tokenizer)
+    (example,) = encode_rows(rows[2:], tiny_tokenizer)
+    assert example.row == 2
+    assert example.id.startswith("a.jsonl line 4#")

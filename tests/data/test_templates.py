@@ -326,3 +326,15 @@ def test_any_plain_value_can_be_pinned(value):
 
 def test_bad_rows_are_user_errors():
     assert issubclass(BadRowError, UserError)
+
+
+def test_a_date_that_is_given_is_no_date_of_today_and_a_pin_can_be_moved(tokenizer):
+    tokenizer.chat_template = TEMPLATES["llama3_2"]
+    given = pin_template(tokenizer, None, {"date_string": "1 May 2025"})
+    assert not depends_on_date(given)
+    assert "1 May 2025" in rendered(given, [ASKED], True)
+    moved = pin_template(pin_template(tokenizer, "2025-03-09"), "2025-03-10")
+    assert "10 Mar 2025" in rendered(moved, [ASKED], True)
+    assert not depends_on_date(pin_template(moved, None, {"tools_in_user_message": False}))
+    assert not depends_on_date(build_tokenizer())
+    assert not depends_on_date(build_tokenizer(template=None))
