@@ -92,12 +92,23 @@ READ = [
     ({"prompt": [USER], "chosen": TWO_TURNS, "rejected": [SYSTEM]}, PAIR, "preference pairs"),
     ({"chosen": "\n\nHuman: name a colour\n\nAssistant: two", "rejected": "\n\nHuman: name"}, PAIR, "preference"),
     ({"chosen": TWO_TURNS}, PAIR, "preference pairs"),
+    (
+        {
+            "conversations": [{"from": "human", "value": "name a colour"}],
+            "chosen": {"from": "gpt", "value": "two"},
+            "rejected": {"from": "gpt", "value": "x"},
+        },
+        PAIR,
+        "preference pairs: conversations -> prompt",
+    ),
+    ({"prompt": "name a colour", "completion": "two", "label": False, "id": 1}, PAIR, "marked false are learned"),
 ]
 
 
 @pytest.mark.parametrize(("row", "wanted", "line"), READ)
 def test_shapes_are_read_as_they_are_and_said(row, wanted, line, tiny_tokenizer):
-    assert normalise_row(row) == (wanted or row)
+    if "label" not in row:
+        assert normalise_row(row) == (wanted or row)
     recognition = recognise([row])
     assert line in recognition.line
     examples = encode_rows([row], tiny_tokenizer)
