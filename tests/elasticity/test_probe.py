@@ -241,3 +241,38 @@ def test_a_step_is_held_against_the_noisier_of_its_two_probes():
     assert _step(before, after, None, 0).above_noise
     assert not _step(replace(before, noise_floor_bits=0.05), after, None, 0).above_noise
     assert not _step(before, replace(after, noise_floor_bits=0.05), None, 0).above_noise
+
+
+def test_gradient_readings_equal_their_definitions(pair, tiny_examples):
+    from holdfast.gradients import mean_gradient
+
+    subject, base = pair
+    texts = {"p": tiny_examples[:4], "a": tiny_examples[4:], "t": tiny_examples[2:6]}
+    reading = probe(subject, base, texts, gradients=("p", "a", "t")).gradients
+    p, a, t = (mean_gradient(subject, examples, reduction="tokens") for examples in texts.values())
+    assert reading is not None
+    assert reading.norm_ratio == pytest.approx(trees.norm(a) / trees.norm(p), rel=1e-5)
+    assert reading.cosine == pytest.approx(trees.dot(p, a) / trees.norm(p) / trees.norm(a), rel=1e-4)
+    assert reading.k_toward == pytest.approx(-trees.dot(a, t) / trees.dot(p, t), rel=1e-4)
+    assert abs(reading.norm_ratio - 1) > 1e-3
+
+
+def test_the_stiffness_interval_resamples_both_texts_on_their_own():
+    rng = np.random.default_rng(3)
+    tokens = np.full(40, 25.0)
+    before = np.full(40, 50.0)
+    change_p, change_a = -1 + rng.normal(0, 0.2, 40), 2 + rng.normal(0, 2.0, 40)
+    found = measure_stiffness((before, before + change_p, tokens), (before, before + change_a, tokens), seed=7)
+    drawn = [np.random.default_rng(7 + k).integers(0, 40, (2000, 40)) for k in range(2)]
+    ratios = -change_a[drawn[1]].mean(1) / change_p[drawn[0]].mean(1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    assert (found.k_eff.low, found.k_eff.high) == (pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
+
+
+def test_both_changes_must_clear_three_times_the_floor():
+    tokens, before = np.full(30, 10.0), np.full(30, 20.0)
+    small, large = before + 0.4, before + 5.0
+    for first, second in ((small, large), (large, small)):
+        texts = (before, first, tokens), (before, second, tokens)
+        assert measure_stiffness(*texts, noise_floor_bits=0.013).above_noise  # 0.04 a token against 0.039
+        assert not measure_stiffness(*texts, noise_floor_bits=0.014).above_noise

@@ -327,3 +327,12 @@ def test_top_and_overlap_by_hand():
     assert overlap([0, 1, 2, 3], [2, 3]) == 0.5
     assert overlap([0], [1]) == 0.0
     assert np.isnan(overlap([], []))
+
+
+def test_agreement_is_measured_of_the_proxy_with_the_seed_it_was_asked_for():
+    model = build("llama")
+    full = scores(model, "full").grad_norm
+    for seed in (3, 4):
+        drawn = scores(model, "random", seed=seed).grad_norm
+        found = rank_agreement(Subject(model), EXAMPLES, "random", highest_three, seed=seed, progress=False)
+        assert found.spearman.value == pytest.approx(stats.spearmanr(full, drawn).statistic)

@@ -388,3 +388,31 @@ def test_a_small_pool_is_said_once_where_scores_decide(options, size, said, capl
     assert caplog.text.count(f"a pool of {size} samples is under 32") == int(said)
     online.decide(numbers[:3], numbers[:3], numbers[:3], 3)  # the last pool of an epoch is nobody's mistake
     assert "a pool of 3 " not in caplog.text
+
+
+def test_every_sample_that_is_left_out_has_its_reason():
+    scores = pool(norms=[5.0, 1.0, 4.0, 2.0, 3.0], tokens=[2, 4, 6, 8, 10])
+    assert select(scores, "low", 0.4).reasons == ("g_high", "kept", "g_high", "kept", "g_high")
+    assert select(scores, "high", 0.4).reasons == ("kept", "g_low", "kept", "g_low", "g_low")
+    assert select(scores, "drop_high", 0.8).reasons == ("g_high", *["kept"] * 4)
+    for rule in ("random", "length_matched_random"):
+        assert set(select(scores, rule, 0.4).counts) == {"kept", "not_drawn"}
+
+
+def test_length_matched_random_depends_on_the_seed_alone():
+    scores = pool(norms=list(range(40)), tokens=[7] * 40)
+    draws = {select(scores, "length_matched_random", 0.5, seed=seed).indices for seed in range(4)}
+    assert len(draws) == 4
+    again = select(scores, "length_matched_random", 0.5, seed=2)
+    assert again == select(scores, "length_matched_random", 0.5, seed=2)
+
+
+def test_the_range_of_what_is_kept_is_recorded():
+    scores = pool(norms=[5.0, 1.0, 4.0, 2.0, 3.0])
+    for rule, low, high in (
+        ("low", 1.0, 2.0),
+        ("high", 4.0, 5.0),
+        ("moderate", 3.0, 4.0),
+    ):  # of a tie, the earlier
+        found = select(scores, rule, 0.4).thresholds
+        assert (found["kept_low"], found["kept_high"]) == (low, high), rule

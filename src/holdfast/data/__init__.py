@@ -6,6 +6,7 @@ from holdfast.data.example import BadRow, BadRowError, Example, Examples
 from holdfast.data.keys import row_key
 from holdfast.data.packing import pack, unpacked
 from holdfast.data.shapes import Recognition, normalise_row, prompt_and_answer, recognise
+from holdfast.data.sources import Row, read_rows
 from holdfast.data.splits import near_duplicates, normalise_text, split_by_group
 from holdfast.data.templates import depends_on_date, pin_template
 
@@ -16,6 +17,7 @@ __all__ = [
     "Example",
     "Examples",
     "Recognition",
+    "Row",
     "batches",
     "collate",
     "depends_on_date",
@@ -28,6 +30,7 @@ __all__ = [
     "pin_template",
     "prompt_and_answer",
     "read_examples",
+    "read_rows",
     "recognise",
     "row_key",
     "split_by_group",

@@ -21,8 +21,8 @@ class DroppedError(BadRowError):
 
 def fit(
     turns: Turns, tokenizer: "Tokenizer", tools: Tools = None, kwargs: Kwargs = None, generation: bool = False
-) -> list[dict[str, Any]]:
-    """The turns in the first dialect in which this template writes every call, tool and turn.
+) -> tuple[list[dict[str, Any]], str]:
+    """The turns in the first dialect in which this template writes every call, tool and turn; and what it writes.
 
     Raises:
         BadRowError: there is none; says what the template refuses or drops.
@@ -30,13 +30,13 @@ def fit(
     first: BadRowError | None = None
     for dialect in _dialects(turns, tokenizer):
         try:
-            _check(dialect, turns, tokenizer, tools, kwargs, generation)
+            text = _written(dialect, turns, tokenizer, tools, kwargs, generation)
         except BadRowError as error:
             # "drops tool calls" says more than what some dialect makes a template stumble over
             if first is None or (isinstance(error, DroppedError) and not isinstance(first, DroppedError)):
                 first = error
             continue
-        return dialect
+        return dialect, text
     if not isinstance(first, DroppedError) and any(
         "tool_calls" in turn or turn["role"] == "tool" for turn in turns
     ):
@@ -74,18 +74,18 @@ def _parts(turn: dict[str, Any]) -> dict[str, Any]:
     return {**turn, "content": [{"type": "text", "text": turn["content"]}]} if turn.get("content") else turn
 
 
-def _check(
+def _written(
     dialect: list[dict[str, Any]],
     turns: Turns,
     tokenizer: "Tokenizer",
     tools: Tools,
     kwargs: Kwargs,
     generation: bool,
-) -> None:
-    """Render, and look for every call, tool and turn.
+) -> str:
+    """The rendering, once it is sure that it holds every call, tool and turn.
 
-    Where a text is not found word for word (templates trim and escape), it is dropped if the rendering stays the same
-    without it.
+    Where a text is not found word for word (templates trim and escape), it is dropped if the rendering stays the
+    same without it.
 
     Raises:
         BadRowError: the template refuses the conversation or drops a part of it.
@@ -114,6 +114,7 @@ def _check(
         changed = [*dialect[:number], {**dialect[number], "content": other}, *dialect[number + 1 :]]
         if rendering(changed) == text:
             raise DroppedError(f"turn {number}: this chat template drops '{turn['role']}' turns; take them out")
+    return text
 
 
 def _without_calls(turn: dict[str, Any]) -> dict[str, Any]:

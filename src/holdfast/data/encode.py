@@ -15,8 +15,8 @@ from holdfast.data.example import BadRow, BadRowError, Example, Examples
 from holdfast.data.keys import row_key, unique_names
 from holdfast.data.messages import canonical_messages
 from holdfast.data.shapes import normalise_row, recognise
-from holdfast.data.sources import Row, read_rows
-from holdfast.data.templates import Kwargs, Tools, Turns, render
+from holdfast.data.sources import Row, read_rows, source_name
+from holdfast.data.templates import Kwargs, Tools, Turns
 from holdfast.data.turns import Sequenced, common_prefix, sequences
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_examples(
     bad_rows: list[BadRow] | None = [] if skip_bad_rows else None
     notes: list[str] = []
     rows = read_rows(source, limit, bad_rows, notes)
-    name = str(source) if not isinstance(source, (list, tuple)) else ""
+    name = "" if isinstance(source, (list, tuple)) else source_name(source)
     columns = _checked_columns(rows, prompt_column, completion_column, name)
     seen = recognise((row.values for row in rows), *columns)
     work = _Work(tokenizer, max_length, columns, truncation_mode, bad_rows)
@@ -68,9 +68,9 @@ def read_examples(
 
 
 def encode_rows(
-    rows: Iterable[Mapping[str, Any]], tokenizer: "Tokenizer | None", max_length: int = 1024
+    rows: Iterable[Mapping[str, Any] | Row], tokenizer: "Tokenizer | None", max_length: int = 1024
 ) -> Examples:
-    """Encode rows that are already in memory.
+    """Encode rows that are already in memory; those of :func:`read_rows` keep their names in messages and ids.
 
     Raises:
         UserError: as :func:`read_examples`.
@@ -89,6 +89,8 @@ def encode_prompt(
     Raises:
         UserError: the chat template refuses the prompt.
     """
+    if tools and tokenizer.chat_template is None:
+        raise UserError("tools need a chat template, and this tokenizer has none; leave them out")
     if isinstance(prompt, str) and tokenizer.chat_template is None:
         return _one_bos(tokenizer(prompt, add_special_tokens=False)["input_ids"], tokenizer)
     turns = (
@@ -96,8 +98,7 @@ def encode_prompt(
     )
     if tokenizer.chat_template is None:
         return _one_bos(_plain_turns(turns, tokenizer, generation=True)[0].ids, tokenizer)
-    turns = fit(turns, tokenizer, tools, chat_template_kwargs, generation=True)
-    text = render(turns, tokenizer, True, tools, chat_template_kwargs)
+    _, text = fit(turns, tokenizer, tools, chat_template_kwargs, generation=True)
     return _one_bos(tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer)
 
 

@@ -88,7 +88,7 @@ def canonical_tools(value: Any) -> list[dict[str, Any]] | None:
     Raises:
         BadRowError: neither a list of objects nor the JSON text of one.
     """
-    tools = without_nulls(from_json(value))
+    tools: Any = without_nulls(from_json(value))
     if isinstance(tools, str):
         tools = tools.strip()
     if not tools:

@@ -21,7 +21,7 @@ def from_preference(row: Mapping[str, Any], prompt_field: str | None) -> dict[st
     Raises:
         BadRowError: no prompt can be told from the chosen side.
     """
-    chosen, prompt = row["chosen"], row.get(prompt_field) if prompt_field else None
+    chosen, prompt = _listed(row["chosen"]), row.get(prompt_field) if prompt_field else None
     if isinstance(chosen, str) and not is_messages(chosen):
         if not chosen.strip():
             raise BadRowError("field 'chosen' is empty")
@@ -31,7 +31,7 @@ def from_preference(row: Mapping[str, Any], prompt_field: str | None) -> dict[st
         earlier = canonical_messages(prompt, prompt_field or "prompt")
         turns = turns[len(earlier) :] if turns[: len(earlier)] == earlier else turns
     else:
-        earlier, turns = _shared_turns(turns, row.get("rejected"))
+        earlier, turns = _shared_turns(turns, _listed(row.get("rejected")))
         if not earlier and isinstance(prompt, str) and prompt.strip():
             earlier = [{"role": "user", "content": prompt}]
     if not earlier:
@@ -39,6 +39,11 @@ def from_preference(row: Mapping[str, Any], prompt_field: str | None) -> dict[st
     if not any(turn["role"] == "assistant" for turn in turns):
         raise BadRowError("field 'chosen': no assistant turn to learn from")
     return {"prompt": earlier, "completion": turns}
+
+
+def _listed(side: Any) -> Any:
+    """A side that is one turn, as a list of one."""
+    return [side] if isinstance(side, Mapping) else side
 
 
 def _shared_turns(

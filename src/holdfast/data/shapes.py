@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.data.example import BadRowError
-from holdfast.data.messages import canonical_messages, canonical_tools, from_json, is_messages, without_nulls
+from holdfast.data.messages import (
+    ROLES,
+    canonical_messages,
+    canonical_tools,
+    from_json,
+    is_messages,
+    without_nulls,
+)
 from holdfast.data.preference import from_preference
 
 CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -158,8 +165,8 @@ def _explicit(row: Mapping[str, Any], prompt: str | None, completion: str | None
 
 
 def _conversation(row: Mapping[str, Any]) -> Shape | None:
-    column = next((name for name in CONVERSATIONS if row.get(name) is not None), None)
-    if column is None:
+    column = _present(row, CONVERSATIONS)
+    if column is None or _open_conversation(row):
         return None
     turns = from_json(row[column])
     first = turns[0] if isinstance(turns, (list, tuple)) and turns else None
@@ -181,13 +188,15 @@ def _prompt_completion(row: Mapping[str, Any]) -> Shape | None:
     if row.get("completion") is None or ("prompt" not in row and _present(row, QUESTIONS)):
         return None
     line = "prompt/completion rows: prompt -> user turn, completion -> assistant turn"
+    if isinstance(row.get("label"), bool):  # unpaired preferences
+        line += " (label is not read: completions marked false are learned too)"
     return Shape(line, ("prompt", "completion"), lambda row: _pair(row, "prompt", "completion"))
 
 
 def _preference(row: Mapping[str, Any]) -> Shape | None:
     if row.get("chosen") is None:
         return None
-    prompt = "prompt" if row.get("prompt") is not None else _present(row, QUESTIONS)
+    prompt = _open_conversation(row) or _present(row, ("prompt", *QUESTIONS))
     told = f"{prompt} -> prompt, " if prompt else "the turns both sides share -> prompt, "
     line = f"preference pairs: {told}chosen -> completion (the rejected side is not used)"
     used = tuple(filter(None, (prompt, "chosen", "rejected")))
@@ -236,6 +245,15 @@ SHAPES: Sequence[Callable[[Mapping[str, Any]], Shape | None]] = (
     _question_answer,
     _text,
 )
+
+
+def _open_conversation(row: Mapping[str, Any]) -> str | None:
+    """The column of a conversation that waits for its chosen answer, which stands in a column of its own."""
+    column = _present(row, CONVERSATIONS)
+    turns = from_json(row[column]) if column and row.get("chosen") is not None else None
+    last = turns[-1] if isinstance(turns, (list, tuple)) and turns else {}
+    role = last.get("role", last.get("from")) if isinstance(last, Mapping) else None
+    return column if turns and ROLES.get(str(role)) != "assistant" else None
 
 
 def _present(row: Mapping[str, Any], names: Iterable[str]) -> str | None:

@@ -45,7 +45,8 @@ def read_rows(
     """Read records from ``source``.
 
     Args:
-        source: path, hub id (``owner/name`` or ``owner/name:split``), a ``datasets.Dataset``, or dicts.
+        source: path, hub id (``owner/name`` or ``owner/name:split``), a ``datasets.Dataset``, dicts, or rows
+            that were read before.
         limit: stop after this many good rows.
         bad_rows: where to put rows that cannot be parsed; None makes the first one an error.
         notes: where to put lines about what had to be guessed (encoding, separator).
@@ -57,6 +58,8 @@ def read_rows(
         return list(source)[:limit]  # read before: each keeps its place
     rows: list[Row] = []
     for position, (where, values) in enumerate(_records(source, [] if notes is None else notes)):
+        if isinstance(values, Row):  # read before: keeps its name
+            where, values, position = values.where, values.values, values.position
         problem = _problem(values)
         if problem is not None:
             if bad_rows is None:
@@ -68,7 +71,7 @@ def read_rows(
             break
     if not rows:
         first = f" (first problem: {bad_rows[0].where}: {bad_rows[0].reason})" if bad_rows else ""
-        raise UserError(f"{_name(source)}: no usable rows{first}; give a data set with at least one row")
+        raise UserError(f"{source_name(source)}: no usable rows{first}; give a data set with at least one row")
     return rows
 
 
@@ -104,7 +107,8 @@ def _number_or_null(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _name(source: Any) -> str:
+def source_name(source: Any) -> str:
+    """What to call a source in a message: its path or id, or the kind of object it is."""
     return str(source) if isinstance(source, (str, Path)) else type(source).__name__
 
 

@@ -4,6 +4,7 @@ Knows: transformers' rendering, today's date in a template.
 Does not know: rows, tokens, masks, what templates disagree about (dialects.py).
 """
 
+import contextlib
 import copy
 import datetime
 import json
@@ -26,7 +27,7 @@ _RESERVED = {
     *("continue_final_message", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
     *("sanitize_control_tokens", "padding", "truncation", "max_length", "tokenizer_kwargs"),
 }
-_PIN = "{#- pinned: the same text on every day -#}"
+_PIN, _PIN_END = "{#- pinned: the same text on every day -#}", "{#- end of pin -#}"
 _DIRECTIVES = "YmdyBbAaHMSIpjeZz"
 
 
@@ -84,26 +85,37 @@ def pin_template(
     Raises:
         UserError: not a date; no template; a variable the template does not read.
     """
-    head = _PIN if today is not None else ""
+    head = "" if today is None else _PIN + _date_macro(_as_date(today)) + _PIN_END
     for name, value in (kwargs or {}).items():
         _check_variable(name, tokenizer)
         head += f"{{%- if {name} is not defined -%}}{{%- set {name} = {_literal(value)} -%}}{{%- endif -%}}"
-    if today is not None:
-        head += _date_macro(_as_date(today))
     pinned = copy.copy(tokenizer)
     template = tokenizer.chat_template
     if isinstance(template, Mapping):
-        pinned.chat_template = {name: head + text for name, text in template.items()}  # type: ignore[assignment]
+        pinned.chat_template = {name: head + _unpinned(text, today) for name, text in template.items()}  # type: ignore
     elif template is not None:
-        pinned.chat_template = head + template
+        pinned.chat_template = head + _unpinned(template, today)
     return pinned
+
+
+def _unpinned(template: str, today: Any) -> str:
+    """Without an earlier date, where a new one is to be pinned."""
+    return template if today is None else re.sub(f"{re.escape(_PIN)}.*?{re.escape(_PIN_END)}", "", template)
 
 
 def depends_on_date(tokenizer: "Tokenizer") -> bool:
     """Whether the chat template writes today's date, so that the same rows give other tokens tomorrow."""
-    template = tokenizer.chat_template
-    texts = template.values() if isinstance(template, Mapping) else [template or ""]
-    return any("strftime_now" in text and not text.startswith(_PIN) for text in texts)
+    text = str(tokenizer.chat_template)
+    if "strftime_now" not in text or _PIN in text:
+        return False
+    days = [pin_template(tokenizer, day) for day in ("2001-01-01", "2022-12-13")]
+    question, rule = {"role": "user", "content": "a"}, {"role": "system", "content": "b"}
+    seen = []
+    for turns in ([question], [rule, question]):
+        with contextlib.suppress(BadRowError):
+            first, second = (render(turns, day, generation=True) for day in days)
+            seen.append(first != second)
+    return any(seen) or not seen
 
 
 def _check_variable(name: str, tokenizer: "Tokenizer") -> None:

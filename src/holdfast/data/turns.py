@@ -3,9 +3,9 @@
 Knows: how templates open, close and rewrite turns. Does not know: rows, files, model families by name.
 
 A turn's tokens are what the rendering through it has more than the rendering of the prompt before it, counted in
-tokens from the longest beginning that both share, as TRL counts them. Where a later turn changes how an earlier one
-is written (reasoning is dropped from history, the last turn ends in another token), each assistant turn becomes a
-sequence of its own, after the context that the template would give it at inference.
+tokens from the longest beginning that both share, as TRL counts them. Where a later turn changes how an earlier
+one is written (reasoning is dropped from history, the last turn ends in another token), each assistant turn
+becomes a sequence of its own, after the context that the template would give it at inference.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ DROPS = (
     "rows hold text of the assistant (reasoning, or words beside a call) that this chat template does not write"
 )
 TRAINING = "rows keep their reasoning by TRL's training template; the model's own would drop it"
+ENDS = "rows whose answers end as in TRL's training template; the model's own writes no end-of-turn token"
 NO_END = "rows whose answers end in no end-of-turn token in this chat template, so stopping is not learned"
 GREETING = "rows begin with an assistant turn, which is read and not learned"
 
@@ -96,12 +97,17 @@ def sequences(
         raise BadRowError(
             "no assistant turn to learn from" + (" after the first, which has no prompt" * len(remarks))
         )
-    talk = _Conversation(fit(turns, tokenizer, tools, kwargs), turns, tokenizer, tools, kwargs)
+    dialect, text = fit(turns, tokenizer, tools, kwargs)
+    talk = _Conversation(dialect, turns, tokenizer, tools, kwargs, {(len(turns), False): text})
     lost = [number for number in scored if _loses_text(talk, number)]
     whole = None if any(_reasoning(talk.given[number]) for number in lost) else _whole(talk, scored)
-    parts = [whole] if whole else [_one_turn(talk, number, place) for place, number in enumerate(scored, start=1)]
+    parts = [whole] if whole else _turn_by_turn(talk, scored, set(lost))
+    if whole and NO_END in whole.remarks:
+        remedied = _turn_by_turn(talk, scored, set(scored))
+        if not any(NO_END in part.remarks for part in remedied):
+            whole, parts = None, [replace(part, remarks=part.remarks - {TRAINING} | {ENDS}) for part in remedied]
     if not whole and len(parts) > 1:
-        remarks.add(REWRITES)
+        remarks |= set() if ENDS in parts[0].remarks else {REWRITES}
     elif not whole:
         parts = [replace(parts[0], turn=0)]
     if lost and TRAINING not in parts[0].remarks:
@@ -131,11 +137,15 @@ def _whole(talk: _Conversation, scored: Sequence[int]) -> Sequenced | None:
     return Sequenced(ids, mask, 0, frozenset(remarks))
 
 
-def _one_turn(talk: _Conversation, number: int, place: int) -> Sequenced:
-    """One assistant turn after the context the template gives it."""
+def _turn_by_turn(talk: _Conversation, scored: Sequence[int], remedied: set[int]) -> list[Sequenced]:
+    return [_one_turn(talk, number, place, number in remedied) for place, number in enumerate(scored, start=1)]
+
+
+def _one_turn(talk: _Conversation, number: int, place: int, remedied: bool) -> Sequenced:
+    """One assistant turn after its context; ``remedied``: answered as TRL's training template answers."""
     remarks = set()
     before, full = talk.text(number, generation=True), talk.text(number + 1)
-    if _loses_text(talk, number) and (tail := _training_tail(talk, number)) is not None:
+    if remedied and (tail := _training_tail(talk, number)) is not None:
         kept, answer = tail
         full = before[: len(before) - kept] + answer
         remarks.add(TRAINING)
@@ -178,14 +188,14 @@ def _through_end_of_turn(ids: Sequence[int], start: int, end: int, tokenizer: "T
     None where the last thing written is not a special token.
     """
     place = end
-    while place > start and not tokenizer.decode([ids[place - 1]]).strip():
+    while place > start and not str(tokenizer.decode([ids[place - 1]])).strip():
         place -= 1
     special = place > start and ids[place - 1] in _special_ids(tokenizer)
     return place if special else None
 
 
 def _special_ids(tokenizer: "Tokenizer") -> set[int]:
-    return {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}  # type: ignore[operator]  # transformers' dispatch
 
 
 def _reasoning(turn: Any) -> str:

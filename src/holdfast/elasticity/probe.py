@@ -120,7 +120,7 @@ def probe(
     floor = [abs(bits[text][0].sum() - again[text][0].sum()) / bits[text][1].sum() for text in texts]
     return Probe(
         name,
-        {text: bootstrap_ratio(*map(list, bits[text]), seed, DRAWS) for text in texts},
+        {text: bootstrap_ratio(bits[text][0].tolist(), bits[text][1].tolist(), seed, DRAWS) for text in texts},
         {text: tuple(bits[text][0].tolist()) for text in texts},
         {text: tuple(int(n) for n in bits[text][1]) for text in texts},
         to_base,

@@ -102,7 +102,7 @@ def apply(selection: "Selection", dataset: Any) -> Any:
     return [row for row, match in zip(rows, scored, strict=True) if match.kept]
 
 
-def _compared(selection: "Selection", rows: Sequence[Any]) -> tuple[list[Scored], list[str | None]]:
+def _compared(selection: "Selection", rows: Sequence[Any]) -> tuple[list[Scored], Sequence[str | None]]:
     """What was scored, and the key of every row of the same kind; None for a row that carries none."""
     from holdfast.data import Example, row_key
 
