@@ -141,10 +141,12 @@ def lora_pairs(model: Any) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Param
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A") or not hasattr(module, "scaling"):
             continue
-        for adapter in module.lora_A:
+        for adapter, matrix in module.lora_A.items():
+            if not hasattr(matrix, "weight"):  # AdaLoRA's are parameters, with singular values between them
+                continue
             key = name if adapter == "default" else f"{name}:{adapter}"
             pairs[key] = (
-                module.lora_A[adapter].weight,
+                matrix.weight,
                 module.lora_B[adapter].weight,
                 float(module.scaling[adapter]),
             )

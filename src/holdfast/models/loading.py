@@ -119,7 +119,8 @@ def read_model(source: _Source, dtype: str, device: str, quantize: str | None, o
         kind |= _quantized(quantize, device)
     try:
         with _one_line(source), _without_library_bars():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loader: Any = AutoModelForCausalLM
+            model, found = loader.from_pretrained(
                 source.where,
                 use_safetensors=None if source.gguf else True,
                 output_loading_info=True,

@@ -134,8 +134,7 @@ def load(
     model = read_model(place, dtype, chosen, quantize, options)
     if adapter is not None:
         own = adapter_tokenizer(adapter, tokenizer, model, trust_remote_code)
-        if own is None:
-            read_tokenizer(place, options)  # says what is missing
+        own = own if own is not None else read_tokenizer(place, options)  # which says what is missing
         tokens = len(own) if own is not tokenizer else 0
         model, tokenizer = load_adapter(model, adapter, revision=revision, tokens=tokens), own
     return Subject(model, tokenizer, scope)

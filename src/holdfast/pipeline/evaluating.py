@@ -168,7 +168,7 @@ def _reference(subject: Subject, other: Subject, measures: Measures) -> Referenc
     ours, theirs = subject.tokenizer, other.tokenizer
     if ours is None or theirs is None or ours.get_vocab() != theirs.get_vocab():
         return None
-    if subject.model.config.vocab_size != other.model.config.vocab_size:  # one of them has rows to spare
+    if subject.vocabulary != other.vocabulary:  # one of them has rows to spare
         return None
     prompts = measures.skills[0].evaluate.harmful
     with _as_other(subject, other) as sampled:
