@@ -78,7 +78,7 @@ def whole_card(seed, prompts=60):
     found += [ResponseRow("task", "task", f"t{k}", "", "", "", float(x)) for k, x in enumerate(rng.random(30))]
     losses, drifts = rng.random(30) + seed, rng.random(40) * (1 + seed)
     mean = Interval(0.5, 0.4, 0.6, 30, "")
-    task = TaskScore("task", "rouge_l", mean, float(losses.mean()), 300, tuple(losses))
+    task = TaskScore("task", "rouge_l", mean, float(losses.mean()), 300, loss_per_example=tuple(losses))
     drift = DriftReading(float(drifts.mean()), mean, 0.1, tuple(drifts), 400)
     return Scorecard(tasks=(task,), drift=drift, rows=tuple(found))
 
