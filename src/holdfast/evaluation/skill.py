@@ -132,7 +132,7 @@ def read_prompt_lists(
         UserError: unreadable file, or no harmful prompts.
     """
     group_of = dict(groups or {})
-    found = [read_prompts(source, side) for source, side in ((harmful, "harmful"), (benign, "benign"))]
+    found = [read_prompts(harmful, "harmful"), read_prompts(benign, "benign")]
     for read in found:
         group_of = {**read.groups, **group_of}
     counts = {"exact_duplicates": 0, "near_duplicates": 0, "contradictions": 0, "across_halves": 0}

@@ -145,7 +145,8 @@ def checked_prompt(value: Any, where: str) -> str | Conversation:
     if isinstance(value, str) and value.strip():
         return value
     if _is_conversation(value):
-        return tuple(dict(turn) for turn in value)
+        turns: Sequence[Mapping[str, Any]] = value
+        return tuple(dict(turn) for turn in turns)
     raise UserError(f"{where}: the prompt is {_kind(value)}; give a text, or messages with 'role' and 'content'")
 
 
@@ -194,7 +195,8 @@ def _text(content: Any) -> str | None:
     """The text of a message's content, which may come in parts."""
     if isinstance(content, Sequence) and not isinstance(content, str):
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if len(texts) == len(parts) else None
     return content if isinstance(content, str) else None
 
 

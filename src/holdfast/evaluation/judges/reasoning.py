@@ -69,8 +69,8 @@ def _table() -> tuple[tuple[_Format, ...], re.Pattern[str], frozenset[str]]:
 
     formats = [_Format(*tag(name)) for name in values["tags"]]
     for one in values["format"]:
-        ends = (re.compile(re.escape(one[key])) for key in ("begin", "end"))
-        formats.append(_Format(*ends, one.get("bare_end", True), one.get("at_start", False)))
+        begin, end = (re.compile(re.escape(one[key])) for key in ("begin", "end"))
+        formats.append(_Format(begin, end, one.get("bare_end", True), one.get("at_start", False)))
     wrappers = [pattern.pattern for name in values["wrappers"] for pattern in tag(name)]
     wrappers += [re.escape(token) for token in values["wrapper_tokens"]]
     return tuple(formats), re.compile("|".join(wrappers), re.I), frozenset(values["markup"].split())
