@@ -88,3 +88,15 @@ def test_a_stage_that_was_stopped_in_the_middle_goes_on_from_its_checkpoint(whol
 def test_arguments_of_a_recipe_are_checked_when_it_is_read(training, message):
     with pytest.raises(UserError, match=message):
         recipe_from_dict({"training": training})
+
+
+def test_what_this_machine_cannot_do_is_said_before_weights_are_loaded(tmp_path, monkeypatch):
+    from holdfast.pipeline import run
+
+    for settings, message in (
+        ({"adapter": {"quantize": "4bit"}}, "needs bitsandbytes"),
+        ({"training": {"schedule": "sine"}}, "TRL refuses these settings"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(recipe_from_dict({**SETTINGS, **settings}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

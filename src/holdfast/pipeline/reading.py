@@ -33,6 +33,7 @@ from holdfast.pipeline.inputs import (
 from holdfast.pipeline.measures import Asked, read_asked
 from holdfast.pipeline.prompts import build_skill, prompts_for
 from holdfast.pipeline.recipe import ModelSection, Recipe, TaskSection
+from holdfast.pipeline.training_run import check_settings
 
 log = logging.getLogger(__name__)
 DEFAULT_TASK = f"{ORGANISM}:lessons"
@@ -86,6 +87,7 @@ def read_inputs(recipe: Recipe) -> RunInputs:
         UserError: whatever is wrong with them, named by the user's file and line.
     """
     source, task = recipe.model.source, with_train(recipe.task, recipe.model.source)
+    check_settings(recipe.training, recipe.adapter, source)
     section, notes = prompts_for(recipe.skill, source)
     skill = build_skill(section, recipe.seed)
     asked = read_asked(recipe.evaluate)
