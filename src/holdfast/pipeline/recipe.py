@@ -245,13 +245,10 @@ class Recipe(Section):
     @classmethod
     def _nothing_to_repair(cls, values: Any) -> Any:
         """Where nobody asked for a repair and no arm is called as the default one's, there is none."""
-        if (
-            not isinstance(values, dict)
-            or "restore" in values
-            or not isinstance(values.get("arms"), (list, tuple))
-        ):
+        arms = values.get("arms") if isinstance(values, dict) and "restore" not in values else None
+        if not isinstance(arms, (list, tuple)):
             return values
-        names = [arm.get("name") for arm in values["arms"] if isinstance(arm, dict)]
+        names = [arm.get("name") for arm in arms if isinstance(arm, dict)]
         return values if RestoreSection().arm in names else {**values, "restore": ()}
 
     @model_validator(mode="after")
