@@ -83,3 +83,8 @@ def test_a_loss_filter_that_is_named_is_applied_without_a_rule_too(arm, loss_fil
     (found,) = recipe.arms
     assert (found.loss_filter, found.selects) == (loss_filter, selects)
     assert recipe_from_dict(recipe.to_dict()).arms == recipe.arms
+
+
+def test_arms_of_ones_own_need_no_repair_that_nobody_asked_for():
+    assert recipe_from_dict({"arms": [{"name": "gentle"}]}).restore == ()
+    assert len(recipe_from_dict({"arms": [{"name": "plain"}]}).restore) == len(recipe_from_dict({}).restore) == 1

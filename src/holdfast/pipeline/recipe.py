@@ -243,6 +243,16 @@ class Recipe(Section):
     restore: tuple[RestoreSection, ...] = (RestoreSection(),)
     elasticity: ElasticitySection | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_repair(cls, values: Any) -> Any:
+        """Where nobody asked for a repair and no arm is called as the default one's, there is none."""
+        arms = values.get("arms") if isinstance(values, dict) and "restore" not in values else None
+        if not isinstance(arms, (list, tuple)):
+            return values
+        names = [arm.get("name") for arm in arms if isinstance(arm, dict)]
+        return values if RestoreSection().arm in names else {**values, "restore": ()}
+
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         names = [arm.name for arm in self.arms]

@@ -17,6 +17,7 @@ from holdfast.evaluation import Skill, sample_reference
 from holdfast.models import Subject, load_adapter
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.inputs import columns_of, load_named
+from holdfast.pipeline.prompts import limited
 from holdfast.pipeline.reading import read_inputs
 from holdfast.pipeline.training_run import definite, fresh_adapter, quantized
 
@@ -164,12 +165,11 @@ def audit(run: RunFolder, folder: Path) -> None:
     training = definite(run.recipe.training, run.recipe.model.source, len(rows_of(run, TRAIN)))
     assert section is not None and training.learning_rate is not None and training.steps is not None
     subject = with_fresh_adapter(run, training.seeds[0])
-    skill = skill_of(run)
-    estimate = skill.estimate.harmful[: section.prompts]
+    skill = limited(skill_of(run), section.prompts)
     examples = examples_of(run, subject, TRAIN, section.task_examples)
     run_audit(
         subject,
-        Skill(skill.name, estimate=type(skill.estimate)(estimate), evaluate=skill.evaluate),
+        skill,
         examples,
         optimizer="adamw",
         learning_rate=training.learning_rate,
