@@ -214,7 +214,7 @@ def _settings(
         "selection": spec.arm.model_dump(mode="json"),
         "monitor": spec.monitor.model_dump(mode="json"),
         "max_new_tokens": spec.max_new_tokens,
-        "max_length": rows.max_length,
+        "rows": asdict(replace(rows, limit=None)),  # what was read with a limit is in the contents
         "seed": spec.seed,
         "data": content(train_rows),
         "held-out rows": content(held_out),
