@@ -106,7 +106,7 @@ class Reading:
     truncation_mode: str = "keep_start"
 
 
-def columns_of(how: Any) -> dict[str, str]:
+def columns_of(how: Any) -> dict[str, Any]:
     """What was named of columns and cutting, as ``read_examples`` takes it."""
     names = ("prompt_column", "completion_column", "truncation_mode")
     return {name: value for name in names if (value := getattr(how, name)) is not None}
