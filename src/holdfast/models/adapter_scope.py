@@ -77,6 +77,14 @@ def _tuner(model: Any) -> Any:
     return tuner if isinstance(tuner, BaseTuner) else None
 
 
+def _active_in_layers(model: Any) -> list[str]:
+    """What the layers themselves say: a model that transformers, or PEFT around it, put adapters into."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    return sorted({name for layer in layers for name in layer.active_adapters})
+
+
 def _marked(model: Any, active_only: bool = True) -> tuple[set[int], set[int]]:
     """Ids of the adapters' own parameters, and of the base model's biases that PEFT trains beside them.
 
@@ -95,7 +103,7 @@ def _marked(model: Any, active_only: bool = True) -> tuple[set[int], set[int]]:
             parameter.requires_grad_(False)
         for config, _ in modes:
             config.inference_mode = False
-        active = tuner.active_adapters if tuner is not None else model.active_adapters()
+        active = tuner.active_adapters if tuner is not None else _active_in_layers(model)
         set_requires_grad(tuner or model, active if active_only else list(model.peft_config))
         layers = {id(parameter) for _, parameter in named if parameter.requires_grad}
         if tuner is not None:
