@@ -89,7 +89,7 @@ def test_another_format_of_the_same_rows_is_the_same_data(tmp_path, data):
 
 
 def test_a_csv_file_saved_again_by_a_data_frame_is_the_same_data(tmp_path, data):
-    """In CSV all is text; a data frame makes numbers, booleans and gaps of it, each kind of file in its own way."""
+    """In CSV all is text; a data frame makes numbers, booleans and gaps of it, each file in its own way."""
     import pandas
 
     frame = pandas.DataFrame(ROWS)
