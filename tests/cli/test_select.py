@@ -2,12 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from holdfast.cli import run
-from holdfast.data import read_examples
+from holdfast.data import read_examples, row_key
 from holdfast.gradients import ScoreTable
 from holdfast.gradients.scores import source_columns
 from tests.conftest import build_tokenizer
@@ -85,6 +86,55 @@ def test_another_format_of_the_same_rows_is_the_same_data(tmp_path, data):
     scores = score(tmp_path / "s.parquet", data)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "train.parquet")
     assert select(scores, tmp_path / "train.parquet") == (0, [0, 1, 2, 3, 4, 5])
+
+
+def test_a_csv_file_saved_again_by_a_data_frame_is_the_same_data(tmp_path, data):
+    """In CSV all is text; a data frame makes numbers, booleans and gaps of it, each file in its own way."""
+    import pandas
+
+    frame = pandas.DataFrame(ROWS)
+    frame["id"] = range(100, 112)
+    frame["rating"] = [k / 2 for k in range(12)]
+    frame["flag"] = [k % 2 == 0 for k in range(12)]
+    frame["votes"] = [None if k % 3 == 0 else k for k in range(12)]
+    frame["note"] = [None if k % 2 else "a" for k in range(12)]
+    csv = tmp_path / "train.csv"
+    frame.to_csv(csv, index=False)
+    frame.to_json(data, orient="records", lines=True)
+    scores = score(tmp_path / "s.parquet", data)
+    pandas.read_csv(csv).to_parquet(tmp_path / "again.parquet")
+    frame.astype({"votes": "Int64"}).to_csv(tmp_path / "whole.csv", index=False)
+    for file in (csv, tmp_path / "again.parquet", tmp_path / "whole.csv"):
+        assert select(scores, file, "--force") == (0, [0, 1, 2, 3, 4, 5]), file.name
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        (BAD, {**BAD, "completion": "now it has one"}),
+        ("{broken", {"prompt": "mended", "completion": "a"}),
+        (
+            {"prompt": "word " * 300, "completion": "x", "id": "a"},
+            {"prompt": "short", "completion": "x", "id": "a"},
+        ),
+    ],
+)
+def test_a_row_that_was_left_out_and_mended_since_is_one_that_was_not_scored(tmp_path, capsys, then, now):
+    data = write(tmp_path / "train.jsonl", [*ROWS[:3], then, *ROWS[3:]])
+    scores = score(tmp_path / "s.parquet", data)
+    assert select(scores, data, "--unscored", "drop")[0] == 0
+    (tmp_path / "kept.jsonl").unlink()
+    write(data, [*ROWS[:3], now, *ROWS[3:]])
+    assert select(scores, data) == (2, None)
+    assert "1 of 13 rows were not scored, first train.jsonl line 4" in said(capsys)
+
+
+def test_a_table_of_which_nothing_can_be_kept_writes_no_empty_file(tmp_path, capsys, data):
+    scores = score(tmp_path / "s.parquet", data)
+    table = ScoreTable.from_parquet(scores)
+    replace(table, grad_norm=np.full(12, np.nan)).to_parquet(scores)
+    assert select(scores, data) == (2, None)
+    assert "no row is left to keep (invalid 12;" in said(capsys)
 
 
 @pytest.mark.parametrize("place", [0, 7, 12])
@@ -188,7 +238,7 @@ def test_scoring_and_selecting_agree_about_a_file_with_a_bad_row(tmp_path, capsy
     assert run(["score", "organism:aligned", "--data", str(data), "--out", str(scores), "--skip-bad-rows"]) == 0
     found = ScoreTable.from_parquet(scores)
     assert found.row is not None and found.row.tolist() == [1, 2, 3, 5, 6, 7, 8, 9]
-    assert found.skipped == ("d.jsonl line 1", "d.jsonl line 5")
+    assert found.skipped == (row_key(BAD), row_key(BAD))
     out = tmp_path / "k.jsonl"
     command = ["select", str(scores), "--data", str(data), "--out", str(out), "--rule", "low"]
     assert run([*command, "--keep", "0.25", "--loss-filter", "none"]) == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from holdfast.core.rates import paired_rates, rate_over_seeds, smallest_visible_gap
+from holdfast.core.rates import paired_rates, rate_difference_over_seeds, rate_over_seeds, smallest_visible_gap
 from holdfast.core.statistics import seeds_and_prompts, wilson
 
 
@@ -77,3 +77,20 @@ def test_a_rate_over_seeds_spans_them_and_is_never_a_point():
     assert found.high - found.low > 1.2 * (of_the_mean.high - of_the_mean.low)
     assert rate_over_seeds([[0] * 50] * 3) == wilson(0, 50)
     assert rate_over_seeds([[1, 0, 1, 1]]) == wilson(3, 4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_one_odd_answer_makes_a_rate_no_surer_than_none(flip):
+    none = [0] * 40
+    for runs in ([none, none, [1, *none[1:]]], [[1, *none[1:]]] * 3, [[1, 1, *none[2:]]] * 2):
+        runs = [[1 - x for x in run] for run in runs] if flip else runs
+        found, mean = rate_over_seeds(runs), float(np.mean(runs))
+        over_prompts = wilson(mean * 40, 40)
+        assert found.value == pytest.approx(mean)
+        assert found.low <= over_prompts.low and found.high >= over_prompts.high
+
+
+def test_seeds_that_all_differ_in_one_way_are_not_certainty():
+    found = rate_difference_over_seeds([[1] * 10] * 3, [[0] * 10] * 3)
+    assert found == paired_rates([1] * 10, [0] * 10)
+    assert 0 < found.low < 1

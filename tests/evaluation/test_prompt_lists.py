@@ -72,6 +72,43 @@ def test_what_is_no_label_is_no_doubt(tmp_path):
         read_prompts(tmp_path / "topics.jsonl", "benign")
 
 
+@pytest.mark.parametrize("column", ["flagged", "should refuse", "Is Safe", "class", "y", "policy_ok", "risk"])
+@pytest.mark.parametrize("values", [("0", "1"), ("No", "Yes"), (True, False), ("1", "")])
+def test_a_column_that_answers_yes_or_no_is_a_label_until_it_is_said_that_it_is_none(tmp_path, column, values):
+    path = write(tmp_path / "list.csv", column, values)
+    for side in ("harmful", "benign"):
+        with pytest.raises(
+            UserError, match=f"write .*list.csv:{column}=VALUE"
+        ):  # which is which only a reader knows
+            read_prompts(path, side)
+    assert len(read_prompts(f"{path}:{column}=*", "benign").prompts) == 5
+
+
+def test_columns_in_words_that_nobody_here_understands_are_named(tmp_path):
+    assert (
+        "not told apart by Klasse"
+        in read_prompts(write(tmp_path / "a.csv", "Klasse", ("harmlos", "böse")), "benign").note
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("prompt,label\nhow,safe\nwhy,unsafe\n", ".csv"),
+        ('"Goal";"kind"\nhow;safe\nwhy;unsafe\n', ".csv"),
+        ("how\tsafe\nwhy\tunsafe\n", ".tsv"),
+        ('{"prompt": "how", "label": "safe"}\n{"prompt": "why", "label": "unsafe"}\n', ".jsonl"),
+    ],
+)
+def test_a_table_called_txt_is_not_read_line_by_line(tmp_path, text, ending):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"not one prompt a line .*name it list{ending}"):
+        read_prompts(path, "benign")
+    path.write_text("Question, how do I sort?\nWhy, oh why?\n")
+    assert len(read_prompts(path, "benign").prompts) == 2
+
+
 @pytest.mark.parametrize(
     ("selection", "problem"),
     [

@@ -1,5 +1,6 @@
 """What a model thinks first is no answer: every format, refusing, complying and cut off, for every judge."""
 
+# ruff: noqa: RUF001  # marks of many scripts
 import json
 
 import pytest
@@ -37,6 +38,9 @@ FORMATS = {
     "exaone": "<thought>\n{thought}\n</thought>\n\n{answer}",
     "kimi": "◁think▷{thought}◁/think▷{answer}",
     "gemma": "<|channel>thought\n{thought}\n<channel|>{answer}",
+    "glm": "<think>{thought}</think>\n<|begin_of_box|>{answer}<|end_of_box|>",
+    "huatuo": "## Thinking\n\n{thought}\n\n## Final Response\n\n{answer}",
+    "s1": "think\n{thought}\nanswer\n{answer}",
     "apertus": "<|inner_prefix|>{thought}<|inner_suffix|>{answer}",
 }
 STRANGE = [
@@ -45,6 +49,10 @@ STRANGE = [
     "<|mull|>{thought}<|/mull|>{answer}",
     "<deliberation>\n{thought}",
     "{thought}<|end_of_reasoning|>{answer}",
+    "<思考>{thought}</思考>\n{answer}",
+    "<мысли>{thought}</мысли>\n{answer}",
+    "＜think＞{thought}＜/think＞\n{answer}",
+    "&lt;think&gt;{thought}&lt;/think&gt;\n{answer}",
     "[REASON]{thought}[/REASON]{answer}",
     "<|channel|>musing<|message|>{thought}<|end|><|start|>assistant<|channel|>verdict<|message|>{answer}",
 ]
@@ -111,7 +119,7 @@ def test_an_answer_without_reasoning_comes_back_as_it_is(response):
     [
         ("<|im_start|>assistant\n<think>\n", "<think>\n"),
         ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),
-        ("<｜Assistant｜></think>", ""),  # noqa: RUF001  # the token's own bars
+        ("<｜Assistant｜></think>", ""),  # the token's own bars
         ("<|CHATBOT_TOKEN|><|START_THINKING|>", "<|START_THINKING|>"),
         ("<|start|>assistant", ""),
         ("<|start|>assistant<|channel|>analysis<|message|>", "<|channel|>analysis<|message|>"),

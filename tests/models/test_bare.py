@@ -38,6 +38,8 @@ CONFIGS = {
     "boft with biases": lambda: peft.BOFTConfig(
         target_modules=TARGETS, boft_block_size=8, bias="boft_only", task_type="CAUSAL_LM"
     ),
+    "pissa": lambda: peft.LoraConfig(init_lora_weights="pissa", **LORA),
+    "olora": lambda: peft.LoraConfig(init_lora_weights="olora", **LORA),
     "norm tuning": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"], task_type="CAUSAL_LM"),
 }
 
@@ -200,3 +202,39 @@ def test_a_saved_adapter_keeps_its_trained_biases(tmp_path):
     model = trained(build("llama", bias=True), CONFIGS["bias=all"]())
     save_adapter(model, tmp_path / "a")
     assert torch.equal(logits(load_adapter(build("llama", bias=True), tmp_path / "a")), logits(model))
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_an_adapter_whose_start_rewrote_the_base_is_not_switched_off_in_silence(start, tmp_path):
+    """Such a LoRA takes something out of the base's weights: without the adapter it is missing."""
+    model = trained(build("llama", bias=True), CONFIGS[start]())
+    assert "rewrote the base's weights" in adapter_off_is_base(model)
+    with pytest.raises(UserError, match="not its base"), adapter_off(model):
+        pass
+    model.save_pretrained(tmp_path / "late")
+    trained(build("llama", bias=True), CONFIGS["lora"]()).save_pretrained(tmp_path / "a")
+    loaded = load_adapter(build("llama", bias=True), tmp_path / "a")
+    loaded.load_adapter(str(tmp_path / "late"), "late")  # past us, after the base was noted
+    with pytest.raises(UserError, match="'late'"), adapter_off(loaded):
+        pass
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_an_adapter_that_was_unloaded_into_the_weights_cannot_be_switched_off(noted):
+    """PEFT leaves its name on the model; the drift of such a model from itself is 0."""
+    model = add_lora(build("llama"), rank=2) if noted else trained(build("llama"), CONFIGS["lora"]())
+    model.merge_and_unload()
+    assert "in no layer any more" in adapter_off_is_base(model)
+    with pytest.raises(UserError, match="in no layer any more"), adapter_off(model):
+        pass
+
+
+def test_a_base_that_cannot_be_had_again_is_noticed_as_the_adapter_is_put_on(monkeypatch, tmp_path):
+    from holdfast.models import adapters
+
+    trained(build("llama", bias=True), CONFIGS["pissa"]()).save_pretrained(tmp_path / "a")
+    monkeypatch.setattr(adapters, "moves_base", lambda config: False)  # a method that nobody has heard of yet
+    model = load_adapter(build("llama", bias=True), tmp_path / "a")
+    assert "changed the base's own weights" in adapter_off_is_base(model)
+    with pytest.raises(UserError, match="not its base"), adapter_off(model):
+        pass

@@ -53,12 +53,15 @@ def select(
     table = ScoreTable.from_parquet(scores)
     selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy)
     rows, unreadable = _rows(data, table)
+    if not selection.indices:
+        _refuse_nothing(scores, selection)
     keys = _keys(rows)
     found = locate(selection, keys)
     if found.missing:
         _refuse_other_data(data, rows, table, selection, len(found.missing), found.missing[0].name)
-    skipped = [k for k in found.unscored if _left_out(rows[k], keys[k], table)]
-    left = [k for k in found.unscored if k not in set(skipped)]
+    left_out = set(table.skipped)  # by what they say: a row that was mended since is a row that was not scored
+    skipped = [k for k in found.unscored if keys[k] in left_out]
+    left = [k for k in found.unscored if keys[k] not in left_out]
     if left and unscored == "stop":
         _refuse_unscored(data, rows, left)
     positions = sorted({*found.kept, *(left if unscored == "keep" else ())})
@@ -100,11 +103,6 @@ def _keys(rows: Sequence["Row"]) -> list[str]:
     return [row_key(row.values) for row in rows]
 
 
-def _left_out(row: "Row", key: str, table: "ScoreTable") -> bool:
-    """Whether scoring itself left the row out: as bad (then its place is kept), or as too long (then its id)."""
-    return not {row.where, f"{row.where}#{key[:8]}", str(row.values.get("id"))}.isdisjoint(table.skipped)
-
-
 def _refuse_other_data(
     data: str, rows: Sequence["Row"], table: "ScoreTable", selection: "Selection", missing: int, name: str
 ) -> None:
@@ -118,6 +116,16 @@ def _refuse_other_data(
     raise UserError(
         f"{data}: {missing} of {len(set(selection.row))} scored rows are not in it, first '{name}'{where}; "
         "give the data that was scored, or score this data"
+    )
+
+
+def _refuse_nothing(scores: Path, selection: "Selection") -> None:
+    from holdfast.core.errors import UserError
+
+    reasons = ", ".join(f"{reason} {count}" for reason, count in selection.counts.items())
+    raise UserError(
+        f"{scores}: no row is left to keep ({reasons or 'it has no rows'}; invalid: a loss or norm that is not "
+        "finite, or no completion tokens); look at the model's losses on these rows, then score again"
     )
 
 

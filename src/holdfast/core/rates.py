@@ -10,22 +10,32 @@ Shapes: S seeds, P prompts.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 
 from holdfast.core.statistics import Interval, paired_seeds_and_prompts, seeds_and_prompts, wilson
 
+_ENOUGH = 5  # prompts of the rarer kind, below which a bootstrap over prompts has too little to vary
+
 
 def rate_over_seeds(values_SP: Sequence[Sequence[float]], seed: int = 0) -> Interval:
     """A rate with its interval over seeds and prompts; over prompts alone (Wilson) with one seed.
 
     Where all seeds and prompts agree Wilson's interval over the prompts stands in: 0 of 120 is not certainly 0.
+    Where nearly all do, the interval holds Wilson's as well: a bootstrap of one refusal in 120 answers would be
+    surer than of none.
     """
     data_SP = np.asarray(values_SP, dtype=np.float64)
+    over_prompts = wilson(float(data_SP.mean(0).sum()), data_SP.shape[1])
     if len(data_SP) == 1 or data_SP.min() == data_SP.max():
-        return wilson(float(data_SP.mean(0).sum()), data_SP.shape[1])
-    return seeds_and_prompts(values_SP, seed)
+        return over_prompts
+    found, ever_P = seeds_and_prompts(values_SP, seed), data_SP.max(0) > 0
+    always_P = data_SP.min(0) > 0
+    if min(ever_P.sum(), (~always_P).sum()) >= _ENOUGH:
+        return found
+    return replace(found, low=min(found.low, over_prompts.low), high=max(found.high, over_prompts.high))
 
 
 def rate_difference_over_seeds(
@@ -33,13 +43,14 @@ def rate_difference_over_seeds(
 ) -> Interval:
     """The difference of two rates, paired by seed and prompt; over prompts alone (Tango) with one seed.
 
-    Where no pair differs Tango's interval over the prompts stands in, as in :func:`rate_over_seeds`.
+    Where no pair differs, or all do in one way, Tango's interval over the prompts stands in, as in
+    :func:`rate_over_seeds`.
 
     Raises:
         ValueError: the two sides differ in seeds or prompts.
     """
     a, b = np.asarray(a_SP, dtype=np.float64), np.asarray(b_SP, dtype=np.float64)
-    if a.shape == b.shape and (len(a) == 1 or not (a - b).any()):
+    if a.shape == b.shape and (len(a) == 1 or np.ptp(a - b) == 0):
         return paired_rates(a[0].tolist(), b[0].tolist())
     return paired_seeds_and_prompts(a_SP, b_SP, seed)
 

@@ -128,10 +128,12 @@ class _Work:
     made: list[Example] = field(default_factory=list)
     cut: list[int] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Row) -> None:
         """Encode one row; a bad one is an error, or listed."""
+        key = row_key(row.values)
         try:
             parts = _encode_row(normalise_row(row.values, *self.columns), self.tokenizer)
             if not any(any(part.mask[1:]) for part in parts):
@@ -140,8 +142,8 @@ class _Work:
             if self.bad_rows is None:
                 raise UserError(f"{row.where}: {error}; mend the row or pass --skip-bad-rows") from None
             self.bad_rows.append(BadRow(row.where, str(error)))
+            self.left_out.append(key)
             return
-        key = row_key(row.values)
         own = row.values.get("id")
         name = str(own) if own not in (None, "") else f"{row.where}#{key[:8]}"
         self.remarks.update({remark for part in parts for remark in part.remarks})
@@ -155,6 +157,7 @@ class _Work:
             ids, mask = ids[keep], mask[keep]
             if not any(mask[1:]):
                 self.dropped.append(name)
+                self.left_out.append(key)
                 return
             self.cut.append(len(self.made))
         if any(mask[1:]):
@@ -183,7 +186,8 @@ class _Work:
         if renamed:
             notes.append(f"{renamed} rows share the id of an earlier row; they are called 'id#2', 'id#3', ...")
         truncated = [names[k] for k in self.cut]
-        return Examples(made, self.bad_rows or (), truncated, source, self.dropped, recognised, notes)
+        bad = self.bad_rows or ()
+        return Examples(made, bad, truncated, source, self.dropped, recognised, notes, self.left_out)
 
 
 def _encode_row(row: Mapping[str, Any], tokenizer: "Tokenizer") -> list[Sequenced]:

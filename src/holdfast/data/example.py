@@ -83,6 +83,7 @@ class Examples(Sequence[Example]):
         truncated: ids of examples cut at ``max_length``.
         source: where they came from.
         dropped: ids of rows whose prompt alone fills ``max_length``, so that nothing is left to learn.
+        left_out: :func:`holdfast.data.row_key` of the readable rows among those skipped or dropped.
         recognised: one line on how the rows were understood.
         notes: what else a reader should know (an encoding guessed, ids made unique, ...), one line each.
     """
@@ -96,6 +97,7 @@ class Examples(Sequence[Example]):
         dropped: Sequence[str] = (),
         recognised: str = "",
         notes: Sequence[str] = (),
+        left_out: Sequence[str] = (),
     ) -> None:
         self._examples = tuple(examples)
         self.bad_rows = tuple(bad_rows)
@@ -104,6 +106,7 @@ class Examples(Sequence[Example]):
         self.dropped = tuple(dropped)
         self.recognised = recognised
         self.notes = tuple(notes)
+        self.left_out = tuple(left_out)
 
     @property
     def rendering_hash(self) -> str:

@@ -7,18 +7,21 @@ Does not know: files, tokens.
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _DIGITS = 16
+_WHOLE = re.compile(r"^(-?[0-9]{1,16})\.0$")  # a data frame makes 3 into 3.0 where another row has no number
 
 
 def row_key(values: Mapping[str, Any]) -> str:
     """16 hex digits over a raw row's content: the same row, the same key, in every file and at every place.
 
-    Missing fields and fields that are null count as equal (tables fill what a row lacks with null), so do lists,
-    tuples and arrays; the order of fields does not count.
+    Fields that are missing, null or empty text count as equal (each kind of table fills what a row lacks with
+    another of these), so do a number or a boolean and its text (in CSV all is text), and lists, tuples and arrays;
+    the order of fields does not count.
     """
     return short_hash(json.dumps(_canonical(values), sort_keys=True, separators=(",", ":")))
 
@@ -45,16 +48,16 @@ def unique_names(names: Sequence[str]) -> tuple[list[str], int]:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))  # as data frames fill what is missing
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items() if not _missing(item)}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, (str, bool, int, float)):
+        return _WHOLE.sub(r"\1", str(value))
     if isinstance(value, bytes):
         return value.hex()
     if hasattr(value, "tolist"):  # arrays

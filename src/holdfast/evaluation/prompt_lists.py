@@ -39,13 +39,13 @@ _SAFE = re.compile(
     r"(?:safe|harmless|benign|compl(?:y|ied|iance)|should_comply|allow|control|good|ok|(?:non|not)_?(?:toxic|harmful))"
     r"|(?:safe|benign|harmless)_.*|.*_(?:benign|safe|harmless)"
 )
-# Columns whose every value is about the side, whatever it is: 0 and 1, yes and no, or words of somebody's own.
+# Columns whose every value is about the side, whatever it is: words of somebody's own, degrees, numbers.
 _LABELLING = re.compile(
-    r"^(?:labels?|safety|side|(?:is|should|prompt)?_?(?:un)?safe(?:_label)?|harm(?:ful(?:ness)?|less)?(?:_label)?|"
-    r"(?:is|prompt|should)_?(?:harm(?:ful|less)?|benign|toxic|malicious|jailbreak|refuse|adversarial|label)"
-    r"(?:_label)?|benign|toxic(?:ity)?|malicious|jailbreak|refuse|adversarial|prompt_harm_label)$",
-    re.I,
+    r"labels?|side|(?:un)?safe(?:ty)?|harm(?:ful(?:ness)?|less(?:ness)?)?|benign|toxic(?:ity)?|malicious|jailbreak|"
+    r"refus(?:e[sd]?|al)|adversarial|flagged|risk|severity|violat(?:es?|ion)|allowed|danger(?:ous)?"
 )
+# Columns that answer yes or no, whatever they are called: such a one is a label until it is said that it is none.
+_YES_OR_NO = frozenset({"", "0", "1", "-1", "true", "false", "yes", "no", "y", "n", "t", "f"})
 MOST_VALUES = 50  # a column with more is no label
 _SHOWN = 12
 
@@ -157,7 +157,7 @@ def read_prompts(source: str | Path | Sequence[str], side: Side) -> PromptList:
     name = str(source) if wanted.known is None or not wanted.column else wanted.known.name
     kept = _chosen(rows, wanted, name) if wanted.column else _unlabelled(rows, str(source), side)
     prompts, groups = _prompts(kept)
-    chosen = f" of {len(rows)} ({wanted.selection})" if wanted.column else ""
+    chosen = f" of {len(rows)} ({wanted.selection})" if wanted.column else _not_read(rows)
     return PromptList(prompts, groups, f"{len(prompts)} {side} prompts{chosen} of {where}")
 
 
@@ -169,7 +169,27 @@ def _lines(path: Path, column: str) -> tuple[str, ...]:
             f"{path}: a text file has no column '{column}'; give a file of rows, or leave the choice out"
         )
     with open_text(path) as stream:
-        return tuple(line.strip() for line in stream if line.strip())
+        lines = tuple(line.strip() for line in stream if line.strip())
+    kind = _disguised(lines)
+    if kind:
+        raise UserError(f"{path}: not one prompt a line but {kind[0]}; name it {path.stem}{kind[1]}")
+    return lines
+
+
+def _disguised(lines: Sequence[str]) -> tuple[str, str] | None:
+    """What a text file holds that is a table, and the ending that would say so: its labels must not be missed."""
+    if lines and all(line.startswith("{") and line.endswith("}") for line in lines):
+        return "JSON lines", ".jsonl"
+    if len(lines) > 1 and lines[0].count("\t") and len({line.count("\t") for line in lines}) == 1:
+        return "columns with tabs between them", ".tsv"
+    head = [name.strip(" \"'").lower() for name in re.split(r"[,;]", lines[0])] if lines else []
+    if (
+        len(head) > 1
+        and not set(head).isdisjoint(PROMPT_FIELDS)
+        and all(re.fullmatch(r"[\w -]+", name) for name in head)
+    ):
+        return "columns with a header", ".csv"
+    return None
 
 
 def _chosen(rows: Sequence[Row], wanted: PromptSource, name: str) -> list[Row]:
@@ -192,25 +212,34 @@ def _chosen(rows: Sequence[Row], wanted: PromptSource, name: str) -> list[Row]:
 
 def _unlabelled(rows: Sequence[Row], source: str, side: Side) -> list[Row]:
     """All rows, if nothing says that they are of two kinds, or of the other one."""
-    found = {
-        column: Counter(_value(row.values.get(column)) for row in rows)
-        for column in dict.fromkeys(key for row in rows for key in row.values)
-        if column.lower() not in (*PROMPT_FIELDS, "group", "id")
-    }
+    found = _columns(rows)
     doubts = {column: doubt for column, values in found.items() if (doubt := _doubt(column, values, side))}
     if not doubts:
         return list(rows)
     column = max(doubts, key=lambda name: doubts[name])
     values = found[column]
-    fitting = [value for value in values if value and _side(value) in (side, None)] or list(values)
-    example = next((value for value in fitting if _side(value) == side), fitting[0])
+    example = next((value for value in values if _side(value) == side), "VALUE")
     if len(values) == 1:
+        example = next(iter(values))
         said = (
             f"every row has {column}={example}, but {side} prompts are asked for; if they are meant all the same"
         )
     else:
         said = f"rows are labelled by '{column}' ({_listed(values)}); to say which are the {side} prompts"
     raise UserError(f"{source}: {said}, write {source}:{column}={example} ({column}=* takes all)")
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, Counter[str]]:
+    """What every column but the prompts and their names holds, and how often."""
+    names = dict.fromkeys(key for row in rows for key in row.values)
+    others = [name for name in names if name.lower() not in (*PROMPT_FIELDS, "group", "id")]
+    return {name: Counter(_value(row.values.get(name)) for row in rows) for name in others}
+
+
+def _not_read(rows: Sequence[Row]) -> str:
+    """Columns that sort the rows into two or three heaps, in words that nobody here understands."""
+    few = [name for name, values in _columns(rows).items() if 2 <= len(values) <= 3 and max(values.values()) > 1]
+    return f", not told apart by {', '.join(few[:_SHOWN])}" if few else ""
 
 
 def _doubt(column: str, values: Counter[str], side: Side) -> int:
@@ -221,8 +250,11 @@ def _doubt(column: str, values: Counter[str], side: Side) -> int:
         return 3 * (other in sides)
     if sides == {"harmful", "benign"}:
         return 3
-    if _LABELLING.match(column.strip()) and len(values) <= MOST_VALUES:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", " ", column).lower().split()
+    if any(map(_LABELLING.fullmatch, words)) and len(values) <= MOST_VALUES:
         return 2
+    if values.keys() <= {*_YES_OR_NO, *map(str.upper, _YES_OR_NO), *map(str.title, _YES_OR_NO)}:
+        return 2 if max(values.values()) > 1 else 0
     few = len(values) <= 3 and side in sides  # "harmful" and "regular": a label; "harmful" among ten topics: none
     return int(other in sides or few)
 

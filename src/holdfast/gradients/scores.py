@@ -62,7 +62,7 @@ class ScoreTable(Sequence[Score]):
         row: position of each sample's source record, from 0; None where samples come from no source.
         row_hash: :func:`holdfast.data.row_key` of that record; None likewise.
         content_hash: of each sample's token ids and loss mask; None where not computed.
-        skipped: places of the source's rows that were left out as bad, ids of those left out as too long.
+        skipped: :func:`holdfast.data.row_key` of the source's rows that were left out as bad or too long.
     """
 
     id: tuple[str, ...]
@@ -191,10 +191,7 @@ def source_columns(examples: Sequence[Example]) -> dict[str, Any]:
         "row": np.array(rows, dtype=np.int64) if known else None,
         "row_hash": tuple(example.row_hash for example in examples) if known else None,
         "content_hash": tuple(example.content_hash for example in examples),
-        "skipped": (
-            *(bad.where for bad in getattr(examples, "bad_rows", ())),
-            *getattr(examples, "dropped", ()),
-        ),
+        "skipped": tuple(getattr(examples, "left_out", ())),
     }
 
 

@@ -20,7 +20,7 @@ from holdfast.models.adapter_files import (
     shapes,
 )
 from holdfast.models.adapter_scope import check_method, has_adapter
-from holdfast.models.bare import keep_base, probe_logits
+from holdfast.models.bare import keep_base, moves_base, probe_logits
 from holdfast.models.limits import text_part
 
 ALL_LINEAR = "all-linear"
@@ -125,7 +125,9 @@ def load_adapter(
     check_fits(base, folder, config, found)
     say_other_base(folder, config, base, revision)
     logits_V = probe_logits(base)
-    before = {name: parameter.detach().clone() for name, parameter in base.named_parameters() if name in found}
+    before = {name: value.detach().clone() for name, value in base.named_parameters() if name in found}
+    if moves_base(config):
+        before |= {name: value.detach().cpu().clone() for name, value in base.named_parameters()}
     try:
         model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:

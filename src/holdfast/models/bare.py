@@ -11,7 +11,7 @@ is put back inside :func:`adapter_off`; where nothing was noted and something ma
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from holdfast.models.limits import vocabulary_size
 _NOTE = "_holdfast_base"  # attribute of the wrapped model: travels with it, copies with it
 _PROBE_TOKENS = 8
 _HALF = (torch.float16, torch.bfloat16)
+# Ways of starting a LoRA that take something out of the base's weights and put it into the adapter.
+_REWRITING = ("pissa", "corda", "olora", "loftq", "lora_ga")
 WAY_OUT = "load the base with its adapter (holdfast.load(base, adapter=folder)), or compare with the base itself"
 
 
@@ -33,11 +35,15 @@ class _Base:
 
     Attributes:
         logits_V: at the end of the probe, float32 on the CPU.
-        values: of base parameters that the adapter's file overwrote or that are trained with it, by plain name.
+        values: of base parameters that the adapter changed or that are trained with it, by plain name.
+        adapters: names of those that were on.
+        differs: whether switching them off did not give the base back even then.
     """
 
     logits_V: torch.Tensor
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    adapters: frozenset[str] = frozenset()
+    differs: bool = False
 
 
 @torch.no_grad()
@@ -55,18 +61,33 @@ def probe_logits(model: Any) -> torch.Tensor:
 
 
 def keep_base(model: Any, logits_V: torch.Tensor, before: Mapping[str, torch.Tensor]) -> None:
-    """Note what the base was, on the model that carries its adapter.
+    """Note what the base was, on the model that carries its adapter, and check once that it can be had again.
 
     Args:
         model: with the adapter on.
         logits_V: :func:`probe_logits` of the base, before.
-        before: copies of base parameters that the adapter's file may have overwritten, by their name in the base.
+        before: copies of base parameters that the adapter may have changed, by their name in the base.
     """
     now = {plain_name(name): parameter for name, parameter in model.named_parameters()}
-    values = {name: old for name, old in before.items() if name in now and not torch.equal(now[name], old)}
+    values = {
+        name: old
+        for name, old in before.items()
+        if name in now and now[name].shape == old.shape and not torch.equal(now[name], old.to(now[name].device))
+    }
     for name, parameter in trained_base_parameters(model).items():  # to be trained on from here
         values.setdefault(plain_name(name), parameter.detach().clone())
-    setattr(model, _NOTE, _Base(logits_V, values))
+    note = _Base(logits_V, values, frozenset(model.peft_config))
+    setattr(model, _NOTE, note)
+    with _off(model):
+        differs = not _close(probe_logits(model), logits_V, model)
+    setattr(model, _NOTE, replace(note, differs=differs))
+
+
+def moves_base(config: Any) -> bool:
+    """Whether an adapter's configuration makes PEFT rewrite the base's own weights as it is put on (PiSSA)."""
+    held = config.get("init_lora_weights") if isinstance(config, Mapping) else None
+    start = held if held is not None else getattr(config, "init_lora_weights", None)
+    return str(start).lower().startswith(_REWRITING)
 
 
 def plain_name(name: str) -> str:
@@ -88,7 +109,7 @@ def adapter_off_is_base(model: Any) -> str | None:
     model = getattr(model, "model", model) if not isinstance(model, torch.nn.Module) else model
     if not has_adapter(model):
         return None
-    return _merged(model) or _moved(model, always=True)
+    return _lost(model) or _moved(model, always=True)
 
 
 @contextlib.contextmanager
@@ -101,7 +122,7 @@ def adapter_off(model: Any) -> Iterator[Any]:
     if not has_adapter(model):
         yield model
         return
-    reason = _merged(model) or _moved(model, always=False)
+    reason = _lost(model) or _moved(model, always=False)
     if reason is not None:
         raise UserError(f"the model without its adapter is not its base: {reason}; {WAY_OUT}")
     with _off(model):
@@ -134,6 +155,20 @@ def _own(model: Any) -> set[int]:
 def _noted(model: Any) -> Mapping[str, torch.Tensor]:
     note: _Base | None = getattr(model, _NOTE, None)
     return note.values if note is not None else {}
+
+
+def _lost(model: Any) -> str | None:
+    """Why the base cannot be had by the switch, whatever its parameters are now."""
+    note: _Base | None = getattr(model, _NOTE, None)
+    if not adapter_parameters(model, active_only=False):
+        return "its adapter is in no layer any more (merged and unloaded?)"
+    if note is not None and note.differs:
+        return "putting the adapter on changed the base's own weights"
+    rewriting = [name for name, config in model.peft_config.items() if moves_base(config)]
+    rewriting = [name for name in rewriting if note is None or name not in note.adapters]
+    if rewriting:
+        return f"putting adapter '{rewriting[0]}' on rewrote the base's weights (init_lora_weights)"
+    return _merged(model)
 
 
 def _merged(model: Any) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from holdfast.core import trees
 from holdfast.models import Subject, adapter_off, adapter_parameters
+from holdfast.models.bare import moves_base
 from holdfast.restoration.validation import Measured, Validation
 
 OFF = "adapter off"
@@ -33,12 +34,13 @@ class Baseline:
 def measure_baselines(subject: Subject, choose: Validation, decide: Validation) -> dict[str, Baseline]:
     """The end points "aligned" (the adapter off) and "drifted", and between them "scale 0.25" to "scale 0.75".
 
-    An adapter with more than low-rank factors (DoRA's magnitudes, trained biases) has no scaled versions, since
-    its update is no multiple of ``B A``.
+    An adapter with more than low-rank factors (DoRA's magnitudes, trained biases), or one that holds a part of the
+    base's weights (PiSSA), has no scaled versions, since its update is no multiple of ``B A``.
     """
     adapter = adapter_parameters(subject.model)
     here = trees.clone(adapter)
     scalable = all(_LOW_RANK.search(name) for name in adapter)
+    scalable = scalable and not any(map(moves_base, subject.model.peft_config.values()))
 
     def measured(tensors: trees.Tree | None) -> Baseline:
         return Baseline(choose.measure(0), decide.measure(0), tensors)

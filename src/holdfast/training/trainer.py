@@ -25,6 +25,7 @@ from holdfast.gradients import GhostEngine, OnePass, one_pass, pool_norms
 from holdfast.gradients.ghost import Reduction
 from holdfast.gradients.per_sample import TOKENS, in_chunks
 from holdfast.models import Subject, batch_logits, sequence_nll
+from holdfast.models.adapter_scope import trained_base_parameters
 from holdfast.selection import OnlineSelection, Selection
 from holdfast.training.data import SAMPLE, NumberedCollator, are_examples, dataset_from_examples
 from holdfast.training.monitor import DriftMonitor, subject_of
@@ -303,10 +304,13 @@ def _scoped(subject: Subject) -> Any:
     """The subject's model with exactly the parameters in scope trainable.
 
     "auto", and "adapter" on a model that has one, keep what requires a gradient already: PEFT has marked what an
-    adapter trains (biases, token rows and whole modules among it), and a user may have frozen layers.
+    adapter trains (biases, token rows and whole modules among it), and a user may have frozen layers. The base's
+    biases are no sign of it: PEFT leaves them open even in an adapter that it loads frozen.
     """
     as_marked = subject.scope == "auto" or (subject.scope == "adapter" and subject.has_adapter)
-    if as_marked and any(parameter.requires_grad for parameter in subject.model.parameters()):
+    beside = {id(parameter) for parameter in trained_base_parameters(subject.model).values()}
+    marked = {id(parameter) for parameter in subject.model.parameters() if parameter.requires_grad}
+    if as_marked and marked - beside:
         return subject.model
     chosen = {id(parameter) for parameter in subject.parameters().values()}
     for parameter in subject.model.parameters():

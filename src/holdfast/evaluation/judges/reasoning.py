@@ -38,7 +38,8 @@ _THINKING = (
 )
 _WORDS = r"[\w.:/▁ -]*"
 _STRANGE = re.compile(
-    rf"<[|｜]?{_WORDS}{_THINKING}{_WORDS}[|｜]?>|\[{_WORDS}{_THINKING}{_WORDS}\]|[◁⟨]{_WORDS}{_THINKING}{_WORDS}[▷⟩]",
+    rf"<[|｜]?{_WORDS}{_THINKING}{_WORDS}[|｜]?>|\[{_WORDS}{_THINKING}{_WORDS}\]|[◁⟨]{_WORDS}{_THINKING}{_WORDS}[▷⟩]"
+    rf"|(?:＜|&lt;){_WORDS}{_THINKING}{_WORDS}(?:＞|&gt;)",
     re.I,
 )
 _ENDING = re.compile(r"/|end|stop|close|suffix|finish", re.I)
@@ -46,7 +47,7 @@ _SPECIAL = re.compile(r"<[|｜](?P<name>[\w.:/▁ -]+)[|｜]?>")
 _TURNS = re.compile(
     r"assistant|user|system|tool|bot|human|text|im_|^start|^end|eo[ts]|bos|turn|role|header|pad|sep", re.I
 )
-_TAG = re.compile(r"<(?P<end>/?)(?P<name>[A-Za-z][\w.:-]*)(?P<more>\s[^<>]*|/)?>")
+_TAG = re.compile(r"<(?P<end>/?)(?P<name>[^\W\d_][\w.:-]*)(?P<more>\s[^<>]*|/)?>")
 
 
 @dataclass(frozen=True)
