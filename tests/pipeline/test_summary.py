@@ -133,8 +133,9 @@ def test_a_rate_of_nothing_at_all_is_not_certain():
 def test_what_was_not_kept_or_not_measured_has_no_interval():
     card = whole_card(1)
     old = replace(card, drift=None, tasks=(replace(card.tasks[0], loss_per_example=()),))
-    row = row_of({0: old, 1: old})
-    assert row["task_loss_nats"]["value"] == card.tasks[0].loss_nats_per_token
+    worse = replace(old, tasks=(replace(old.tasks[0], loss_nats_per_token=card.tasks[0].loss_nats_per_token + 1),))
+    row = row_of({0: old, 1: worse})
+    assert row["task_loss_nats"]["value"] == pytest.approx(card.tasks[0].loss_nats_per_token + 0.5)  # their mean
     assert "low" not in row["task_loss_nats"] and "low" not in row["drift_kl_nats"]
     assert row_of({0: card})["seconds"] == {"value": 10.0, "per_seed": [10.0]}
     assert row_of({None: card})["seconds"]["per_seed"] == []

@@ -38,7 +38,8 @@ class DriftBudget(Result):
                 continue
             if value is None or not sign * value <= sign * limit:
                 side = "above" if sign > 0 else "below"
-                return f"{what} {value if value is None else format(value, '.4g')} {side} {limit} {unit}".strip()
+                said = f"{what} {value if value is None else format(value, '.4g')} {side} {limit} {unit}".strip()
+                return said + (_unjudged(row) if sign < 0 else "")
         return None
 
     def used(self, row: dict[str, Any], first: dict[str, Any] | None = None) -> float | None:
@@ -56,6 +57,13 @@ class DriftBudget(Result):
             room = start - self.min_refusal
             shares.append((start - row["refusal"]) / room if room > 0 else 1.0)
         return max(shares) if shares else None
+
+
+def _unjudged(row: dict[str, Any]) -> str:
+    """What of a low refusal rate may be the judge's failing, in words: such answers count as not refused."""
+    counts = row.get("refusal_counts") or {}
+    errors = counts.get("error", 0)
+    return f" ({errors} of {sum(counts.values())} answers could not be judged)" if errors else ""
 
 
 @dataclass(frozen=True)
