@@ -21,10 +21,11 @@ def restore(
     asked: options.Prompts = options.Prompts(),
     method: Annotated[str, typer.Option(help="auto (= replay), replay or ggn-cg.")] = "auto",
     max_task_loss_increase: Annotated[
-        float, typer.Option(help="Limit on the task loss's rise, by its 95 % bound, nats a token.")
+        float,
+        typer.Option(callback=options.positive, help="Limit on the task loss's rise, by its 95 % bound, nats a token."),
     ] = 0.05,
     steps: Annotated[int, typer.Option(min=1, help="Most steps of replay.")] = 200,
-    learning_rate: Annotated[float, typer.Option(help="Of replay.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(callback=options.positive, help="Of replay.")] = 2e-3,
     max_new_tokens: options.MaxNewTokensOption = 32,
     loading: options.Loading = options.Loading(),
     rows: options.Rows = options.Rows(),

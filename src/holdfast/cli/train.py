@@ -223,7 +223,7 @@ def _settings(
 
 
 def _number(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isascii() and text.isdecimal() else text
 
 
 def _pairs(given: list[str] | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -22,7 +21,9 @@ from holdfast.core.files import hash_json, name_problem
 from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule
 
 Share = Annotated[float, Field(gt=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _name(value: str) -> str:
@@ -109,7 +110,7 @@ class TrainingSection(Section):
     weight_decay: NonNegative | None = None
     checkpoint_every: PositiveInt | None = None  # steps; None: as often as drift is measured
     trl: dict[str, Any] = {}  # any further argument of TRL's SFTConfig
-    seeds: tuple[int, ...] = (0,)  # of the data order and the adapter's initial values
+    seeds: tuple[Seed, ...] = (0,)  # of the data order and the adapter's initial values
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingSection":
@@ -195,7 +196,7 @@ class RestoreSection(Section):
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
     steps: PositiveInt = 200  # most, of replay
     learning_rate: PositiveFloat = 2e-3  # of replay
-    seeds: tuple[int, ...] | None = None  # None: all training seeds
+    seeds: tuple[Seed, ...] | None = None  # None: all training seeds
 
 
 class ElasticitySection(Section):
@@ -227,7 +228,7 @@ class Recipe(Section):
 
     version: Literal[1] = 1
     name: Name = "run"
-    seed: int = 0
+    seed: Seed = 0
     model: ModelSection = ModelSection()
     skill: SkillSection = SkillSection()
     task: TaskSection = TaskSection()
