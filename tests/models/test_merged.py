@@ -32,7 +32,7 @@ def test_merged_as_peft_merges_and_left_as_it_was(method):
     model = peft.get_peft_model(base, config)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.1 * torch.randn_like(parameter)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -22,7 +22,9 @@ def restore(
     method: Annotated[str, typer.Option(help="auto (= replay), replay or ggn-cg.")] = "auto",
     max_task_loss_increase: Annotated[
         float,
-        typer.Option(callback=options.positive, help="Limit on the task loss's rise, by its 95 % bound, nats a token."),
+        typer.Option(
+            callback=options.positive, help="Limit on the task loss's rise, by its 95 % bound, nats a token."
+        ),
     ] = 0.05,
     steps: Annotated[int, typer.Option(min=1, help="Most steps of replay.")] = 200,
     learning_rate: Annotated[float, typer.Option(callback=options.positive, help="Of replay.")] = 2e-3,

@@ -74,7 +74,9 @@ def detect(path: Path) -> Encoding:
             return Encoding(codec, "read as UTF-32 (three of four bytes are zero)")
     zeros = [head[side::2].count(0) for side in (0, 1)]
     for side, codec in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if zeros[side] > 4 * zeros[1 - side] and (zeros[side] > 0.2 * len(head) or head[side : side + 3 : 2] == b"\0\0"):
+        if zeros[side] > 4 * zeros[1 - side] and (
+            zeros[side] > 0.2 * len(head) or head[side : side + 3 : 2] == b"\0\0"
+        ):
             return Encoding(codec, "read as UTF-16 (every second byte is zero)")
     if _is_utf8(path):
         return Encoding("utf-8")

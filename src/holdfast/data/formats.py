@@ -300,7 +300,7 @@ def _table_rows(path: Path, table: Any, notes: list[str]) -> Records:
 
 
 def dataset_rows(name: str, dataset: Any, notes: list[str]) -> Records:
-    """Rows of a ``datasets`` object, streamed or not; columns of pictures and sound, which need decoders, stay out.
+    """Rows of a ``datasets`` object, streamed or not; columns of pictures and sound need decoders and stay out.
 
     Args:
         name: of the source, for messages.

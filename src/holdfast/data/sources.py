@@ -32,8 +32,8 @@ class Row:
 
 
 FORMATS = (
-    ".jsonl, .json, .csv, .tsv, .parquet, .arrow (text also as .gz), a folder written by datasets' save_to_disk or "
-    "with the parts of one split, or a hub id"
+    ".jsonl, .json, .csv, .tsv, .parquet, .arrow (text also as .gz), a folder written by datasets' save_to_disk "
+    "or with the parts of one split, or a hub id"
 )
 _SAVED = ("state.json", "dataset_dict.json")
 _BESIDE = {"dataset_info.json", "dataset_infos.json", "package.json", "config.json"}

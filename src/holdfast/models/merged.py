@@ -30,7 +30,7 @@ def base_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
 
 @torch.no_grad()
 def merged_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Copies of the weights that the active adapters change, each as PEFT merges it; the model is left as it is."""
+    """Copies of the weights that the active adapters change, as PEFT merges them; the model is left as it is."""
     if not has_adapter(model):
         return {}
     layers, wrappers = _layers(model)

@@ -13,6 +13,8 @@ from pydantic import (
     Field,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -36,10 +38,24 @@ Name = Annotated[str, AfterValidator(_name)]  # becomes the name of a file or a 
 ALIGNED = "aligned"  # what the untouched model is called in tables and folders
 
 
+MAY_BE_EMPTY = ("salt", "system")
+
+
 class Section(BaseModel):
     """A part of the recipe; unknown keys are errors, because a typo must not become a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's yes, no, on and off would count as 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("yes and no are no value of this key")
+        if isinstance(value, str) and not value.strip() and info.field_name not in MAY_BE_EMPTY:
+            raise ValueError("nothing is given; leave the key out")
+        return value
 
 
 Some = TypeVar("Some", bound=Section)
@@ -184,7 +200,7 @@ class MonitorSection(Section):
 class AuditSection(Section):
     """Before training: where the alignment sits and how the task pulls at it."""
 
-    prompts: PositiveInt = 64
+    prompts: Annotated[int, Field(ge=2)] = 64
     task_examples: PositiveInt = 64
 
 

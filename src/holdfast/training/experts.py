@@ -12,8 +12,8 @@ from holdfast.models import text_config
 def with_experts(model: Any, args: Any) -> Any:
     """``args`` for a model whose configuration can ask for a balance of experts, which TRL then trains.
 
-    TRL reads ``num_experts``; some configurations (GraniteMoeHybrid) say ``num_local_experts`` only. Where there are
-    none, as in that family's dense models, there is nothing to balance.
+    TRL reads ``num_experts``; some configurations (GraniteMoeHybrid) say ``num_local_experts`` only. Where there
+    are none, as in that family's dense models, there is nothing to balance.
     """
     config = text_config(model) if hasattr(model, "config") else None
     if config is None or not hasattr(config, "output_router_logits"):
