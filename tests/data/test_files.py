@@ -83,7 +83,7 @@ def test_files_are_read_as_they_are_and_what_was_guessed_is_said(name, tmp_path)
         ("twice.csv", "a,b,a\n1,2,3\n", r"twice\.csv line 1: the header names \['a'\] twice"),
         ("no.parquet", "plain", "not a Parquet file"),
         ("no.arrow", "plain", "not an Arrow file"),
-        ("binary.jsonl", bytes(range(256)) * 4, "not JSON"),
+        ("binary.jsonl", bytes(range(256)) * 4, "neither UTF-8"),
         ("empty.csv", "", "no usable rows"),
         ("header.csv", "a,b\n", "no usable rows"),
         ("long.jsonl", '{"a": ' + "9" * 5000 + "}", "line 1: not usable JSON"),

@@ -72,7 +72,6 @@ def test_scored_trained_measured_and_put_back(family, tmp_path):
         max_steps=2,
         per_device_train_batch_size=2,
         learning_rate=1e-2,
-        **({"router_aux_loss_coef": 0.0} if family == "granite_hybrid" else {}),  # TRL misreads its configuration
     )
     GuardedTrainer(subject, args, EXAMPLES * 2).train()
     model.eval()

@@ -68,7 +68,7 @@ def say(error: HoldfastError) -> int:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
-        print(f"holdfast: {error}", file=sys.stderr)
+        print(f"holdfast: {' '.join(str(error).split())}", file=sys.stderr)
     return error.exit_code
 
 

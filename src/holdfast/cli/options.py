@@ -14,6 +14,7 @@ may not.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,18 @@ from holdfast.cli.endings import ending
 from holdfast.selection.rules import LOSS_FILTERS, RULES
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def positive(value: float | None) -> float | None:
+    """A callback: a number above zero, and a finite one.
+
+    Raises:
+        typer.BadParameter: another number; typer names the option.
+    """
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not a finite number above zero")
+    return value
+
 
 ModelArgument = Annotated[str, typer.Argument(help="Folder or hub id of the model, or organism:aligned.")]
 _ADAPTER = typer.Option("--adapter", help="Folder of a PEFT adapter for the model.")
@@ -110,15 +123,15 @@ OptionalLossFilterOption = Annotated[str | None, _FILTER]
 _STEPS = typer.Option("--steps", min=1, help="Optimiser steps, of the fine-tune or of the repair.")
 StepsOption = Annotated[int, _STEPS]
 OptionalStepsOption = Annotated[int | None, _STEPS]
-_RATE = typer.Option("--learning-rate", help="Adam's, of the fine-tune or of the repair.")
+_RATE = typer.Option("--learning-rate", callback=positive, help="Adam's, of the fine-tune or of the repair.")
 LearningRateOption = Annotated[float, _RATE]
 OptionalLearningRateOption = Annotated[float | None, _RATE]
 RankOption = Annotated[int, typer.Option("--rank", min=0, help="LoRA rank of the fine-tune; 0: no adapter.")]
-AlphaOption = Annotated[int, typer.Option("--alpha", help="LoRA alpha of the fine-tune.")]
+AlphaOption = Annotated[int, typer.Option("--alpha", min=1, help="LoRA alpha of the fine-tune.")]
 
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at a time.")]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]
 _OUT = typer.Option("--out", "-o", help="Where results are written.")
 OutOption = Annotated[Path | None, _OUT]
 OutPath = Annotated[Path, _OUT]

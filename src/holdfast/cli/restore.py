@@ -21,7 +21,10 @@ def restore(
     asked: options.Prompts = options.Prompts(),
     method: Annotated[str, typer.Option(help="auto (= replay), replay or ggn-cg.")] = "auto",
     max_task_loss_increase: Annotated[
-        float, typer.Option(help="Limit on the task loss's rise, by its 95 % bound, nats a token.")
+        float,
+        typer.Option(
+            callback=options.positive, help="Limit on the task loss's rise, by its 95 % bound, nats a token."
+        ),
     ] = 0.05,
     steps: options.StepsOption = 200,
     learning_rate: options.LearningRateOption = 2e-3,

@@ -110,7 +110,7 @@ def _by_default(loss_N: "NDArray", norm_N: "NDArray", tokens_N: "NDArray") -> "S
 def _max_tokens(value: str) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
-    if not value.isdecimal() or int(value) < 1:
+    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
         raise typer.BadParameter(f"'{value}' is neither 'auto' nor a number of tokens", param_hint="--max-tokens")
     return int(value)
 

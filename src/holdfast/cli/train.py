@@ -161,7 +161,7 @@ def _train(
     answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
     reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
     trainer, monitor = build_run(spec, subject, examples, held, reference, skill, folder.logs)
-    result = run_training(trainer, monitor, "training")
+    result = run_training(trainer, monitor, "training", spec.training)
     folder.clear_adapter()
     save_adapter(trainer.model, folder.adapter)
     result = {
@@ -223,7 +223,7 @@ def _settings(
 
 
 def _number(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isascii() and text.isdecimal() else text
 
 
 def _pairs(given: list[str] | None) -> dict[str, Any]:
@@ -248,8 +248,10 @@ def _show(result: dict[str, Any], model: str, out: Path) -> None:
     def cell(row: dict[str, Any], name: str, low: str, high: str, form: str, scale: float = 1.0) -> str:
         if row.get(name) is None:
             return "-"
-        value, below, above = (format(scale * row[key], form) for key in (name, low, high))
-        return f"{value} [{below}, {above}]"
+        value, *bounds = (
+            "-" if row.get(key) is None else format(scale * row[key], form) for key in (name, low, high)
+        )
+        return f"{value} [{', '.join(bounds)}]"  # one row, or one prompt, has no interval
 
     columns = (
         ("drift, nats a sequence", "kl_nats", "kl_nats_low", "kl_nats_high", ".3f", 1.0),

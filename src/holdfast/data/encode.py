@@ -34,6 +34,7 @@ def read_examples(
     prompt_column: str | None = None,
     completion_column: str | None = None,
     truncation_mode: TruncationMode = "keep_start",
+    called: str = "",
 ) -> Examples:
     """Read, recognise, template, tokenise and mask.
 
@@ -46,6 +47,7 @@ def read_examples(
         skip_bad_rows: count and list bad rows instead of stopping at the first.
         prompt_column: with ``completion_column``: the columns that hold prompt and answer, whatever their names.
         completion_column: see ``prompt_column``.
+        called: what messages call a source that is no path.
         truncation_mode: TRL's word for the end that is kept; "keep_end" keeps rows whose prompt alone is too long.
 
     Raises:
@@ -58,7 +60,7 @@ def read_examples(
     bad_rows: list[BadRow] | None = [] if skip_bad_rows else None
     notes: list[str] = []
     rows = read_rows(source, limit, bad_rows, notes)
-    name = "" if isinstance(source, (list, tuple)) else source_name(source)
+    name = called or ("" if isinstance(source, (list, tuple)) else source_name(source))
     columns = _checked_columns(rows, prompt_column, completion_column, name)
     seen = recognise((row.values for row in rows), *columns)
     work = _Work(tokenizer, max_length, columns, truncation_mode, bad_rows)

@@ -11,6 +11,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,9 +68,15 @@ def detect(path: Path) -> Encoding:
     for mark, codec, name in _MARKS:
         if head.startswith(mark):
             return Encoding(codec, f"read as {name} (byte order mark)" if name else "")
+    # The first character of a file of rows is a bracket or belongs to a header: nearly always ASCII.
+    for start, codec in ((b"^[^\0]\0\0\0", "utf-32-le"), (b"^\0\0\0[^\0]", "utf-32-be")):
+        if re.match(start, head):
+            return Encoding(codec, "read as UTF-32 (three of four bytes are zero)")
     zeros = [head[side::2].count(0) for side in (0, 1)]
     for side, codec in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if zeros[side] > 0.4 * len(head) / 2 > 0 and zeros[side] > 4 * zeros[1 - side]:
+        if zeros[side] > 4 * zeros[1 - side] and (
+            zeros[side] > 0.2 * len(head) or head[side : side + 3 : 2] == b"\0\0"
+        ):
             return Encoding(codec, "read as UTF-16 (every second byte is zero)")
     if _is_utf8(path):
         return Encoding("utf-8")
@@ -89,8 +96,12 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _eight_bit_or_damaged(path: Path) -> Encoding:
-    """Windows-1252 or Latin-1 if no line beyond ASCII is valid UTF-8, else UTF-8 with damaged rows."""
-    latin = False
+    """Windows-1252 if no line beyond ASCII is valid UTF-8, else UTF-8 with damaged rows.
+
+    Raises:
+        UserError: bytes that Windows-1252 does not have: another alphabet's encoding, which cannot be guessed.
+    """
+    foreign = False
     with _open(path) as stream:
         for line in stream:
             if line.isascii():
@@ -98,11 +109,11 @@ def _eight_bit_or_damaged(path: Path) -> Encoding:
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
-                latin |= any(byte in line for byte in (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d"))
+                foreign |= any(byte in line for byte in (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d"))
             else:
                 return Encoding("utf-8", "UTF-8 with broken bytes; the rows that hold them cannot be used")
-    if latin:
-        return Encoding("latin-1", "read as Latin-1 (not valid UTF-8); save it as UTF-8 if letters look wrong")
+    if foreign:
+        raise UserError(f"{path}: neither UTF-8 nor UTF-16 nor Latin-1 text; save it as UTF-8")
     return Encoding(
         "cp1252", "read as Latin-1 / Windows-1252 (not valid UTF-8); save it as UTF-8 if letters look wrong"
     )

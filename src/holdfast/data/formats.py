@@ -9,6 +9,7 @@ the line a record begins on. What had to be guessed is added to ``notes``.
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from holdfast.data.encodings import OPENERS, open_text
 
 Records = Iterator[tuple[str, Any]]
 SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?[\r\n]*$')
 _WIDEST_CELL = 2**31 - 1
 _ROW_FIELDS = {"messages", "conversations", "conversation", "prompt", "completion", "chosen", "rejected", "tools"}
 
@@ -159,11 +161,15 @@ def delimited(path: Path, notes: list[str]) -> Records:
     """
     expected = "\t" if file_kind(path.name) in (".tsv", ".tab") else ","
     with open_text(path, notes) as stream:
-        separator = _separator(stream, expected)
-        stream.seek(0)
+        told = _SEPARATOR_LINE.match(stream.readline())  # as spreadsheets say it
+        if told is None:
+            stream.seek(0)
+        separator = told[1] if told else _separator(stream, expected)
+        if told is None:
+            stream.seek(0)
         if separator != expected:
             notes.append(f"{path.name}: separator {SEPARATORS[separator]}")
-        yield from _cells(path, csv.reader(stream, delimiter=separator, strict=True))
+        yield from _cells(path, csv.reader(stream, delimiter=separator, strict=True), 1 if told else 0)
 
 
 def _separator(stream: IO[str], expected: str) -> str:
@@ -180,12 +186,13 @@ def _separator(stream: IO[str], expected: str) -> str:
     return max(SEPARATORS, key=lambda separator: (columns(separator), separator == expected))
 
 
-def _cells(path: Path, reader: Any) -> Records:
+def _cells(path: Path, reader: Any, before: int) -> Records:
+    """Records by the header's names. before: lines of the file that the reader has not seen."""
     header: list[str] | None = None
-    line = 0
+    line = before
     while True:
         start, record = line + 1, _next_record(reader)
-        line = reader.line_num
+        line = before + reader.line_num
         if record is None:
             return
         if record == []:
@@ -245,7 +252,7 @@ def parquet(path: Path, notes: list[str]) -> Records:
             table = file.read()
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not a Parquet file ({_first_line(error)})") from None
-    yield from _table_rows(path, table)
+    yield from _table_rows(path, table, notes)
 
 
 def arrow(path: Path, notes: list[str]) -> Records:
@@ -266,20 +273,55 @@ def arrow(path: Path, notes: list[str]) -> Records:
                 table = ipc.open_file(source).read_all()
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise UserError(f"{path}: not an Arrow file ({_first_line(error)})") from None
-    yield from _table_rows(path, table)
+    yield from _table_rows(path, table, notes)
 
 
-def _table_rows(path: Path, table: Any) -> Records:
+def _table_rows(path: Path, table: Any, notes: list[str]) -> Records:
     from datasets import Dataset
 
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: names the columns {twice} twice; rename one of each")
     try:
-        rows: Iterable[Any] = Dataset(table)
+        dataset = Dataset(table)
+    except (ValueError, TypeError):  # a type that datasets does not know: Arrow's own reading
+        dataset = None
+    try:
+        if dataset is not None:
+            yield from dataset_rows(path.name, dataset, notes)
+            return
+        rows = (row for batch in table.to_batches() for row in batch.to_pylist())
         for number, row in enumerate(rows):
             yield f"{path.name} row {number}", row
-    except Exception as error:  # types that datasets does not know, broken JSON in a column: the user's file
+    except Exception as error:  # broken JSON or text in a column: the user's file
         raise UserError(
             f"{path}: its rows cannot be read ({type(error).__name__}: {_first_line(error)})"
         ) from error
+
+
+def dataset_rows(name: str, dataset: Any, notes: list[str]) -> Records:
+    """Rows of a ``datasets`` object, streamed or not; columns of pictures and sound need decoders and stay out.
+
+    Args:
+        name: of the source, for messages.
+    """
+    media = [column for column, feature in (dataset.features or {}).items() if _holds_media(feature)]
+    if media:
+        notes.append(f"{name}: columns {media} hold pictures or sound, which are not read")
+        dataset = dataset.remove_columns(media)
+    for number, row in enumerate(dataset):
+        yield f"{name} row {number}", row
+
+
+def _holds_media(feature: Any) -> bool:
+    from datasets import Json
+
+    inner = getattr(feature, "feature", feature)
+    if isinstance(inner, dict):
+        return any(map(_holds_media, inner.values()))
+    if isinstance(inner, (list, tuple)):
+        return any(map(_holds_media, inner))
+    return hasattr(inner, "decode") and not isinstance(inner, Json) if inner is feature else _holds_media(inner)
 
 
 def _first_line(error: Exception) -> str:

@@ -37,7 +37,8 @@ ROLES = {
 }
 _CALLS = {"function_call", "tool_call"}
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-_KEPT = ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning")
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+_KEPT = ("name", "tool_call_id", *_THOUGHTS)
 
 
 def canonical_messages(value: Any, field: str = "messages") -> list[dict[str, Any]]:
@@ -54,6 +55,15 @@ def canonical_messages(value: Any, field: str = "messages") -> list[dict[str, An
     if not isinstance(value, (list, tuple)) or not value:
         raise BadRowError(f"field '{field}' is not a list of turns")
     return [_turn(turn, f"field '{field}', turn {number}") for number, turn in enumerate(value)]
+
+
+def check_answered(turns: Sequence[Mapping[str, Any]], field: str) -> None:
+    """Raise BadRowError unless an assistant turn says, thinks or calls something: silence is not to be learned."""
+    answers = [turn for turn in turns if turn["role"] == "assistant"]
+    said = ("content", "tool_calls", *_THOUGHTS)
+    if not any(str(turn.get(part, "")).strip() for turn in answers for part in said):
+        kind = "only empty assistant turns" if answers else "no assistant turn to learn from"
+        raise BadRowError(f"field '{field}': {kind}")
 
 
 def from_json(value: Any) -> Any:

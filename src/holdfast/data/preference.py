@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.data.example import BadRowError
-from holdfast.data.messages import canonical_messages, is_messages
+from holdfast.data.messages import canonical_messages, check_answered, is_messages
 
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant|System):[ \n]?")
 _ROLES = {"Human": "user", "Assistant": "assistant", "System": "system"}
@@ -36,8 +36,7 @@ def from_preference(row: Mapping[str, Any], prompt_field: str | None) -> dict[st
             earlier = [{"role": "user", "content": prompt}]
     if not earlier:
         raise BadRowError("preference pair: no prompt; the sides share no turn and there is no prompt column")
-    if not any(turn["role"] == "assistant" for turn in turns):
-        raise BadRowError("field 'chosen': no assistant turn to learn from")
+    check_answered(turns, "chosen")
     return {"prompt": earlier, "completion": turns}
 
 

@@ -17,6 +17,7 @@ from holdfast.data.messages import (
     ROLES,
     canonical_messages,
     canonical_tools,
+    check_answered,
     from_json,
     is_messages,
     without_nulls,
@@ -68,6 +69,8 @@ def normalise_row(
     Raises:
         BadRowError: (a UserError) no known shape, or a field that is not what its shape needs.
     """
+    if prompt_column is None and completion_column is None:
+        row = _small_letters(row)
     shape = shapes_of(row, prompt_column, completion_column)[0]
     canonical = shape.read(row)
     tools = canonical_tools(row.get("tools"))
@@ -134,6 +137,7 @@ def shapes_of(
     """
     if prompt_column is not None or completion_column is not None:
         return [_explicit(row, prompt_column, completion_column)]
+    row = _small_letters(row)
     found = [shape for find in SHAPES if (shape := find(row)) is not None]
     distinct: list[Shape] = []
     for shape in found:  # a shape that reads a part of what an earlier one reads is no rival
@@ -148,6 +152,13 @@ def shapes_of(
     raise BadRowError(
         f"none of {KNOWN}; fields are {sorted(map(str, row))}; name two with prompt and completion columns"
     )
+
+
+def _small_letters(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with 'Prompt' and 'PROMPT' called 'prompt', unless it has a column of that name."""
+    if all(str(name).islower() for name in row):
+        return row
+    return {str(name).strip().lower(): value for name, value in row.items()} | dict(row)
 
 
 def _explicit(row: Mapping[str, Any], prompt: str | None, completion: str | None) -> Shape:
@@ -175,8 +186,7 @@ def _conversation(row: Mapping[str, Any]) -> Shape | None:
 
     def read(row: Mapping[str, Any]) -> Canonical:
         turns = canonical_messages(row[column], column)
-        if not any(turn["role"] == "assistant" for turn in turns):
-            raise BadRowError(f"field '{column}': no assistant turn to learn from")
+        check_answered(turns, column)
         return {"messages": [*_system_turn(row, system, turns), *turns]}
 
     extra = f", {system} -> system turn" if system else ""
@@ -282,8 +292,7 @@ def _pair(row: Mapping[str, Any], prompt: str, completion: str) -> Canonical:
     turns = canonical_messages(row[prompt], prompt) if question else [_user(_string(row, prompt))]
     reply = {"role": "assistant", "content": _string(row, completion)} if not answer else None
     replies = [reply] if reply else canonical_messages(row[completion], completion)
-    if not any(turn["role"] == "assistant" for turn in replies):
-        raise BadRowError(f"field '{completion}': no assistant turn to learn from")
+    check_answered(replies, completion)
     return {"prompt": turns, "completion": replies}
 
 

@@ -5,14 +5,15 @@ Does not know: how a file is laid out (formats.py), what fields a row needs, tok
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.data.example import BadRow
-from holdfast.data.formats import READERS, Problem, Records, file_kind, reader_of
+from holdfast.data.formats import READERS, Problem, Records, dataset_rows, file_kind, reader_of
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class Row:
 
 
 FORMATS = (
-    ".jsonl, .json, .csv, .tsv, .parquet, .arrow (text also as .gz), a folder written by datasets' save_to_disk, "
-    "or a hub id"
+    ".jsonl, .json, .csv, .tsv, .parquet, .arrow (text also as .gz), a folder written by datasets' save_to_disk "
+    "or with the parts of one split, or a hub id"
 )
+_SAVED = ("state.json", "dataset_dict.json")
+_BESIDE = {"dataset_info.json", "dataset_infos.json", "package.json", "config.json"}
+_PART = re.compile(r"(.*?)-(\d{5})-of-(\d{5})(\.[\w.]+)")
+_DEEPEST = 100  # levels of lists and objects in a row; beyond them libraries below us run out of stack
 
 
 def read_rows(
@@ -80,10 +85,21 @@ def _problem(values: Any) -> str | None:
         return values.reason
     if not isinstance(values, Mapping):
         return "is not an object with named fields"
+    if _too_deep(values):
+        return f"is nested more than {_DEEPEST} levels deep"
     broken = _broken_text(values)
     return (
         f"holds a broken character (byte or half of a pair: {broken}); save the file as UTF-8" if broken else None
     )
+
+
+def _too_deep(value: Any) -> bool:
+    level, depth = [value], 0
+    while level and depth <= _DEEPEST:
+        inside = [item.values() if isinstance(item, Mapping) else item for item in level]
+        level = [item for items in inside for item in items if isinstance(item, (Mapping, list, tuple))]
+        depth += 1
+    return bool(level)
 
 
 def _broken_text(value: Any) -> str:
@@ -123,9 +139,11 @@ def _records(source: Any, notes: list[str]) -> Records:
 
 
 def _from_path_or_hub(source: str, notes: list[str]) -> Records:
+    if not source.strip():
+        raise UserError(f"rows cannot be read from ''; give {FORMATS}")
     path = Path(source).expanduser()
     if path.is_dir():
-        yield from _saved_dataset(path)
+        yield from _folder(path, notes)
         return
     reader = reader_of(path)
     if path.exists():
@@ -135,34 +153,65 @@ def _from_path_or_hub(source: str, notes: list[str]) -> Records:
         return
     if file_kind(source) in READERS or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"{source}: no such file; check the path, or give a hub id such as owner/name")
-    yield from _hub(source)
+    yield from _hub(source, notes)
 
 
-def _saved_dataset(path: Path) -> Records:
+def _folder(path: Path, notes: list[str]) -> Records:
+    """A folder of datasets' ``save_to_disk``, or one that holds a single file of rows, be it in numbered parts."""
+    if any((path / name).is_file() for name in _SAVED):
+        yield from _saved_dataset(path, notes)
+        return
+    files = sorted(file for folder in (path, path / "data") if folder.is_dir() for file in _files(folder))
+    named = [str(file.relative_to(path)) for file in files]
+    if not files:
+        raise UserError(f"{path}: a folder without rows; give {FORMATS}")
+    shown = f"{', '.join(named[:8])}{' ...' * (len(named) > 8)}"
+    if not _parts_of_one(named) and (len(files) > 1 or _PART.fullmatch(named[0])):
+        raise UserError(
+            f"{path}: holds {shown}; give one of them, or a folder with all parts of one split and nothing else"
+        )
+    notes.append(f"{path.name}: read {shown}")
+    for file in files:
+        yield from _from_path_or_hub(str(file), notes)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [
+        file
+        for file in folder.iterdir()
+        if file.is_file() and reader_of(file) and not file.name.startswith(".") and file.name not in _BESIDE
+    ]
+
+
+def _parts_of_one(names: Sequence[str]) -> bool:
+    """Whether these are all parts ``NAME-00000-of-00002.parquet`` of one split."""
+    found = [_PART.fullmatch(name) for name in names]
+    wholes = {(part[1], part[3], part[4]) for part in found if part}
+    return all(found) and len(wholes) == 1 and len(names) == int(next(iter(wholes))[1])
+
+
+def _saved_dataset(path: Path, notes: list[str]) -> Records:
     from datasets import DatasetDict, load_from_disk
 
     try:
         dataset = load_from_disk(str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: a folder, but not one written by datasets' save_to_disk") from None
+    except IndexError:  # how datasets fails on a data set of no rows
+        return
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: a damaged folder of datasets ({type(error).__name__}: {error})") from None
     if isinstance(dataset, DatasetDict):
         if len(dataset) != 1:
             raise UserError(f"{path}: holds the splits {sorted(dataset)}; give the folder of one of them")
         dataset = next(iter(dataset.values()))
-    for number, row in enumerate(dataset):
-        yield f"{path.name} row {number}", row
+    yield from dataset_rows(path.name, dataset, notes)
 
 
-def _hub(source: str) -> Records:
+def _hub(source: str, notes: list[str]) -> Records:
     from datasets import load_dataset
 
     name, _, split = source.partition(":")
     try:
-        dataset = load_dataset(name, split=split or "train", streaming=True)
-        for number, row in enumerate(dataset):
-            yield f"{name} row {number}", row
+        yield from dataset_rows(name, load_dataset(name, split=split or "train", streaming=True), notes)
     except Exception as error:  # the hub client raises many kinds; all of them are the user's to mend
         raise UserError(f"{source}: {hub_problem(error)}") from error
 

@@ -27,10 +27,11 @@ from holdfast.gradients import mean_gradient
 from holdfast.models import (
     Subject,
     adapter_off,
+    base_parameters,
     kl_on_examples,
     log_probabilities,
-    lora_pairs,
     mean_loss,
+    merged_weights,
 )
 
 BITS = 1 / math.log(2)
@@ -226,13 +227,7 @@ def distance(subject: Subject, base: Subject | None) -> float:
 
 
 def _effective(model: Any, with_adapter: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """Weights by the name they have in a model without PEFT, LoRA updates added in on request."""
-    pairs = lora_pairs(model)
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        weight = parameter.detach()
-        if with_adapter and name.endswith(".base_layer.weight"):
-            a_RI, b_OR, scale = pairs[name.removesuffix(".base_layer.weight")]
-            weight = weight + scale * (b_OR @ a_RI).to(weight.dtype)
-        yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), weight
+    """Weights by the name they have in a model without PEFT; an adapter's updates added in on request."""
+    changed = merged_weights(model) if with_adapter else {}
+    for name, parameter in base_parameters(model).items():
+        yield name, changed.get(name, parameter.detach())

@@ -129,7 +129,7 @@ def read_prompt_lists(
         read, a line a list.
 
     Raises:
-        UserError: unreadable file, or no harmful prompts.
+        UserError: unreadable file, no harmful prompts, or none that is only benign.
     """
     group_of = dict(groups or {})
     found = [read_prompts(harmful, "harmful"), read_prompts(benign, "benign")]
@@ -142,10 +142,29 @@ def read_prompt_lists(
     known = {normalise_text(prompt) for prompt in harmful_kept}
     safe = [prompt for prompt in benign_kept if normalise_text(prompt) not in known]
     counts["contradictions"] = len(benign_kept) - len(safe)
+    if benign_kept and not safe:
+        raise UserError(f"skill '{name}': every benign prompt is in the list of harmful ones, too; give two lists")
     if near is not None:
         for i, j, _ in near_duplicates(safe, harmful_kept, near):
             group_of.setdefault(safe[i], group_of.get(harmful_kept[j], harmful_kept[j]))
-    return harmful_kept, safe, group_of, counts, tuple(read.note for read in found if read.prompts)
+    return (
+        harmful_kept,
+        safe,
+        group_of,
+        counts,
+        (*(read.note for read in found if read.prompts), *_left_out(counts)),
+    )
+
+
+def _left_out(counts: Mapping[str, int]) -> list[str]:
+    """A line for people on the prompts that were read and are not asked; none where all are."""
+    words = {
+        "exact_duplicates": "repetitions",
+        "near_duplicates": "near repetitions",
+        "contradictions": "benign prompts that are harmful ones, too",
+    }
+    said = [f"{counts[key]} {what}" for key, what in words.items() if counts[key]]
+    return [f"left out: {', '.join(said)}"] if said else []
 
 
 def _unique(prompts: Sequence[str], near: float | None, counts: dict[str, int]) -> list[str]:

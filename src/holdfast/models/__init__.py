@@ -27,6 +27,7 @@ from holdfast.models.likelihood import (
     text_pair,
 )
 from holdfast.models.limits import check_length, declared_length, position_limit, text_config, vocabulary_size
+from holdfast.models.merged import base_parameters, merged_weights
 from holdfast.models.subject import Subject, load, load_tokenizer
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "adapter_off_is_base",
     "adapter_parameters",
     "add_lora",
+    "base_parameters",
     "batch_logits",
     "check_length",
     "continuation_likelihoods",
@@ -54,6 +56,7 @@ __all__ = [
     "longest_input",
     "lora_pairs",
     "mean_loss",
+    "merged_weights",
     "model_hash",
     "position_limit",
     "prefix_id",

@@ -148,8 +148,9 @@ class TaskRows:
         if tokenizer is None:
             raise UserError(f"{self.source}: this model has no tokenizer, so text cannot be read")
         columns, skip = columns_of(self.how), self.how.skip_bad_rows
-        found = read_examples(list(self.rows), tokenizer, self.how.max_length, None, skip, **columns)
-        found.bad_rows, found.source = (*self.bad, *found.bad_rows), self.source
+        rows, longest = list(self.rows), self.how.max_length
+        found = read_examples(rows, tokenizer, longest, None, skip, **columns, called=self.source)
+        found.bad_rows = (*self.bad, *found.bad_rows)
         found.notes = (*self.notes, *found.notes)
         return found
 

@@ -27,6 +27,7 @@ from holdfast.pipeline.inputs import (
     is_organism,
     model_source,
     pin,
+    pretraining_rows,
     question_and_answer,
     read_named,
 )
@@ -93,6 +94,7 @@ def read_inputs(recipe: Recipe) -> RunInputs:
     asked = read_asked(recipe.evaluate)
     if recipe.elasticity is not None:
         base_of(recipe)
+        pretraining_rows(recipe.elasticity, recipe.seed)
     train, test = task_rows(task, recipe.seed)
     tokenizer, today = tokenizer_of(recipe.model)
     if today != recipe.model.today:

@@ -11,9 +11,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -22,7 +23,9 @@ from holdfast.core.files import hash_json, name_problem
 from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule
 
 Share = Annotated[float, Field(gt=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _name(value: str) -> str:
@@ -35,10 +38,24 @@ Name = Annotated[str, AfterValidator(_name)]  # becomes the name of a file or a 
 ALIGNED = "aligned"  # what the untouched model is called in tables and folders
 
 
+MAY_BE_EMPTY = ("salt", "system")
+
+
 class Section(BaseModel):
     """A part of the recipe; unknown keys are errors, because a typo must not become a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's yes, no, on and off would count as 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("yes and no are no value of this key")
+        if isinstance(value, str) and not value.strip() and info.field_name not in MAY_BE_EMPTY:
+            raise ValueError("nothing is given; leave the key out")
+        return value
 
 
 Some = TypeVar("Some", bound=Section)
@@ -109,7 +126,7 @@ class TrainingSection(Section):
     weight_decay: NonNegative | None = None
     checkpoint_every: PositiveInt | None = None  # steps; None: as often as drift is measured
     trl: dict[str, Any] = {}  # any further argument of TRL's SFTConfig
-    seeds: tuple[int, ...] = (0,)  # of the data order and the adapter's initial values
+    seeds: tuple[Seed, ...] = (0,)  # of the data order and the adapter's initial values
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingSection":
@@ -183,7 +200,7 @@ class MonitorSection(Section):
 class AuditSection(Section):
     """Before training: where the alignment sits and how the task pulls at it."""
 
-    prompts: PositiveInt = 64
+    prompts: Annotated[int, Field(ge=2)] = 64
     task_examples: PositiveInt = 64
 
 
@@ -195,7 +212,7 @@ class RestoreSection(Section):
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
     steps: PositiveInt = 200  # most, of replay
     learning_rate: PositiveFloat = 2e-3  # of replay
-    seeds: tuple[int, ...] | None = None  # None: all training seeds
+    seeds: tuple[Seed, ...] | None = None  # None: all training seeds
 
 
 class ElasticitySection(Section):
@@ -227,7 +244,7 @@ class Recipe(Section):
 
     version: Literal[1] = 1
     name: Name = "run"
-    seed: int = 0
+    seed: Seed = 0
     model: ModelSection = ModelSection()
     skill: SkillSection = SkillSection()
     task: TaskSection = TaskSection()

@@ -15,6 +15,21 @@ from holdfast.pipeline.places import PLACES, located
 from holdfast.pipeline.recipe import Recipe, Section
 
 
+class OnceLoader(yaml.SafeLoader):
+    """YAML in which a key stands once: of two values the first would be dropped without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """As yaml's own, after a look at the keys."""
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return super().construct_mapping(node, deep)
+
+
 def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe.
 
@@ -23,11 +38,13 @@ def load_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `holdfast init {path}` writes a commented one") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a recipe file") from None
+    except RecursionError:
+        raise UserError(f"{path}: not YAML (nested too deeply)") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f" line {place.line + 1}" if place is not None else ""
@@ -51,6 +68,8 @@ def recipe_from_dict(values: dict[str, Any], where: str = "recipe", folder: Path
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_problem(error)}") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     return recipe if folder is None else _located(recipe, folder)
 
 

@@ -4,14 +4,19 @@ Knows: how settings become definite for a model, and a trainer with its monitor.
 Does not know: where prompts and rows come from, the order of stages, how a result is shown.
 """
 
+import contextlib
 import importlib.util
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core.errors import UserError
+import torch
+from pydantic import ValidationError
+
+from holdfast.core.errors import HoldfastError, UserError
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example
 from holdfast.evaluation import Reference, Skill
@@ -28,6 +33,8 @@ from holdfast.pipeline.training_folder import last_checkpoint
 
 if TYPE_CHECKING:
     from holdfast.training import DriftMonitor, GuardedTrainer
+
+log = logging.getLogger(__name__)
 
 # The field's defaults for an adapter on a chat model (ten times TRL's rate for whole models, as its guide to LoRA
 # has it; TRL's three epochs), and what the organism was tuned with.
@@ -72,6 +79,7 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     """
     default = ORGANISM if is_organism(model) else FIELD
     said = {ours: training.trl[theirs] for theirs, ours in TWINS.items() if theirs in training.trl}
+    _check_twins(training.trl)
     values: dict[str, Any] = {
         name: value for name in TWINS.values() if (value := getattr(training, name)) is not None
     }
@@ -90,6 +98,45 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     values |= {name: getattr(training, name) for name in ("pool", "micro_batch", "checkpoint_every", "seeds")}
     values["trl"] = {name: value for name, value in training.trl.items() if name not in TWINS}
     return TrainingSection(**values)
+
+
+def _check_twins(trl: Mapping[str, Any]) -> None:
+    """What TRL's own words for our keys may say: what ours may, and TRL's further meanings of a number.
+
+    Raises:
+        UserError: another number.
+    """
+    for theirs, ours in TWINS.items():
+        value = trl.get(theirs)
+        counted = (ours == "steps" and value == -1) or (
+            ours == "warmup" and value is not None and 1 <= value < math.inf
+        )
+        if value is None or counted:
+            continue
+        try:
+            TrainingSection(**{ours: getattr(value, "value", value)})
+        except ValidationError as error:
+            raise UserError(f"training.trl.{theirs}: {error.errors()[0]['msg']}, got {value!r}") from None
+
+
+@contextlib.contextmanager
+def _refusals_explained(training: TrainingSection) -> Iterator[None]:
+    """What a library below us refuses is the user's to mend where the user set its arguments.
+
+    Raises:
+        UserError: in place of the library's own error.
+    """
+    try:
+        yield
+    except (HoldfastError, torch.OutOfMemoryError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        log.debug("refused", exc_info=True)
+        keys = f"with {', '.join(f'trl.{name}' for name in training.trl)}, " if training.trl else ""
+        said = " ".join(str(error).split()) or "no reason given"
+        raise UserError(
+            f"training: {keys}TRL or a library below it refuses this run ({type(error).__name__}: {said})"
+        ) from error
 
 
 def described(training: TrainingSection, rows: int) -> str:
@@ -201,18 +248,21 @@ def build_run(
         own = derive_seed(spec.seed, "selection", spec.training_seed)
         selection = OnlineSelection(arm.keep, arm.rule, arm.loss_filter, own)
     arguments = trainer_arguments(training, rows, parts, folder, order, spec.checkpoint_every)
-    trainer = GuardedTrainer(
-        model=subject,
-        args=arguments,
-        train_dataset=list(examples),
-        selection=selection,
-        callbacks=[monitor],
-        eval_dataset=list(held_out) if str(arguments.eval_strategy.value) != "no" and held_out else None,
-    )
+    with _refusals_explained(training):
+        trainer = GuardedTrainer(
+            model=subject,
+            args=arguments,
+            train_dataset=list(examples),
+            selection=selection,
+            callbacks=[monitor],
+            eval_dataset=list(held_out) if str(arguments.eval_strategy.value) != "no" and held_out else None,
+        )
     return trainer, monitor
 
 
-def run_training(trainer: "GuardedTrainer", monitor: "DriftMonitor", description: str) -> dict[str, Any]:
+def run_training(
+    trainer: "GuardedTrainer", monitor: "DriftMonitor", description: str, training: TrainingSection
+) -> dict[str, Any]:
     """Train, from the last whole checkpoint if there is one, speaking meanwhile.
 
     Returns:
@@ -223,7 +273,8 @@ def run_training(trainer: "GuardedTrainer", monitor: "DriftMonitor", description
     checkpoint = last_checkpoint(Path(str(trainer.args.output_dir)), before=trainer.args.max_steps)
     with TrainingProgress(monitor, description) as progress:
         trainer.add_callback(progress)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with _refusals_explained(training) if training.trl else contextlib.nullcontext():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     names = ("step", "loss", "grad_norm", "learning_rate", "epoch")
     losses = [
         {name: record[name] for name in names if name in record}

@@ -40,7 +40,7 @@ def train(run: RunFolder, folder: Path, arm: ArmSection, seed: int) -> None:
     subject = fresh_adapter(spec.adapter, subject, spec.adapter_seed)
     reference = Reference.on(subject, reference_examples(run, "estimate"), source="adapter_off")
     trainer, monitor = build_run(spec, subject, examples, held_out, reference, skill_of(run), work.logs)
-    result = run_training(trainer, monitor, f"{arm.name}, seed {seed}")
+    result = run_training(trainer, monitor, f"{arm.name}, seed {seed}", spec.training)
     save_adapter(trainer.model, folder / ADAPTER)
     (folder / LOGS).mkdir()
     for trace in work.logs.glob("*.jsonl"):

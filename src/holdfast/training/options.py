@@ -41,6 +41,11 @@ OWNED: Mapping[str, str] = {
         _CHECKPOINTS,
     ),
     "model_init_kwargs": "the model is loaded already: see model.* (--dtype, --device, --revision)",
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push",
+         "hub_revision"),
+        "a run uploads nothing; what it wrote can be uploaded afterwards",
+    ),
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "this trains"),
 }  # fmt: skip
 

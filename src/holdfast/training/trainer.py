@@ -28,6 +28,7 @@ from holdfast.models import Subject, batch_logits, sequence_nll
 from holdfast.models.adapter_scope import trained_base_parameters
 from holdfast.selection import OnlineSelection, Selection
 from holdfast.training.data import SAMPLE, NumberedCollator, are_examples, dataset_from_examples
+from holdfast.training.experts import with_experts
 from holdfast.training.monitor import DriftMonitor, subject_of
 from holdfast.training.options import cpu_safe_args
 from holdfast.training.pool import MicroBatch, as_batch, keep_rows, pool_size
@@ -110,7 +111,7 @@ class GuardedTrainer(SFTTrainer):
             kwargs["eval_dataset"] = self._adopted(kwargs["eval_dataset"])
         super().__init__(
             model=model,
-            args=args,
+            args=with_experts(model, args),
             train_dataset=self._numbered(self._adopted(train_dataset)),
             callbacks=list(callbacks or ()),
             processing_class=processing_class,

@@ -30,7 +30,7 @@ from holdfast.core.seeds import undisturbed
 from holdfast.data import Example, batches
 from holdfast.evaluation.judges.base import Judge, Verdict, fill, shown
 from holdfast.evaluation.judges.findings import Finding, verdict_of
-from holdfast.models import Subject, batch_logits, generate, load
+from holdfast.models import Subject, batch_logits, declared_length, generate, load
 
 SCORES = ("1", "2", "3", "4", "5")
 LEAST_SCORE_MASS = 0.5
@@ -201,7 +201,7 @@ class GuardJudge:
         return list(self._tokenizer(text, add_special_tokens=self.format.template is not None)["input_ids"])
 
     def _too_long(self, tokens: int) -> bool:
-        limit = getattr(self.guard.model.config, "max_position_embeddings", None)
+        limit = declared_length(self.guard.model)
         return limit is not None and tokens + self.format.max_new_tokens > limit
 
     def _defused(self, text: str) -> str:
