@@ -111,3 +111,73 @@ def test_template_values_are_read_as_a_recipe_reads_them():
 
     given = ["enable_thinking=false", "depth=3", "name=a=b", "empty="]
     assert template_values(given) == {"enable_thinking": False, "depth": 3, "name": "a=b", "empty": None}
+
+
+ROWS_AND_OUT = ("--data", "ROWS", "--out", "OUT")
+NAMED = ("--prompt-column", "q", "--completion-column", "a")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score", *ROWS_AND_OUT], "rows.jsonl line 2: "),
+        (["audit", *ROWS_AND_OUT], "rows.jsonl line 2: "),
+        (["train", *ROWS_AND_OUT], "rows.jsonl line 2: "),
+        (["restore", *ROWS_AND_OUT, "--adapter", "OUT"], "rows.jsonl line 2: "),
+        (["doctor", "--data", "ROWS"], "rows.jsonl line 2: "),
+        (["elasticity", "--base", "organism:base", "--text", "mine=ROWS"], "rows.jsonl line 2: "),
+        (
+            ["score", *ROWS_AND_OUT, "--prompt-column", "q", "--completion-column", "a"],
+            "no column 'q'; columns are",
+        ),
+        (["elasticity", "--text", "mine=ROWS"], "give its parent with --base, or an adapter of it"),
+    ],
+)
+def test_rows_and_columns_are_checked_before_a_model_is_loaded(words, message, tmp_path, capsys, monkeypatch):
+    def loads(*_args, **_kwargs):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("holdfast.pipeline.inputs.load", loads)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "answers": 3}\n')
+    names = {"ROWS": str(rows), "OUT": str(tmp_path / "out")}
+    assert (
+        run(
+            [
+                words[0],
+                "organism:aligned",
+                *(names.get(word, word.replace("ROWS", str(rows))) for word in words[1:]),
+            ]
+        )
+        == 2
+    )
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in said
+    assert str(rows.name) in said or "--base" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_note_names_the_file_once(tmp_path, capsys, monkeypatch):
+    from holdfast.cli.output import report_rows
+    from holdfast.data import Examples
+
+    monkeypatch.delenv(QUIET_VARIABLE, raising=False)
+    report_rows(
+        Examples([], source=str(tmp_path / "a.csv"), recognised="text rows", notes=["a.csv: separator ';'"])
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path / 'a.csv'}: text rows",
+        f"{tmp_path / 'a.csv'}: separator ';'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("organism", "given", "rate"), [(True, [], 1e-3), (False, [], 2e-4), (False, ["3e-5"], 3e-5)]
+)
+def test_an_audit_looks_ahead_to_the_fine_tune_that_train_would_do(organism, given, rate, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("holdfast.pipeline.training_run.is_organism", lambda _model: organism)
+    monkeypatch.setattr("holdfast.geometry.audit", lambda *_args, **options: seen.update(options) or 1 / 0)
+    flags = [word for value in given for word in ("--learning-rate", value)]
+    run(["audit", "organism:aligned", "--data", "organism:lessons", "--limit", "4", *flags])
+    assert seen["learning_rate"] == rate

@@ -66,7 +66,7 @@ def report_rows(examples: "Examples") -> None:
     built_in = examples.source.startswith("organism:")
     for line in (examples.recognised, *examples.notes):
         if line and not built_in:
-            say(printable(f"{examples.source}: {line}"))
+            say(printable(f"{examples.source}: {line.removeprefix(Path(examples.source).name + ': ')}"))
     for bad in examples.bad_rows[:20]:
         say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
     if examples.bad_rows:
@@ -163,7 +163,7 @@ def read_rows(source: str, model: str, rows: Rows) -> "TaskRows":
     from holdfast.pipeline.inputs import read_named
 
     say_of_data(source, model)
-    return read_named(source, rows)
+    return read_named(source, rows).check()
 
 
 def say_of_data(source: str, model: str) -> None:

@@ -23,8 +23,8 @@ def restore(
     max_task_loss_increase: Annotated[
         float, typer.Option(help="Limit on the task loss's rise, by its 95 % bound, nats a token.")
     ] = 0.05,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps of replay.")] = 200,
-    learning_rate: Annotated[float, typer.Option(help="Of replay.")] = 2e-3,
+    steps: options.StepsOption = 200,
+    learning_rate: options.LearningRateOption = 2e-3,
     max_new_tokens: options.MaxNewTokensOption = 32,
     loading: options.Loading = options.Loading(),
     rows: options.Rows = options.Rows(),

@@ -9,6 +9,7 @@ the line a record begins on. What had to be guessed is added to ``notes``.
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,7 +153,8 @@ def _list_items(name: str, text: str, start: int) -> Records:
 def delimited(path: Path, notes: list[str]) -> Records:
     """A header line, then a record a line (quoted cells may hold line ends).
 
-    The separator is the one that cuts the header into most names.
+    The separator is the one that cuts the header into most names. Between tabs a quote mark is often only a
+    quote mark: whether they enclose cells is what the whole file says.
 
     Raises:
         UserError: a header that names a column twice.
@@ -163,7 +165,30 @@ def delimited(path: Path, notes: list[str]) -> Records:
         stream.seek(0)
         if separator != expected:
             notes.append(f"{path.name}: separator {SEPARATORS[separator]}")
-        yield from _cells(path, csv.reader(stream, delimiter=separator, strict=True))
+        quoting = csv.QUOTE_MINIMAL
+        if separator == "\t" and _quotes_are_text(path, stream):
+            quoting = csv.QUOTE_NONE
+            notes.append(f"{path.name}: quote marks are read as text; they do not enclose cells")
+        stream.seek(0)
+        yield from _cells(path, csv.reader(stream, delimiter=separator, quoting=quoting, strict=True))
+
+
+def _quotes_are_text(path: Path, stream: IO[str]) -> bool:
+    """Whether fewer records of a file with tabs are broken without quoted cells, or none is and there are more."""
+    stream.seek(0)
+    if not any('"' in line for line in stream):
+        return False
+
+    def problems(quoting: int) -> tuple[float, int]:
+        stream.seek(0)
+        reader = csv.reader(stream, delimiter="\t", quoting=quoting, strict=True)  # type: ignore[arg-type]
+        try:
+            broken = [isinstance(values, Problem) for _, values in _cells(path, reader)]
+        except UserError:  # of the header
+            return math.inf, 0
+        return sum(broken), -len(broken)
+
+    return problems(csv.QUOTE_NONE) < problems(csv.QUOTE_MINIMAL)
 
 
 def _separator(stream: IO[str], expected: str) -> str:
