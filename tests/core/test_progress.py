@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 
 import rich.progress
 
@@ -62,6 +63,32 @@ def test_a_note_stands_beside_the_bar_as_it_is_written(monkeypatch):
         advance(5)
     assert "loss 1.25 [bold]x" in screen.getvalue()
     assert "training [red]arm" in screen.getvalue()
+
+
+def test_a_bar_comes_while_its_first_step_still_runs_and_does_not_come_after_its_end(monkeypatch):
+    _, screen = terminal(monkeypatch)
+    monkeypatch.setattr(progress, "APPEARS_AFTER_SECONDS", 0.01)
+    with progress.bar("sampling", 10) as advance:
+        for _ in range(1000):
+            if advance.shown:
+                break
+            time.sleep(0.01)
+    assert "sampling" in screen.getvalue()
+    monkeypatch.setattr(progress, "APPEARS_AFTER_SECONDS", 1000.0)
+    with progress.bar("too short to be seen", 10) as late:
+        late()
+    late._show()  # the timer that was already on its way
+    assert "too short" not in screen.getvalue()
+
+
+def test_bars_within_bars_share_the_screen(monkeypatch):
+    _, screen = terminal(monkeypatch)
+    with progress.bar("outer", 2) as outer:
+        with progress.bar("inner", 2) as inner:
+            inner()
+        outer()
+    text = screen.getvalue()
+    assert "outer" in text and "inner" in text
 
 
 def test_a_note_where_nobody_looks_is_no_error(capsys):
