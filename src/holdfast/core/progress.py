@@ -83,9 +83,9 @@ def bar(
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
+        *([TextColumn("{task.percentage:>3.0f}%")] if total else []),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if total else []),
         *([_rate_column(unit)] if unit else []),
         TextColumn("{task.fields[note]}", markup=False),
         speed_estimate_period=SPEED_OVER_SECONDS,
