@@ -56,13 +56,13 @@ def elasticity(
     if json:
         output.emit_json({k: v for k, v in reading.to_dict().items() if not k.startswith("document_")})
         return
-    rows = [[f"bits a token: {name}", str(interval)] for name, interval in reading.bits_per_token.items()]
-    rows += [
+    cells = [[f"bits a token: {name}", str(interval)] for name, interval in reading.bits_per_token.items()]
+    cells += [
         ["KL(current ‖ parent), nats a sequence", str(reading.kl_to_base_nats)],
         ["KL(parent ‖ current), nats a sequence", str(reading.kl_from_base_nats)],
         ["relative distance of the weights", f"{reading.distance:.4f}"],
         ["noise floor, bits a token", f"{reading.noise_floor_bits:.1e}"],
     ]
-    output.emit_table(f"elasticity probe of {model}", ["measure", "value"], rows)
+    output.emit_table(f"elasticity probe of {model}", ["measure", "value"], cells)
     if out is not None:
         print(f"wrote {out}")

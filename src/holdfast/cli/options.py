@@ -107,10 +107,10 @@ OptionalKeepOption = Annotated[float | None, _KEEP]
 _FILTER = typer.Option("--loss-filter", help=f"Losses to leave out first: {', '.join(LOSS_FILTERS)}.")
 LossFilterOption = Annotated[str, _FILTER]
 OptionalLossFilterOption = Annotated[str | None, _FILTER]
-_STEPS = typer.Option("--steps", min=1, help="Optimiser steps; of a repair by replay, at most.")
+_STEPS = typer.Option("--steps", min=1, help="Optimiser steps, of the fine-tune or of the repair.")
 StepsOption = Annotated[int, _STEPS]
 OptionalStepsOption = Annotated[int | None, _STEPS]
-_RATE = typer.Option("--learning-rate", help="AdamW's.")
+_RATE = typer.Option("--learning-rate", help="Adam's, of the fine-tune or of the repair.")
 LearningRateOption = Annotated[float, _RATE]
 OptionalLearningRateOption = Annotated[float | None, _RATE]
 RankOption = Annotated[int, typer.Option("--rank", min=0, help="LoRA rank of the fine-tune; 0: no adapter.")]

@@ -144,7 +144,7 @@ def checked_prompt(value: Any, where: str) -> str | Conversation:
     value = _number_as_text(value)
     if isinstance(value, str) and value.strip():
         return value
-    if _is_conversation(value):
+    if not isinstance(value, str) and _is_conversation(value):
         turns: Sequence[Mapping[str, Any]] = value
         return tuple(dict(turn) for turn in turns)
     raise UserError(f"{where}: the prompt is {_kind(value)}; give a text, or messages with 'role' and 'content'")

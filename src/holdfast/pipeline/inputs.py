@@ -7,7 +7,7 @@ Does not know: stages.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
@@ -94,9 +94,26 @@ def pin(tokenizer: Any, today: str | None, template: Mapping[str, Any] | None) -
     return pin_template(tokenizer, today, dict(template or {}))
 
 
+class HowRead(Protocol):
+    """How rows are read, whoever says it: the command line's options or a recipe's section."""
+
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def skip_bad_rows(self) -> bool: ...
+    @property
+    def prompt_column(self) -> str | None: ...
+    @property
+    def completion_column(self) -> str | None: ...
+    @property
+    def truncation_mode(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read; the command line's options and a recipe's section both say it."""
+    """How a recipe's rows are read."""
 
     limit: int | None = None
     max_length: int = 1024
@@ -119,7 +136,7 @@ class TaskRows:
     source: str
     rows: tuple[Row, ...]
     bad: tuple[BadRow, ...]
-    how: Reading
+    how: HowRead
     notes: tuple[str, ...] = ()
 
     def check(self) -> "TaskRows":
@@ -147,7 +164,7 @@ class TaskRows:
         return found
 
 
-def read_named(source: str, how: Reading, split: str = "train", seed: int = 0) -> TaskRows:
+def read_named(source: str, how: HowRead, split: str = "train", seed: int = 0) -> TaskRows:
     """Read the rows of a file, a hub id or ``organism:NAME``.
 
     Raises:

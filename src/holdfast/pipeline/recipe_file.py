@@ -62,7 +62,7 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
     for name, key in PLACES:
         section = changed.get(name, getattr(recipe, name))
         source = getattr(section, key, None)
-        if isinstance(source, str):
+        if section is not None and isinstance(source, str):
             lists = PROMPT_SETS if name == "skill" else None
             changed[name] = section.model_copy(update={key: located(source, folder, lists)})
     return recipe.model_copy(update=changed)
