@@ -48,12 +48,16 @@ def emit_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(value)) for value in row))
-    Console().print(table)
+    console = Console()
+    console.print(
+        Text(printable(title), style="italic"), soft_wrap=True
+    )  # a table's own title is folded to its width
+    console.print(table)
 
 
 def printable(text: str) -> str:
