@@ -181,3 +181,36 @@ def test_an_audit_looks_ahead_to_the_fine_tune_that_train_would_do(organism, giv
     flags = [word for value in given for word in ("--learning-rate", value)]
     run(["audit", "organism:aligned", "--data", "organism:lessons", "--limit", "4", *flags])
     assert seen["learning_rate"] == rate
+
+
+def test_what_to_do_next_names_the_same_prompts():
+    from holdfast.cli.output import prompt_flags
+
+    assert prompt_flags(Prompts()) == ""
+    asked = Prompts("advbench", "my file.csv:label=safe", 0.25, "other")
+    assert (
+        prompt_flags(asked)
+        == " --harmful advbench --benign 'my file.csv:label=safe' --prompts-share 0.25 --salt other"
+    )
+
+
+@pytest.mark.parametrize(("limit", "message"), [(6, "prompts to estimate with"), (60, "task: 7 examples")])
+def test_too_little_for_a_repair_is_said_before_a_model_is_loaded(limit, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("holdfast.pipeline.inputs.load", lambda *_args, **_kwargs: 1 / 0)
+    lists = [tmp_path / name for name in ("bad.txt", "good.txt", "rows.jsonl")]
+    for path in lists[:2]:
+        path.write_text("\n".join(f"{path.stem} {number}" for number in range(limit)))
+    lists[2].write_text('{"prompt": "a", "completion": "b"}\n' * (7 if limit > 8 else 20))
+    bad, good, rows = map(str, lists)
+    asked = ["--harmful", bad, "--benign", good]
+    command = ["restore", "organism:aligned", "--adapter", "x", "--data", rows, "--out", str(tmp_path / "out")]
+    assert run([*command, *asked]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"skill: {{harmful: {bad}, benign: {good}}}\ntask: {{train: {rows}, metric: none}}\n"
+        "arms: [{name: plain}]\nrestore: [{arm: plain}]\n"
+    )
+    assert run(["run", str(recipe), "--check"]) == 2
+    found = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "give at least 8" in found

@@ -5,6 +5,7 @@ Knows: rich, what the shared options of ``cli.options`` mean. Does not know: any
 
 import json as json_module
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -160,6 +161,17 @@ def raw_rows(source: str, limit: int | None, split: str = "train") -> list[dict[
     from holdfast.pipeline.inputs import named_rows
 
     return named_rows(source, limit, split)
+
+
+def prompt_flags(asked: Prompts) -> str:
+    """The options that name the same prompts again, for a line that says what to do next."""
+    given = {
+        "--harmful": asked.harmful,
+        "--benign": asked.benign,
+        "--prompts-share": None if asked.prompts_share == Prompts.prompts_share else str(asked.prompts_share),
+        "--salt": None if asked.salt == Prompts.salt else asked.salt,
+    }
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value is not None)
 
 
 def read_rows(source: str, model: str, rows: Rows) -> "TaskRows":
