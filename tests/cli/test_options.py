@@ -214,3 +214,15 @@ def test_too_little_for_a_repair_is_said_before_a_model_is_loaded(limit, message
     assert run(["run", str(recipe), "--check"]) == 2
     found = capsys.readouterr().err.strip().splitlines()[-1]
     assert "give at least 8" in found
+
+
+def test_held_out_rows_with_answers_say_how_they_were_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("holdfast.pipeline.inputs.load", lambda *_args, **_kwargs: 1 / 0)
+    monkeypatch.delenv(QUIET_VARIABLE, raising=False)
+    rows = tmp_path / "test.csv"
+    rows.write_text("question;answer\na;1\nb;2;3\n")
+    command = ["evaluate", "organism:aligned", "--limit", "4", "--task", str(rows), "--skip-bad-rows"]
+    assert run([*command, "--metric", "numeric"]) == 1
+    said = capsys.readouterr().err
+    assert f"{rows}: question/answer rows" in said and f"{rows}: separator ';'" in said
+    assert "skipped test.csv line 3" in said and "1 bad rows skipped, 1 rows used" in said

@@ -18,7 +18,7 @@ from holdfast.cli.options import (  # one place to import from, for every verb
 )
 
 if TYPE_CHECKING:
-    from holdfast.data import Examples
+    from holdfast.data import BadRow, Examples
     from holdfast.evaluation import Skill
     from holdfast.models import Subject
     from holdfast.pipeline.inputs import TaskRows
@@ -68,18 +68,30 @@ def printable(text: str) -> str:
 
 def report_rows(examples: "Examples") -> None:
     """Say how rows were understood, what was skipped on request, and what was cut or dropped."""
-    built_in = examples.source.startswith("organism:")
-    for line in (examples.recognised, *examples.notes):
-        if line and not built_in:
-            say(printable(f"{examples.source}: {line.removeprefix(Path(examples.source).name + ': ')}"))
-    for bad in examples.bad_rows[:20]:
-        say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
-    if examples.bad_rows:
-        say(f"{len(examples.bad_rows)} bad rows skipped, {len(examples)} rows used")
+    _report_reading(examples.source, (examples.recognised, *examples.notes), examples.bad_rows, len(examples))
     if examples.truncated:
         say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
     if examples.dropped:
         say(f"{len(examples.dropped)} rows had no room for an answer within --max-length and were dropped")
+
+
+def report_answers(read: "TaskRows") -> None:
+    """The same of rows with answers, which no model has to read to be scored."""
+    from holdfast.data import recognise
+
+    seen = recognise((row.values for row in read.rows), read.how.prompt_column, read.how.completion_column)
+    _report_reading(read.source, (seen.line, *read.notes, *seen.notes), read.bad, len(read.rows))
+
+
+def _report_reading(source: str, lines: Iterable[str], bad_rows: Sequence["BadRow"], used: int) -> None:
+    built_in = source.startswith("organism:")
+    for line in lines:
+        if line and not built_in:
+            say(printable(f"{source}: {line.removeprefix(Path(source).name + ': ')}"))
+    for bad in bad_rows[:20]:
+        say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
+    if bad_rows:
+        say(f"{len(bad_rows)} bad rows skipped, {used} rows used")
 
 
 def check_new_file(out: Path, replace: bool, flag: str, inputs: Mapping[str, str | Path]) -> None:
