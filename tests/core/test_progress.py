@@ -1,11 +1,14 @@
 """A bar that only people see, and only when they have to wait."""
 
 import io
+import logging
+import re
 import sys
 import time
 
 import rich.progress
 
+from holdfast.cli.app import _Screen
 from holdfast.core import progress
 
 
@@ -86,9 +89,19 @@ def test_bars_within_bars_share_the_screen(monkeypatch):
     with progress.bar("outer", 2) as outer:
         with progress.bar("inner", 2) as inner:
             inner()
+            outer._progress.live.refresh()
         outer()
     text = screen.getvalue()
     assert "outer" in text and "inner" in text
+
+
+def test_what_is_logged_stands_on_a_line_of_its_own_above_the_bar(monkeypatch):
+    _, screen = terminal(monkeypatch)
+    handler = _Screen()
+    with progress.bar("training", 2) as advance:
+        handler.emit(logging.makeLogRecord({"msg": "a pool of 8"}))
+        advance()
+    assert re.search(r"\x1b\[2Ka pool of 8\n", screen.getvalue())
 
 
 def test_a_note_where_nobody_looks_is_no_error(capsys):

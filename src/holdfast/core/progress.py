@@ -89,7 +89,7 @@ def bar(
         *([_rate_column(unit)] if unit else []),
         TextColumn("{task.fields[note]}", markup=False),
         speed_estimate_period=SPEED_OVER_SECONDS,
-        console=_console(sys.stderr),
+        console=_console(getattr(sys.stderr, "rich_proxied_file", sys.stderr)),  # a bar around this one wraps it
         transient=True,
     )
     task = progress.add_task(description, total=total, completed=done, note="")  # type: ignore[arg-type]  # floats do
