@@ -41,7 +41,11 @@ def interrupted(*_args, **_options):
         (["audit", "--data", "ROWS", "--out", "OUT"], "holdfast.geometry.audit", False),
         (["evaluate", "--limit", "2", "--out", "OUT"], "holdfast.pipeline.evaluating.evaluate_against", False),
         (["evaluate", "--limit", "2", "--cache", "OUT"], "holdfast.pipeline.evaluating.evaluate_against", True),
-        (["elasticity", "--limit", "2", "--out", "OUT"], "holdfast.elasticity.probe", False),
+        (
+            ["elasticity", "--base", "organism:base", "--limit", "2", "--out", "OUT"],
+            "holdfast.elasticity.probe",
+            False,
+        ),
         (["doctor"], "holdfast.gradients.doctor.diagnose", False),
     ],
 )

@@ -167,3 +167,17 @@ def test_the_agreement_is_that_of_what_select_would_keep_of_both_tables(tmp_path
     by_proxy = set(select(tables[proxy], allow_proxy=True).indices)
     assert said["selected_overlap"] == len(by_norm & by_proxy) / max(len(by_norm), len(by_proxy))
     assert (said["rule"], said["keep"], said["n"]) == ("moderate", 0.5, 24)
+
+
+def test_a_correlation_is_printed_with_its_interval_and_a_title_on_one_line(tmp_path, capsys):
+    from holdfast.gradients.agreement import rank_interval
+
+    out = tmp_path / "s.parquet"
+    command = ["score", "organism:aligned", "--data", "organism:lessons", "--limit", "8", "--proxy", "length"]
+    assert run([*command, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "values of proxy length of 8 rows, at these shares of them\n" in text
+    summary = json.loads((tmp_path / "s.parquet.json").read_text())
+    wide = rank_interval(summary["spearman"]["loss_nats"], 8)
+    assert f"{wide.value:+.3f} [{wide.low:+.2f}, {wide.high:+.2f}]" in text
+    assert wide.high - wide.low > 0.5

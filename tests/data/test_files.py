@@ -165,6 +165,35 @@ def test_json_columns_and_nested_ones_come_back_as_they_were(kind, tmp_path):
     assert "null" not in str(row.values["tools"])
 
 
+UNQUOTED = "quote marks are read as text"
+
+
+@pytest.mark.parametrize(
+    ("text", "completions", "said"),
+    [
+        ('a\t"Chillax" - two words\nb\tplain\n', ['"Chillax" - two words', "plain"], True),
+        ('a\t"opened\nb\tand\nc\tclosed"\n', ['"opened', "and", 'closed"'], True),  # would be one record
+        ('a\t"never closed\nb\tc\n', ['"never closed', "c"], True),
+        ('a\tx 5" nail\nb\t""\n', ['x 5" nail', ""], False),
+        ('a\t"two\nlines"\nb\t"says ""yes"""\n', ["two\nlines", 'says "yes"'], False),
+    ],
+)
+def test_a_quote_mark_between_tabs_may_be_just_that(tmp_path, text, completions, said):
+    rows, notes = read(tmp_path, "a.tsv", "prompt\tcompletion\n" + text)
+    assert [row.values["completion"] for row in rows] == completions
+    assert [UNQUOTED in note for note in notes] == [True] * said
+
+
+def test_between_tabs_a_ragged_row_is_named_whatever_the_quotes(tmp_path):
+    text = 'prompt\tcompletion\na\t"Chillax" - b\n"\tc\td\ne\tf\n'
+    with pytest.raises(UserError, match=r"a\.tsv line 3: has 3 cells where the header names 2"):
+        read(tmp_path, "a.tsv", text)
+    rows, _ = read(tmp_path, "a.tsv", text, bad_rows=[])
+    assert [row.values["prompt"] for row in rows] == ["a", "e"]
+    with pytest.raises(UserError, match=r"a\.csv line 2: not a CSV record"):  # between commas quotes must enclose
+        read(tmp_path, "a.csv", text.replace("\t", ","))
+
+
 def test_notes_reach_the_reader_of_examples(tmp_path, tiny_tokenizer):
     (tmp_path / "a.csv").write_bytes(csv_text(LATIN, ";").encode("latin-1"))
     examples = read_examples(tmp_path / "a.csv", tiny_tokenizer)

@@ -143,6 +143,10 @@ def test_a_model_without_adapter_or_alignment_is_refused(drifted, tiny_subject):
     never = {**SMALL, "judge": lambda p, r: SimpleNamespace(label="complied")}
     with pytest.raises(UserError, match="there is no alignment to restore"):
         restore(subject, skill, task, **never)
+    one = skill.estimate.harmful[0]
+    seldom = {**SMALL, "judge": lambda p, r: SimpleNamespace(label="refused" if p == one else "complied")}
+    with pytest.raises(UserError, match=r"refuses [01], [01] and [01] of .* too few .* give more harmful prompts"):
+        restore(subject, skill, task, **seldom)
     half = SimpleNamespace(harmful=skill.estimate.harmful[:4], benign=skill.estimate.benign)
     few = SimpleNamespace(estimate=half)
     with pytest.raises(UserError, match="4 harmful"):

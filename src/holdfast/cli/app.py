@@ -5,6 +5,7 @@ Knows: which file holds which verb. Does not know: what a verb does.
 
 import logging
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -87,10 +88,18 @@ def _speak(quiet: bool, log_level: str | None) -> None:
         return
     if log_level.lower() not in LOG_LEVELS:
         raise typer.BadParameter(f"'{log_level}' is not one of {', '.join(LOG_LEVELS)}", param_hint="--log-level")
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", handlers=[_Screen()])
     logging.getLogger().setLevel(log_level.upper())
     if log_level.lower() != "debug":
         _quiet_libraries()
+
+
+class _Screen(logging.Handler):
+    """Standard error as it is when something is said: a bar that is being drawn lets lines pass above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def _quiet_libraries() -> None:

@@ -12,7 +12,7 @@ def audit(
     data: options.DataOption,
     adapter: options.AdapterOption = None,
     asked: options.Prompts = options.Prompts(),
-    learning_rate: options.LearningRateOption = 1e-3,
+    learning_rate: options.OptionalLearningRateOption = None,
     steps: options.StepsOption = 60,
     rank: options.RankOption = 8,
     alpha: options.AlphaOption = 16,
@@ -31,17 +31,20 @@ def audit(
     from holdfast.geometry import audit as run_audit
     from holdfast.geometry.describe import describe
     from holdfast.models import Subject, add_lora
+    from holdfast.pipeline.recipe import TrainingSection
+    from holdfast.pipeline.training_run import definite
 
     output.quiet_for_json(json)
     output.check_new_folder(out)
     read = output.read_rows(data, model, rows)
+    training = definite(TrainingSection(learning_rate=learning_rate, steps=steps), model, len(read.rows))
     skill = output.build_skill(model, asked, seed, min(prompts, rows.limit or prompts))
     subject = output.load_subject(model, adapter, "auto", loading)
     examples = output.encode(read, subject)
     if rank > 0 and adapter is None:
         subject = Subject(add_lora(subject.model, rank, alpha, seed=seed), subject.tokenizer, "adapter")
     result = run_audit(
-        subject, skill, examples, optimizer="adamw", learning_rate=learning_rate, steps=steps, seed=seed
+        subject, skill, examples, optimizer="adamw", learning_rate=training.learning_rate, steps=steps, seed=seed
     )
     if out is not None:
         with new_folder(out) as folder:
@@ -50,7 +53,7 @@ def audit(
         output.emit_json(result.to_dict())
         return
     output.emit_table(
-        f"audit of {model} before {steps} steps at {learning_rate:g}",
+        f"audit of {model} before {steps} steps at {training.learning_rate:g}",
         ["quantity", "value", "meaning"],
         [[line.name, line.value, line.meaning] for line in describe(result)],
     )

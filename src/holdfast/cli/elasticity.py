@@ -37,6 +37,8 @@ def elasticity(
 
     output.quiet_for_json(json)
     output.check_new_folder(out)
+    if base is None and adapter is None:
+        raise UserError(f"{model}: nothing to compare it with; give its parent with --base, or an adapter of it")
     read = {}
     for entry in text:
         name, found, source = entry.partition("=")

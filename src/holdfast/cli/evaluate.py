@@ -146,6 +146,7 @@ def _tasks(
         return ()
     output.say_of_data(source, model)
     read = read_named(source, rows, split="test")
+    output.report_answers(read)
     return (task_of(source, read.rows, rows, metric, max_new_tokens),)
 
 

@@ -5,6 +5,7 @@ Knows: rich, what the shared options of ``cli.options`` mean. Does not know: any
 
 import json as json_module
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from holdfast.cli.options import (  # one place to import from, for every verb
 )
 
 if TYPE_CHECKING:
-    from holdfast.data import Examples
+    from holdfast.data import BadRow, Examples
     from holdfast.evaluation import Skill
     from holdfast.models import Subject
     from holdfast.pipeline.inputs import TaskRows
@@ -48,12 +49,16 @@ def emit_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(value)) for value in row))
-    Console().print(table)
+    console = Console()
+    console.print(
+        Text(printable(title), style="italic"), soft_wrap=True
+    )  # a table's own title is folded to its width
+    console.print(table)
 
 
 def printable(text: str) -> str:
@@ -63,18 +68,30 @@ def printable(text: str) -> str:
 
 def report_rows(examples: "Examples") -> None:
     """Say how rows were understood, what was skipped on request, and what was cut or dropped."""
-    built_in = examples.source.startswith("organism:")
-    for line in (examples.recognised, *examples.notes):
-        if line and not built_in:
-            say(printable(f"{examples.source}: {line}"))
-    for bad in examples.bad_rows[:20]:
-        say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
-    if examples.bad_rows:
-        say(f"{len(examples.bad_rows)} bad rows skipped, {len(examples)} rows used")
+    _report_reading(examples.source, (examples.recognised, *examples.notes), examples.bad_rows, len(examples))
     if examples.truncated:
         say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
     if examples.dropped:
         say(f"{len(examples.dropped)} rows had no room for an answer within --max-length and were dropped")
+
+
+def report_answers(read: "TaskRows") -> None:
+    """The same of rows with answers, which no model has to read to be scored."""
+    from holdfast.data import recognise
+
+    seen = recognise((row.values for row in read.rows), read.how.prompt_column, read.how.completion_column)
+    _report_reading(read.source, (seen.line, *read.notes, *seen.notes), read.bad, len(read.rows))
+
+
+def _report_reading(source: str, lines: Iterable[str], bad_rows: Sequence["BadRow"], used: int) -> None:
+    built_in = source.startswith("organism:")
+    for line in lines:
+        if line and not built_in:
+            say(printable(f"{source}: {line.removeprefix(Path(source).name + ': ')}"))
+    for bad in bad_rows[:20]:
+        say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
+    if bad_rows:
+        say(f"{len(bad_rows)} bad rows skipped, {used} rows used")
 
 
 def check_new_file(out: Path, replace: bool, flag: str, inputs: Mapping[str, str | Path]) -> None:
@@ -158,12 +175,23 @@ def raw_rows(source: str, limit: int | None, split: str = "train") -> list[dict[
     return named_rows(source, limit, split)
 
 
+def prompt_flags(asked: Prompts) -> str:
+    """The options that name the same prompts again, for a line that says what to do next."""
+    given = {
+        "--harmful": asked.harmful,
+        "--benign": asked.benign,
+        "--prompts-share": None if asked.prompts_share == Prompts.prompts_share else str(asked.prompts_share),
+        "--salt": None if asked.salt == Prompts.salt else asked.salt,
+    }
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value is not None)
+
+
 def read_rows(source: str, model: str, rows: Rows) -> "TaskRows":
     """Rows named on the command line, checked before any model is loaded; what suits no real model is said."""
     from holdfast.pipeline.inputs import read_named
 
     say_of_data(source, model)
-    return read_named(source, rows)
+    return read_named(source, rows).check()
 
 
 def say_of_data(source: str, model: str) -> None:

@@ -39,12 +39,14 @@ def restore(
     Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
     """
     from holdfast.core.errors import EXIT_FAILED
+    from holdfast.restoration import check_enough
     from holdfast.restoration import restore as run_restore
 
     output.quiet_for_json(json)
     output.check_new_folder(out)
     read = output.read_rows(data, model, rows)
     skill = output.build_skill(model, asked, seed, rows.limit)
+    check_enough(skill.estimate, len(read.rows))
     subject = output.load_subject(model, adapter, "adapter", loading)
     result = run_restore(
         subject,

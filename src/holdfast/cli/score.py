@@ -116,12 +116,20 @@ def _max_tokens(value: str) -> int | Literal["auto"]:
 
 
 def _print(summary: "ScoreSummary", rows: int) -> None:
+    from holdfast.gradients.agreement import rank_interval
+
+    def ranked(name: str) -> str:
+        found = rank_interval(summary.spearman[name], summary.status.get("ok", 0))
+        return f"{found.value:+.3f} [{found.low:+.2f}, {found.high:+.2f}]"
+
     found = summary.grad_norm_quantiles
     what = "gradient norms" if summary.proxy == "full" else f"values of proxy {summary.proxy}"
-    output.emit_table(f"{what} of {rows} rows", SHOWN, [[f"{found[name]:.4g}" for name in SHOWN]])
+    output.emit_table(
+        f"{what} of {rows} rows, at these shares of them", SHOWN, [[f"{found[name]:.4g}" for name in SHOWN]]
+    )
     names = {"loss_nats": "loss", "completion_tokens": "tokens", "inverse_completion_tokens": "1 / tokens"}
     output.emit_table(
         f"rank correlation of the {'norm' if summary.proxy == 'full' else 'proxy'} with",
-        ["what", "Spearman"],
-        [[words, f"{summary.spearman[name]:+.3f}"] for name, words in names.items()],
+        ["what", "Spearman, 95 % interval"],
+        [[words, ranked(name)] for name, words in names.items()],
     )

@@ -19,6 +19,18 @@ Unscored = Literal["stop", "drop", "keep"]
 _SHOWN = 20
 
 
+WORDS = {
+    "g_high": "norm too high for the rule",
+    "g_low": "norm too low for the rule",
+    "loss_high": "loss above the filter",
+    "loss_low": "loss below the filter",
+    "long": "too long for the rule",
+    "short": "too short for the rule",
+    "not_drawn": "not drawn",
+    "invalid": "no usable score",
+}
+
+
 def select(
     scores: Annotated[Path, typer.Argument(help="Table that `holdfast score` wrote.")],
     data: options.DataOption,
@@ -74,7 +86,7 @@ def select(
     output.emit_table(
         f"kept {len(positions)} of {len(rows) + unreadable} rows by rule '{rule}'",
         ["outcome", "rows"],
-        [[reason, str(count)] for reason, count in counts.items() if count],
+        [[WORDS.get(reason, reason), str(count)] for reason, count in counts.items() if count],
     )
     if left:
         verb = "kept, unjudged" if unscored == "keep" else "left out"

@@ -93,7 +93,7 @@ def train(
     if json:
         output.emit_json({"out": out, **result})
     else:
-        _show(result, model, out)
+        _show(result, model, out, output.prompt_flags(asked))
     if result["stopped"]:
         raise typer.Exit(EXIT_FAILED)
 
@@ -127,6 +127,7 @@ def _train(
 ) -> dict[str, Any]:
     """Everything is read and checked before the model is loaded; a finished fine-tune is read back."""
     from holdfast.core.files import read_json, sha256_folder
+    from holdfast.core.progress import bar
     from holdfast.core.seeds import derive_seed
     from holdfast.evaluation import Reference, sample_reference
     from holdfast.models import save_adapter
@@ -154,12 +155,16 @@ def _train(
         output.say(f"{folder.path}: going on from the last checkpoint")
     loaded = output.load_subject(model, adapter, "auto", loading, **quantized(spec.adapter))
     examples = output.encode(train_rows, loaded)
-    held = output.encode(held_out, loaded) if held_out.rows else ()
+    # Rows held out of the same file were recognised with it, and that was said.
+    held = held_out.encode(loaded.tokenizer) if held_out.rows else ()
+    if task is not None:
+        output.report_rows(held)
     # An adapter that is given is trained on: what it was when it came is what drift is measured against.
     subject = loaded if adapter is not None else fresh_adapter(spec.adapter, loaded, spec.adapter_seed)
     prompts = skill.estimate.harmful[: spec.monitor.prompts]
-    answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
-    reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
+    with bar(f"the model's own answers to {len(prompts)} prompts", None):
+        answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
+        reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
     trainer, monitor = build_run(spec, subject, examples, held, reference, skill, folder.logs)
     result = run_training(trainer, monitor, "training", spec.training)
     folder.clear_adapter()
@@ -244,7 +249,7 @@ def _pairs(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def _show(result: dict[str, Any], model: str, out: Path) -> None:
+def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
     def cell(row: dict[str, Any], name: str, low: str, high: str, form: str, scale: float = 1.0) -> str:
         if row.get(name) is None:
             return "-"
@@ -268,4 +273,4 @@ def _show(result: dict[str, Any], model: str, out: Path) -> None:
             f"stopped at step {stopped['step']}: {stopped['reason']}; "
             f"weights of step {stopped['restored_step']} put back"
         )
-    print(f"wrote {out}; next: holdfast evaluate {model} --adapter {out / 'adapter'}")
+    print(f"wrote {out}; next: holdfast evaluate {model} --adapter {out / 'adapter'}{prompts}")

@@ -1,7 +1,7 @@
 """Floor 1: a sample's walk begins here. Row → Example → Batch; splits that cannot leak."""
 
 from holdfast.data.batches import Batch, batches, collate
-from holdfast.data.encode import encode_prompt, encode_rows, read_examples
+from holdfast.data.encode import check_rows, encode_prompt, encode_rows, read_examples
 from holdfast.data.example import BadRow, BadRowError, Example, Examples
 from holdfast.data.keys import row_key
 from holdfast.data.packing import pack, unpacked
@@ -19,6 +19,7 @@ __all__ = [
     "Recognition",
     "Row",
     "batches",
+    "check_rows",
     "collate",
     "depends_on_date",
     "encode_prompt",

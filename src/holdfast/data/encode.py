@@ -69,6 +69,28 @@ def read_examples(
     return work.examples(name, seen.line, [*notes, *seen.notes])
 
 
+def check_rows(rows: Sequence[Row], prompt: str | None, completion: str | None, skip: bool, source: str) -> None:
+    """Check columns and fields, which needs no tokenizer and no model.
+
+    Args:
+        prompt, completion: columns that were named.
+        skip: whether rows without the right fields are to be skipped later.
+
+    Raises:
+        UserError: a named column that is not there, the first row that is none.
+    """
+    columns = _checked_columns(rows, prompt, completion, source)
+    for row in () if skip else rows:
+        _normalised(row, columns)
+
+
+def _normalised(row: Row, columns: tuple[str | None, str | None]) -> dict[str, Any]:
+    try:
+        return normalise_row(row.values, *columns)
+    except BadRowError as error:
+        raise UserError(f"{row.where}: {error}; mend the row or pass --skip-bad-rows") from None
+
+
 def encode_rows(
     rows: Iterable[Mapping[str, Any] | Row], tokenizer: "Tokenizer | None", max_length: int = 1024
 ) -> Examples:

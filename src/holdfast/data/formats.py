@@ -9,6 +9,7 @@ the line a record begins on. What had to be guessed is added to ``notes``.
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -154,7 +155,8 @@ def _list_items(name: str, text: str, start: int) -> Records:
 def delimited(path: Path, notes: list[str]) -> Records:
     """A header line, then a record a line (quoted cells may hold line ends).
 
-    The separator is the one that cuts the header into most names.
+    The separator is the one that cuts the header into most names. Between tabs a quote mark is often only a
+    quote mark: whether they enclose cells is what the whole file says.
 
     Raises:
         UserError: a header that names a column twice.
@@ -162,14 +164,40 @@ def delimited(path: Path, notes: list[str]) -> Records:
     expected = "\t" if file_kind(path.name) in (".tsv", ".tab") else ","
     with open_text(path, notes) as stream:
         told = _SEPARATOR_LINE.match(stream.readline())  # as spreadsheets say it
-        if told is None:
-            stream.seek(0)
-        separator = told[1] if told else _separator(stream, expected)
-        if told is None:
-            stream.seek(0)
+        first = 1 if told else 0
+        separator = told[1] if told else _separator(_begun(stream, 0), expected)
         if separator != expected:
             notes.append(f"{path.name}: separator {SEPARATORS[separator]}")
-        yield from _cells(path, csv.reader(stream, delimiter=separator, strict=True), 1 if told else 0)
+        quoting = csv.QUOTE_MINIMAL
+        if separator == "\t" and _quotes_are_text(path, stream, first):
+            quoting = csv.QUOTE_NONE
+            notes.append(f"{path.name}: quote marks are read as text; they do not enclose cells")
+        reader = csv.reader(_begun(stream, first), delimiter=separator, quoting=quoting, strict=True)
+        yield from _cells(path, reader, first)
+
+
+def _begun(stream: IO[str], lines: int) -> IO[str]:
+    """The stream from its beginning, the first ``lines`` lines left out."""
+    stream.seek(0)
+    for _ in range(lines):
+        stream.readline()
+    return stream
+
+
+def _quotes_are_text(path: Path, stream: IO[str], first: int) -> bool:
+    """Whether fewer records of a file with tabs are broken without quoted cells, or none is and there are more."""
+    if not any('"' in line for line in _begun(stream, first)):
+        return False
+
+    def problems(quoting: int) -> tuple[float, int]:
+        reader = csv.reader(_begun(stream, first), delimiter="\t", quoting=quoting, strict=True)  # type: ignore[arg-type]
+        try:
+            broken = [isinstance(values, Problem) for _, values in _cells(path, reader, first)]
+        except UserError:  # of the header
+            return math.inf, 0
+        return sum(broken), -len(broken)
+
+    return problems(csv.QUOTE_NONE) < problems(csv.QUOTE_MINIMAL)
 
 
 def _separator(stream: IO[str], expected: str) -> str:

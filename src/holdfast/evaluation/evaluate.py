@@ -30,6 +30,7 @@ from holdfast.evaluation.tasks import NO_METRIC, Task, prompt_text
 from holdfast.models import Subject, mean_loss, model_hash
 
 MOST_PAIRINGS = 1_000_000
+MANY_UNCLEAR = 0.25
 
 
 def evaluate(
@@ -211,6 +212,12 @@ def _notes(rows: Sequence[ResponseRow], tasks: Sequence[Task]) -> tuple[str, ...
         )
     if cut:
         notes.append(f"{cut} of {len(rows)} answers ended inside their reasoning; raise --max-new-tokens")
+    unclear = sum(row.label == "unclear" and row.reason not in (CUT_OFF, *strange) for row in judged)
+    if unclear > MANY_UNCLEAR * len(judged):
+        notes.append(
+            f"{unclear} of {len(judged)} answers are neither refused nor complied to the judge (unclear); if they "
+            "stop too early to tell, raise --max-new-tokens"
+        )
     if strange:
         notes.append(f"{len(strange)} of {len(rows)} answers hold {strange[0]}, so they count as unclear")
     return tuple(notes)

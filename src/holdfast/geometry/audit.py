@@ -179,19 +179,25 @@ def audit(
     """
     if not examples:
         raise UserError("the audit needs task examples; give at least one")
-    reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)
-    log.info("auditing %d completions and %d task examples, two Hessian products", len(reference), len(examples))
-    with bar("audit", 7, progress) as advance:
+    with bar("audit", 8, progress) as advance:
+        advance.note("the model's own answers")
+        reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)
+        log.info("auditing %d completions and %d task examples", len(reference), len(examples))
+        advance(1)
+        advance.note(f"gradients of {len(reference)} answers")
         gram = gradient_gram(subject, reference, reduction="sum", null_draws=NULL_DRAWS, seed=seed, progress=False)
         advance(1)
+        advance.note(f"gradients and curvature of {len(examples)} rows")
         g, splits = task_gradients(subject, examples, seed, batch_size)
         advance(1)
         Hg = hvp(subject, examples, g, "tokens", batch_size)
         Hg_splits = [hvp(subject, part, gradient, "tokens", batch_size) for part, gradient in splits.crossed]
         advance(2)
+        advance.note("first updates")
         plan = PlannedRun(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
         update, batches, size = mean_first_update(subject, examples, plan, batch_size)
         advance(1)
+        advance.note("lengths along the answers")
         measured = measure(subject, reference, g, Hg, update, splits, Hg_splits, learning_rate, batch_size)
         advance(2)
     return _assemble(subject, examples, reference, gram, measured, plan, (batches, size), d)

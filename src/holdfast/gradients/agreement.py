@@ -109,12 +109,16 @@ def rank_agreement(
 
 
 def spearman_interval(a_N: NDArray[np.float64], b_N: NDArray[np.float64], level: float = 0.95) -> Interval:
-    """Rank correlation with an interval by Fisher's z and the variance of Bonett and Wright (2000).
+    """Rank correlation with its interval."""
+    return rank_interval(spearman(a_N.tolist(), b_N.tolist()), len(a_N), level)
+
+
+def rank_interval(value: float, n: int, level: float = 0.95) -> Interval:
+    """The interval of a rank correlation by Fisher's z and the variance of Bonett and Wright (2000).
 
     z = artanh ρ, standard error √((1 + ρ²/2) / (N - 3)). Without information (N below 4, or a constant column,
     where ρ is NaN) the interval is [-1, 1].
     """
-    value, n = spearman(a_N.tolist(), b_N.tolist()), len(a_N)
     if n < 4 or not math.isfinite(value):
         return Interval(value, -1.0, 1.0, n, "fisher z")
     if abs(value) > 1 - 1e-12:  # the same order, or the reverse: the formula's limit

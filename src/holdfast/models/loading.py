@@ -15,6 +15,7 @@ import torch
 
 from holdfast.core.errors import UserError
 from holdfast.core.hub import hub_reachable, quiet_hub
+from holdfast.core.progress import bar
 from holdfast.models.adapter_files import TOKENIZER_FILES
 
 BUILT_IN = "organism"
@@ -118,7 +119,7 @@ def read_model(source: _Source, dtype: str, device: str, quantize: str | None, o
     elif quantize is not None:
         kind |= _quantized(quantize, device)
     try:
-        with _one_line(source), _without_library_bars():
+        with _one_line(source), _without_library_bars(), bar(f"loading {source.gguf or source.where}", None):
             loader: Any = AutoModelForCausalLM
             model, found = loader.from_pretrained(
                 source.where,
@@ -285,7 +286,7 @@ def _first(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _without_library_bars() -> Iterator[None]:
-    """Loading shards draws its own bar, quiet or not."""
+    """Loading shards draws its own bar, quiet or not, and leaves it on the screen."""
     from transformers.utils import logging as library
 
     shown = library.is_progress_bar_enabled()

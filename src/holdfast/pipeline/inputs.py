@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
-from holdfast.data import BadRow, Examples, pin_template, read_examples
+from holdfast.data import BadRow, Examples, check_rows, pin_template, read_examples
 from holdfast.data.example import BadRowError
 from holdfast.data.shapes import normalise_row, prompt_and_answer
 from holdfast.data.sources import Row, read_rows
@@ -138,6 +138,16 @@ class TaskRows:
     bad: tuple[BadRow, ...]
     how: HowRead
     notes: tuple[str, ...] = ()
+
+    def check(self) -> "TaskRows":
+        """Itself, once columns and fields are what rows need; that takes no model.
+
+        Raises:
+            UserError: a column that is not there, a row that is none.
+        """
+        how = self.how
+        check_rows(self.rows, how.prompt_column, how.completion_column, how.skip_bad_rows, self.source)
+        return self
 
     def encode(self, tokenizer: Any) -> Examples:
         """As examples.

@@ -35,6 +35,7 @@ from holdfast.pipeline.measures import Asked, read_asked
 from holdfast.pipeline.prompts import build_skill, prompts_for
 from holdfast.pipeline.recipe import ModelSection, Recipe, TaskSection
 from holdfast.pipeline.training_run import check_settings
+from holdfast.restoration import check_enough
 
 log = logging.getLogger(__name__)
 DEFAULT_TASK = f"{ORGANISM}:lessons"
@@ -100,6 +101,8 @@ def read_inputs(recipe: Recipe) -> RunInputs:
     if today != recipe.model.today:
         notes.append(f"the chat template writes a date; this run keeps to {today} (pin it: model.today)")
     examples = {"train": train.encode(tokenizer), "test": test.encode(tokenizer)}
+    if recipe.restore:
+        check_enough(skill.estimate, len(examples["train"]))
     notes += [note for name in (task.train, task.test) for note in data_notes(name, source)]
     found = RunInputs(skill, train, test, examples, asked, today, tuple(dict.fromkeys(notes)))
     build_task(task, found.usable("test"), examples["test"])  # no answers: told now, not after training

@@ -89,6 +89,21 @@ def split(
     return fit, choose, decide
 
 
+def check_enough(estimate: Any, task: int) -> None:
+    """Check that prompts and task examples can be cut into three parts; this needs no model.
+
+    Raises:
+        UserError: too little of something.
+    """
+    if task < 2 * FEWEST_TASK_EXAMPLES:
+        raise UserError(f"task: {task} examples; give at least {2 * FEWEST_TASK_EXAMPLES} to fit and check on")
+    if min(len(estimate.harmful), len(estimate.benign)) < 2 * FEWEST_PROMPTS:
+        raise UserError(
+            f"skill: {len(estimate.harmful)} harmful and {len(estimate.benign)} benign prompts to estimate with; "
+            f"give at least {2 * FEWEST_PROMPTS} of each"
+        )
+
+
 def gather(
     subject: Subject,
     estimate: Any,
@@ -119,17 +134,10 @@ def gather(
         UserError: too little data to fit and to validate, an aligned model that does not refuse, or a judge that
             fails on more than a tenth of the answers.
     """
-    if len(task) < 2 * FEWEST_TASK_EXAMPLES:
-        need = 2 * FEWEST_TASK_EXAMPLES
-        raise UserError(f"task: {len(task)} examples; give at least {need} to fit and check on")
+    check_enough(estimate, len(task))
     harmful_fit, *harmful_parts = split(estimate.harmful, *prompts, seed, "harmful")
     benign_fit, *benign_parts = split(estimate.benign, *prompts, seed, "benign")
     task_fit, *task_parts = split(task, *task_examples, seed, "task")
-    if min(sum(map(len, parts)) for parts in (harmful_parts, benign_parts)) < FEWEST_PROMPTS:
-        raise UserError(
-            f"skill: {len(estimate.harmful)} harmful and {len(estimate.benign)} benign prompts to estimate with; "
-            f"give at least {2 * FEWEST_PROMPTS} of each"
-        )
     answer = _Answers(subject, judge, max_new_tokens, seed)
     refusals_fit = answer.aligned_refusals(harmful_fit, "refusals/fit")
     refusals = [
@@ -137,9 +145,17 @@ def gather(
         for part, name in zip(harmful_parts, ("choose", "decide"), strict=True)
     ]
     if len(refusals_fit) < FEWEST_REFUSALS or not all(refusals):
+        kept = len(refusals_fit), *map(len, refusals)
+        asked = len(harmful_fit), *map(len, harmful_parts)
+        way_out = (
+            f"too few to learn from, to choose by and to decide by (at least {FEWEST_REFUSALS}, 1 and 1 are "
+            "needed): give more harmful prompts"
+            if any(kept)
+            else "there is no alignment to restore: give an adapter trained on the aligned model"
+        )
         raise UserError(
-            f"adapter: with it switched off the model refuses {len(refusals_fit)} of {len(harmful_fit)} harmful "
-            "prompts; there is no alignment to restore: give an adapter trained on the aligned model"
+            f"adapter: with it switched off the model refuses {_listed(kept)} of {_listed(asked)} harmful "
+            f"prompts; {way_out}"
         )
     parts = [
         Part(tuple(task_), tuple(harmful_), tuple(benign_), tuple(refusals_))
@@ -191,3 +207,7 @@ class _Answers:
         return sample_and_judge(
             self.subject, prompts, self.judge, self.max_new_tokens, temperature=temperature, seed=stream, name=name
         )
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return f"{counts[0]}, {counts[1]} and {counts[2]}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
+from holdfast.core.progress import bar
 from holdfast.data import Example
 from holdfast.evaluation import Judge
 from holdfast.models import Subject, adapter_off_is_base, adapter_parameters
@@ -92,13 +93,15 @@ def restore(
     }  # fmt: skip
     with _borrowed(subject.model):
         original = get_adapter(subject.model)
-        material = gather(
-            subject, skill.estimate, task, retain, judge, prompts=prompts, task_examples=task_examples,
-            max_new_tokens=max_new_tokens, harmful=method == "ggn-cg" and harmful_weight > 0, seed=seed,
-        )  # fmt: skip
+        with bar("answers to learn from and to choose by", None, progress):
+            material = gather(
+                subject, skill.estimate, task, retain, judge, prompts=prompts, task_examples=task_examples,
+                max_new_tokens=max_new_tokens, harmful=method == "ggn-cg" and harmful_weight > 0, seed=seed,
+            )  # fmt: skip
         cost = Cost(method, steps if method == "replay" else outer, batch_size, material, say)
         choose, decide = (Validation(subject, part, judge, max_new_tokens) for part in material.parts)
-        free = measure_baselines(subject, choose, decide)
+        with bar("the adapter as it is, off, and scaled down", None, progress):
+            free = measure_baselines(subject, choose, decide)
         cost.checks_took(2 * len(free))
         best = Best(free["drifted"].choose.check, free["aligned"].choose.check, max_task_loss_increase)
         lost = drifted_by([*free["aligned"].both], [*free["drifted"].both])
