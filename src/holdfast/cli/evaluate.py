@@ -1,5 +1,6 @@
 """``holdfast evaluate``: refusal, over-refusal, attacks, task skill and drift, each with an interval."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,10 @@ def evaluate(
     noise: Annotated[
         int, typer.Option(help="With --against: sampled re-runs (2 or more) for the noise floor.")
     ] = 0,
+    drift: Annotated[
+        bool,
+        typer.Option(help="Measure drift where there is a model to drift from; costs about half the answers."),
+    ] = True,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps answers; a run that was killed goes on from there.")
     ] = None,
@@ -119,7 +124,7 @@ def evaluate(
     measures = asked.measures(
         subject, skill, tasks, seed, loading.device, max_new_tokens, cache, judge_cache, noise
     )
-    found = evaluate_against(subject, measures, other)
+    found = evaluate_against(subject, replace(measures, drift=drift), other)
     if out is not None:
         with new_folder(out) as folder:
             found.save(folder)

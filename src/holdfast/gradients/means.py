@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
 from holdfast.data import Batch, Example, batches
-from holdfast.gradients.functional import call, detached, math_attention, right_padded
-from holdfast.models import Subject, sequence_nll
+from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
+from holdfast.models import Subject
+from holdfast.models.head import scored
 
 MeanOver = Literal["mean", "sum", "tokens"]
 
@@ -62,8 +64,9 @@ def mean_loss_of(
     model: torch.nn.Module, values: Mapping[str, torch.Tensor], batch: Batch, weights_B: torch.Tensor
 ) -> torch.Tensor:
     """A batch's share of the mean loss, as a differentiable scalar."""
-    nll_B = sequence_nll(call(model, values, batch.input_ids_BT), batch, "sum")
-    return (nll_B * weights_B).sum()
+    where = scored(batch)
+    nll_M = F.cross_entropy(call_scored(model, values, batch, where), where.target_M, reduction="none")
+    return (nll_M * weights_B[where.owner_M]).sum()
 
 
 def mean_gradient(

@@ -43,6 +43,7 @@ class Measures:
     Attributes:
         judges: by name; the labels of the first one count, the others are compared with it.
         noise: sampled re-runs for the noise floor of a comparison; 0 measures none.
+        drift: measure the drift from the other model, where there is one.
     """
 
     skills: tuple[Skill, ...]
@@ -56,6 +57,7 @@ class Measures:
     system: str | None = None
     cache: Path | None = None
     noise: int = 0
+    drift: bool = True
 
     def card(self, subject: Subject, reference: Reference | None = None) -> Scorecard:
         """Measure one model."""
@@ -136,9 +138,9 @@ def evaluate_against(
     """
     if isinstance(measures.judge, LikelihoodJudge) and against is not None and against is not subject:
         raise UserError("the likelihood judge reads one model, whichever answered; let another judge come first")
-    drift = against if against is not None else subject if subject.has_adapter else None
-    if reference is None and drift is not None:
-        reference = _reference(subject, drift, measures)
+    other = against if against is not None else subject if subject.has_adapter else None
+    if reference is None and other is not None and measures.drift:
+        reference = _reference(subject, other, measures)
     card = measures.card(subject, reference)
     found = Evaluation(card, agreement=_agreement(card, measures))
     if against is None:

@@ -15,7 +15,7 @@ import torch
 from holdfast.core.progress import bar
 from holdfast.core.seeds import generator
 from holdfast.data import Example, collate
-from holdfast.models import Subject, adapter_parameters, batch_logits, sequence_nll
+from holdfast.models import Subject, adapter_parameters, batch_nll
 from holdfast.restoration.attempt import Attempt, Best
 from holdfast.restoration.material import Material
 from holdfast.restoration.validation import Validation
@@ -77,7 +77,7 @@ def replay(
 
 def _loss(subject: Subject, examples: Sequence[Example]) -> torch.Tensor:
     batch = collate(examples, subject.pad_id).to(subject.device)
-    return sequence_nll(batch_logits(subject.model, batch), batch).mean()
+    return batch_nll(subject.model, batch).mean()
 
 
 def _endless(examples: Sequence[Example], size: int, seed: int, name: int) -> Iterator[list[Example]]:
