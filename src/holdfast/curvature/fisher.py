@@ -16,8 +16,9 @@ from torch.func import jvp
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
 from holdfast.curvature.products import check_precision, like
-from holdfast.data import Batch, Example, batches
+from holdfast.data import Batch, Example
 from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
+from holdfast.gradients.memory import fitting_batches
 from holdfast.models import Subject
 from holdfast.models.head import Scored, scored
 
@@ -83,7 +84,7 @@ def token_covariance(z_MV: torch.Tensor, du_MV: torch.Tensor, dv_MV: torch.Tenso
 
 
 def _aligned_batches(subject: Subject, examples: Sequence[Example], batch_size: int) -> Iterator[Batch]:
-    for batch in batches(examples, batch_size, subject.pad_id):
+    for batch in fitting_batches(subject, examples, batch_size):
         yield right_padded(batch.to(subject.device))
 
 

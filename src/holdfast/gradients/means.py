@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
-from holdfast.data import Batch, Example, batches
+from holdfast.data import Batch, Example
 from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
+from holdfast.gradients.memory import COPIES, fitting_batches
 from holdfast.models import Subject
 from holdfast.models.head import scored
 
@@ -56,7 +57,7 @@ def weighted_batches(
     weights_N = loss_weights(tokens_N, reduction)
     return [
         (right_padded(batch.to(subject.device)), weights_N[list(batch.index)].float().to(subject.device))
-        for batch in batches(examples, batch_size, subject.pad_id)
+        for batch in fitting_batches(subject, examples, batch_size, COPIES)
     ]
 
 
