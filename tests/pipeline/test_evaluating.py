@@ -297,5 +297,5 @@ def test_everything_is_written_and_can_be_read_again(tiny_subject, tmp_path):
 
 def test_drift_can_be_left_out(monkeypatch, lora_subject):
     monkeypatch.setattr(evaluating.Reference, "of", None)  # nothing is sampled for it either
-    card = evaluate_against(lora_subject, Measures((SKILL,), max_new_tokens=3, drift=False)).card
+    card = evaluate_against(lora_subject, Measures((SKILL,), max_new_tokens=3, drift=0)).card
     assert card.drift is None and card.skill("refusal").refusal.n == len(HARMFUL)

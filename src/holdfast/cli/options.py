@@ -118,6 +118,12 @@ AlphaOption = Annotated[int, typer.Option("--alpha", help="LoRA alpha of the fin
 
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at a time.")]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
+MinutesOption = Annotated[
+    float,
+    typer.Option(
+        "--minutes", min=0, help="Sizes are cut to end in about this time; 0 keeps them whatever it takes."
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 _OUT = typer.Option("--out", "-o", help="Where results are written.")
 OutOption = Annotated[Path | None, _OUT]

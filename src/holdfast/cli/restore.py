@@ -26,6 +26,7 @@ def restore(
     steps: Annotated[int, typer.Option(min=1, help="Most steps of replay.")] = 200,
     learning_rate: Annotated[float, typer.Option(help="Of replay.")] = 2e-3,
     max_new_tokens: options.MaxNewTokensOption = 32,
+    minutes: options.MinutesOption = 25,
     loading: options.Loading = options.Loading(),
     rows: options.Rows = options.Rows(),
     seed: options.SeedOption = 0,
@@ -52,6 +53,7 @@ def restore(
         max_new_tokens=max_new_tokens,
         steps=steps,
         learning_rate=learning_rate,
+        minutes=minutes or None,
         seed=seed,
         say=output.say,
     )

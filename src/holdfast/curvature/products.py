@@ -22,6 +22,7 @@ from holdfast.core.trees import Tree
 from holdfast.data import Batch, Example
 from holdfast.gradients.functional import call_scored, detached, math_attention
 from holdfast.gradients.means import MeanOver, mean_loss_of, weighted_batches
+from holdfast.gradients.memory import COPIES
 from holdfast.models import Subject
 from holdfast.models.head import scored
 
@@ -66,7 +67,7 @@ def ggn_operator(
     Source: restoration.md 3.3.
     """
     check_precision(subject)
-    parts = weighted_batches(subject, examples, reduction, batch_size)
+    parts = weighted_batches(subject, examples, reduction, batch_size, 2 * COPIES)
 
     def product(v: Mapping[str, torch.Tensor]) -> Tree:
         values = detached(subject.parameters())
@@ -105,7 +106,7 @@ def hvp_operator(
     Arguments and errors as :func:`ggn_operator`. Source: geometry.md 3.2.
     """
     check_precision(subject)
-    parts = weighted_batches(subject, examples, reduction, batch_size)
+    parts = weighted_batches(subject, examples, reduction, batch_size, 2 * COPIES)
 
     def product(v: Mapping[str, torch.Tensor]) -> Tree:
         values = detached(subject.parameters())

@@ -42,11 +42,12 @@ def loss_weights(tokens_N: torch.Tensor, reduction: MeanOver) -> torch.Tensor:
 
 
 def weighted_batches(
-    subject: Subject, examples: Sequence[Example], reduction: MeanOver, batch_size: int
+    subject: Subject, examples: Sequence[Example], reduction: MeanOver, batch_size: int, copies: float = COPIES
 ) -> list[tuple[Batch, torch.Tensor]]:
     """Right-padded batches on the subject's device, each with its rows' loss weights (float32, shape B).
 
-    The cut and the order depend on the examples only, so every pass over the list is the same function.
+    The cut and the order depend on the examples and the model's sizes only, so every pass over the list is the
+    same function; ``copies`` as :func:`holdfast.gradients.memory.automatic_max_tokens` takes it.
 
     Raises:
         UserError: there are no examples, or none of them has a completion token.
@@ -57,7 +58,7 @@ def weighted_batches(
     weights_N = loss_weights(tokens_N, reduction)
     return [
         (right_padded(batch.to(subject.device)), weights_N[list(batch.index)].float().to(subject.device))
-        for batch in fitting_batches(subject, examples, batch_size, COPIES)
+        for batch in fitting_batches(subject, examples, batch_size, copies)
     ]
 
 

@@ -63,6 +63,14 @@ def most_tokens(subject: Subject, examples: Sequence[Example], copies: float = 1
     return automatic_max_tokens(subject, max((len(e.input_ids) for e in examples), default=1), copies)
 
 
+def peak_bytes(subject: Subject, examples: Sequence[Example], batch_size: int, copies: float = 1.0) -> float:
+    """The most a pass over :func:`fitting_batches` should take, the weights included; an estimate."""
+    longest = max((len(example.input_ids) for example in examples), default=1)
+    tokens = min(most_tokens(subject, examples, copies), batch_size * longest)
+    weights = sum(value.numel() * value.element_size() for value in subject.model.parameters())
+    return weights + tokens * copies * (_bytes_per_token(subject.model, longest) or 0.0)
+
+
 def _bytes_per_token(model: Any, longest: int) -> float | None:
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
