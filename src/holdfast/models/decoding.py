@@ -14,7 +14,7 @@ import torch
 from holdfast.data import Example, collate
 from holdfast.models.subject import Subject
 
-# Finished rows leave the batch once they are one in so many: dropping them copies the cache, keeping them costs steps.
+# Finished rows leave the batch once they are one in so many: dropping copies the cache, keeping costs steps.
 SHRINK_AT = 8
 
 
