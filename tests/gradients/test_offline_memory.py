@@ -8,8 +8,8 @@ import torch
 
 from holdfast.core.errors import UserError
 from holdfast.data import Example
+from holdfast.gradients.memory import MOST_TOKENS_CPU, automatic_max_tokens, is_out_of_memory
 from holdfast.gradients.offline import score_examples, score_to_parquet
-from holdfast.gradients.offline.memory import MOST_TOKENS_CPU, automatic_max_tokens, is_out_of_memory
 from holdfast.gradients.offline.shards import PLAN
 from holdfast.models import Subject
 from tests.conftest import build_llama

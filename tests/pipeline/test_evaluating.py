@@ -293,3 +293,9 @@ def test_everything_is_written_and_can_be_read_again(tiny_subject, tmp_path):
     alone = tmp_path / "alone"
     evaluate_against(tiny_subject, measures()).save(alone)
     assert sorted(path.name for path in alone.iterdir()) == ["responses.parquet", "scorecard.json"]
+
+
+def test_drift_can_be_left_out(monkeypatch, lora_subject):
+    monkeypatch.setattr(evaluating.Reference, "of", None)  # nothing is sampled for it either
+    card = evaluate_against(lora_subject, Measures((SKILL,), max_new_tokens=3, drift=0)).card
+    assert card.drift is None and card.skill("refusal").refusal.n == len(HARMFUL)

@@ -17,6 +17,7 @@ def audit(
     rank: options.RankOption = 8,
     alpha: options.AlphaOption = 16,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of the skill's estimate half.")] = 64,
+    minutes: options.MinutesOption = 10,
     loading: options.Loading = options.Loading(),
     rows: options.Rows = options.Rows(limit=64),
     seed: options.SeedOption = 0,
@@ -44,7 +45,15 @@ def audit(
     if rank > 0 and adapter is None:
         subject = Subject(add_lora(subject.model, rank, alpha, seed=seed), subject.tokenizer, "adapter")
     result = run_audit(
-        subject, skill, examples, optimizer="adamw", learning_rate=training.learning_rate, steps=steps, seed=seed
+        subject,
+        skill,
+        examples,
+        optimizer="adamw",
+        learning_rate=training.learning_rate,
+        steps=steps,
+        seed=seed,
+        minutes=minutes or None,
+        say=output.say,
     )
     if out is not None:
         with new_folder(out) as folder:

@@ -1,5 +1,6 @@
 """``holdfast evaluate``: refusal, over-refusal, attacks, task skill and drift, each with an interval."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,9 @@ def evaluate(
     noise: Annotated[
         int, typer.Option(help="With --against: sampled re-runs (2 or more) for the noise floor.")
     ] = 0,
+    drift: Annotated[
+        bool, typer.Option(help="Drift from the other model, along its answers to 32 of the prompts at most.")
+    ] = True,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps answers; a run that was killed goes on from there.")
     ] = None,
@@ -119,7 +123,7 @@ def evaluate(
     measures = asked.measures(
         subject, skill, tasks, seed, loading.device, max_new_tokens, cache, judge_cache, noise
     )
-    found = evaluate_against(subject, measures, other)
+    found = evaluate_against(subject, measures if drift else replace(measures, drift=0), other)
     if out is not None:
         with new_folder(out) as folder:
             found.save(folder)
@@ -196,7 +200,13 @@ def _rows(card: "Scorecard", skill: str, other: str) -> list[list[str]]:
     ]
     rows += [[f"{s.name} ({s.source}): {name}", str(v), ""] for s in card.suites for name, v in s.measures.items()]
     if card.drift is not None:
-        rows.append(["drift", str(card.drift.interval), f"nats a sequence, against {other}"])
+        rows.append(
+            [
+                "drift",
+                str(card.drift.interval),
+                f"nats a sequence, {len(card.drift.per_prompt)} prompts, against {other}",
+            ]
+        )
     return rows
 
 

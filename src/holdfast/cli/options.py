@@ -39,6 +39,15 @@ def positive(value: float | None) -> float | None:
     return value
 
 
+def not_negative(value: float) -> float:
+    """A callback: zero or more, and finite.
+
+    Raises:
+        typer.BadParameter: another number; typer names the option.
+    """
+    return value if value == 0 else positive(value) or 0.0
+
+
 ModelArgument = Annotated[str, typer.Argument(help="Folder or hub id of the model, or organism:aligned.")]
 _ADAPTER = typer.Option("--adapter", help="Folder of a PEFT adapter for the model.")
 AdapterOption = Annotated[Path | None, _ADAPTER]
@@ -131,6 +140,14 @@ AlphaOption = Annotated[int, typer.Option("--alpha", min=1, help="LoRA alpha of 
 
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at a time.")]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
+MinutesOption = Annotated[
+    float,
+    typer.Option(
+        "--minutes",
+        callback=not_negative,
+        help="Sizes are cut to end in about this time; 0 keeps them whatever it takes.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]
 _OUT = typer.Option("--out", "-o", help="Where results are written.")
 OutOption = Annotated[Path | None, _OUT]

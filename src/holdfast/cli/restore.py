@@ -29,6 +29,7 @@ def restore(
     steps: options.StepsOption = 200,
     learning_rate: options.LearningRateOption = 2e-3,
     max_new_tokens: options.MaxNewTokensOption = 32,
+    minutes: options.MinutesOption = 25,
     loading: options.Loading = options.Loading(),
     rows: options.Rows = options.Rows(),
     seed: options.SeedOption = 0,
@@ -57,6 +58,7 @@ def restore(
         max_new_tokens=max_new_tokens,
         steps=steps,
         learning_rate=learning_rate,
+        minutes=minutes or None,
         seed=seed,
         say=output.say,
     )

@@ -20,7 +20,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed, undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean, bootstrap_ratio
-from holdfast.data import Batch, Example
+from holdfast.data import Example
 from holdfast.elasticity.coefficients import DRAWS
 from holdfast.evaluation.behaviour import prompt_ids, sample_answers
 from holdfast.gradients import mean_gradient
@@ -182,9 +182,8 @@ def _divergences(
 
     current = log_probabilities(subject.model)
 
-    def based(batch: Batch) -> torch.Tensor:
-        with run_base() as model:
-            return log_probabilities(model.model)(batch)
+    with run_base() as model:
+        based = log_probabilities(model.model, run_base)
 
     own = sample(subject, "current")
     with run_base() as model:

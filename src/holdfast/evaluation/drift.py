@@ -3,7 +3,7 @@
 Knows: completions sampled from the aligned model, its log-probabilities along them, the exact KL.
 Does not know: harm. Drift is a distance between two models; judges say what it means.
 
-Shapes: B batch, T time, V vocabulary, N sequences, P prompts.
+Shapes: V vocabulary, M scored positions of a batch, S completion tokens of a sequence, N sequences, P prompts.
 
 drift = mean over prompts of the sum over the completion of KL(aligned ‖ current), along completions that the
 aligned model sampled at temperature 1. Its expectation is the KL between the two distributions over answers
@@ -11,7 +11,7 @@ aligned model sampled at temperature 1. Its expectation is the KL between the tw
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from holdfast.models import (
     trained_beside,
 )
 from holdfast.models.bare import WAY_OUT
+from holdfast.models.forward import LogProbabilities
 
 log = logging.getLogger(__name__)
 STORE_LIMIT_BYTES = 1 << 30
@@ -142,7 +143,7 @@ class Reference:
         if source == "model":
             return cls(kept, source, samples, model=aligned.model)
         if source != "adapter_off":
-            return cls(kept, "stored", samples, _store(aligned, kept, batch_size))
+            return cls(kept, "stored", samples, _store_of(aligned, kept, batch_size))
         if not aligned.has_adapter:
             raise UserError("source='adapter_off' needs a model with an adapter; use source='stored'")
         reason = adapter_off_is_base(aligned.model)
@@ -158,50 +159,80 @@ class Reference:
             moving[0],
         )
         with adapter_off(aligned.model):
-            return cls(kept, "stored", samples, _store(aligned, kept, batch_size))
+            return cls(kept, "stored", samples, _store_of(aligned, kept, batch_size))
 
-    def aligned_log_p(self, current: Any) -> Callable[[Batch], torch.Tensor]:
-        """A function from a batch of these examples to the aligned model's log_p_BTV."""
+    def kept(self, current: Subject, batch_size: int = _BATCH) -> "Reference":
+        """The same reference with its log-probabilities in memory, for whoever measures more than once.
+
+        Where they would not fit in :data:`STORE_LIMIT_BYTES` this is the reference itself: they are computed at
+        every measurement, the same numbers.
+
+        Args:
+            current: the model that will be measured; the base of an "adapter_off" reference.
+        """
+        if self.source == "stored":
+            return self
+        with undisturbed(current.model):  # asked under the same conditions as a measurement
+            log_p, device = self.aligned_log_p(current.model), current.device
+            if _stored_bytes(current, self.examples) > STORE_LIMIT_BYTES:
+                return self
+            held = _store(log_p, self.examples, current.pad_id, device, batch_size)
+        return Reference(self.examples, "stored", self.samples, held)
+
+    def aligned_log_p(self, current: Any) -> LogProbabilities:
+        """A function from a batch of these examples to the aligned model's log-probabilities."""
         if self.source == "adapter_off":
-            return _without_adapter(current)
+            return log_probabilities(current, lambda: adapter_off(current))
         if self.source == "model":
             return log_probabilities(self.model)
-        return self._stored_log_p
-
-    def _stored_log_p(self, batch: Batch) -> torch.Tensor:
-        first = self.stored_NSV[0]
-        size = (*batch.input_ids_BT.shape, first.shape[-1])
-        log_p_BTV = torch.zeros(size, dtype=first.dtype, device=batch.input_ids_BT.device)
-        for row, position in enumerate(batch.index):
-            scored_S = torch.nonzero(batch.completion_mask_BT[row, 1:]).flatten()
-            log_p_BTV[row, scored_S] = self.stored_NSV[position].to(log_p_BTV.device)
-        return log_p_BTV
+        return lambda batch: _StoredRows(tuple(self.stored_NSV[position] for position in batch.index), batch)
 
 
-def _without_adapter(model: Any) -> Callable[[Batch], torch.Tensor]:
-    def log_p(batch: Batch) -> torch.Tensor:
-        with adapter_off(model):
-            return log_probabilities(model)(batch)
+class _StoredRows:
+    """What was stored for a batch's rows, one below the other."""
 
-    return log_p
+    def __init__(self, rows: Sequence[torch.Tensor], batch: Batch) -> None:
+        self._rows, self._device = rows, batch.input_ids_BT.device
+
+    def __getitem__(self, part: slice, /) -> torch.Tensor:
+        start, stop, _ = part.indices(sum(map(len, self._rows)))
+        found, first = [], 0
+        for row_SV in self._rows:
+            found.append(row_SV[max(0, start - first) : max(0, stop - first)])
+            first += len(row_SV)
+        return torch.cat(found).to(self._device)
 
 
-@torch.no_grad()
-def _store(aligned: Subject, examples: Sequence[Example], batch_size: int) -> tuple[torch.Tensor, ...]:
-    size = 4 * aligned.vocabulary * sum(example.completion_tokens for example in examples)
+def _stored_bytes(aligned: Subject, examples: Sequence[Example]) -> int:
+    return 4 * aligned.vocabulary * sum(example.completion_tokens for example in examples)
+
+
+def _store_of(aligned: Subject, examples: Sequence[Example], batch_size: int) -> tuple[torch.Tensor, ...]:
+    size = _stored_bytes(aligned, examples)
     if size > STORE_LIMIT_BYTES:
         raise UserError(
             f"storing the aligned model's log-probabilities takes {size / 2**30:.1f} GiB (limit 1); use fewer "
             "prompts or tokens, train an adapter with source='adapter_off', or source='model' with a copy"
         )
-    stored: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     with undisturbed(aligned.model):
-        for batch in batches(examples, batch_size, aligned.pad_id):
-            batch = batch.to(aligned.device)
-            log_p_BTV = log_probabilities(aligned.model)(batch)
-            for row, position in enumerate(batch.index):
-                scored_S = torch.nonzero(batch.completion_mask_BT[row, 1:]).flatten()
-                stored[position] = log_p_BTV[row, scored_S].cpu()
+        return _store(log_probabilities(aligned.model), examples, aligned.pad_id, aligned.device, batch_size)
+
+
+@torch.no_grad()
+def _store(
+    log_p: LogProbabilities,
+    examples: Sequence[Example],
+    pad_id: int,
+    device: torch.device,
+    batch_size: int,
+) -> tuple[torch.Tensor, ...]:
+    stored: list[torch.Tensor] = [torch.empty(0)] * len(examples)
+    for batch in batches(examples, batch_size, pad_id):
+        rows, start = log_p(batch.to(device)), 0
+        for position in batch.index:
+            stop = start + examples[position].completion_tokens
+            stored[position] = rows[start:stop].cpu()
+            start = stop
     return tuple(stored)
 
 

@@ -9,7 +9,7 @@ updates (3 T), one Hessian product over the task and two over a quarter of it (6
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +31,7 @@ from holdfast.geometry.conditions import Conditions, conditions_at, conditions_b
 from holdfast.geometry.forecast import Forecast, screen
 from holdfast.geometry.measure import Measured, PlannedRun, mean_first_update, measure, task_gradients
 from holdfast.geometry.onset import THRESHOLDS, Onset, ThresholdTime, crossover_time, time_to_threshold
+from holdfast.geometry.sizes import fitted
 from holdfast.geometry.spectrum import RANKS, Spectrum, Subspace, spectrum_of
 from holdfast.geometry.updates import OptimizerFactory
 from holdfast.gradients import Gram, gradient_gram
@@ -149,7 +150,9 @@ def audit(
     update_batch_size: int = 16,
     batch_size: int = 16,
     optimizer_options: dict[str, Any] | None = None,
+    minutes: float | None = None,
     progress: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> Audit:
     """Audit an aligned model for one skill and one planned fine-tune.
 
@@ -167,7 +170,10 @@ def audit(
         update_batch_size: examples in each mini-batch of the mean first update.
         batch_size: examples per pass.
         optimizer_options: further keywords of the optimiser.
+        minutes: cut prompts and task examples to what ends in this time here, by a timed first batch; None keeps
+            them, and the result does not depend on the machine's speed.
         progress: show a bar when it takes over two seconds.
+        say: is told what the audit will take and what was cut; default the log.
 
     Returns:
         An :class:`Audit`. The model's parameters, gradients, modes and the random state are left as they were.
@@ -179,6 +185,10 @@ def audit(
     """
     if not examples:
         raise UserError("the audit needs task examples; give at least one")
+    if minutes is not None and skill is not None and reference_examples is None:
+        prompts = skill.estimate.harmful[:max_prompts]
+        told = say or log.info
+        max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, told)
     with bar("audit", 8, progress) as advance:
         advance.note("the model's own answers")
         reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)

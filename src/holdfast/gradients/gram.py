@@ -17,6 +17,7 @@ from holdfast.core.progress import bar
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example
 from holdfast.gradients.ghost import GhostEngine, Reduction
+from holdfast.gradients.memory import COPIES, most_tokens
 from holdfast.gradients.names import block_of
 from holdfast.gradients.store import Store
 from holdfast.models import Subject
@@ -74,7 +75,8 @@ def gradient_gram(
     Source: geometry.md 3.1 fact 2, 3.6 route 1. Exact for the given samples; inner products in float64.
     """
     engine = GhostEngine(subject.model, subject.parameters())
-    store = Store(engine, examples, subject.pad_id, reduction, batch_size, budget_bytes)
+    most = most_tokens(subject, examples, COPIES)
+    store = Store(engine, examples, subject.pad_id, reduction, batch_size, budget_bytes, most)
     ids = tuple(example.id for example in examples)
     return gram_of(store, ids, reduction, min(budget_bytes, 1 << 25), by_block, null_draws, seed, progress)
 

@@ -14,6 +14,9 @@ import torch
 from holdfast.data import Example, collate
 from holdfast.models.subject import Subject
 
+# Finished rows leave the batch once they are one in so many: dropping copies the cache, keeping costs steps.
+SHRINK_AT = 8
+
 
 def continue_prompts(
     subject: Subject,
@@ -79,7 +82,7 @@ def _with_cache(
         input_ids_BT = next_B[:, None].to(subject.device)
         attention_BT = torch.cat([attention_BT, torch.ones_like(attention_BT[:, :1])], dim=1)
         positions_BT = positions_BT[:, -1:] + 1
-        if 2 * len(running) <= len(rows) and _can_shrink(cache):
+        if SHRINK_AT * len(running) <= (SHRINK_AT - 1) * len(rows) and _can_shrink(cache):
             kept_B = torch.tensor([row for row, k in enumerate(rows) if k in running], device=subject.device)
             cache.batch_select_indices(kept_B)
             input_ids_BT, attention_BT, positions_BT = (

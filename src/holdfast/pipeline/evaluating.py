@@ -35,6 +35,9 @@ from holdfast.evaluation.judges import Label
 from holdfast.evaluation.suites import Suite
 from holdfast.models import Subject, adapter_off
 
+# Of a default evaluation's prompts: with more of them drift would cost more than half of what all answers cost.
+DRIFT_PROMPTS = 32
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -43,6 +46,8 @@ class Measures:
     Attributes:
         judges: by name; the labels of the first one count, the others are compared with it.
         noise: sampled re-runs for the noise floor of a comparison; 0 measures none.
+        drift: measure the drift from the other model, where there is one, along its answers to this many harmful
+            prompts: each is sampled once more and read by both models. 0 measures none.
     """
 
     skills: tuple[Skill, ...]
@@ -56,6 +61,7 @@ class Measures:
     system: str | None = None
     cache: Path | None = None
     noise: int = 0
+    drift: int = DRIFT_PROMPTS
 
     def card(self, subject: Subject, reference: Reference | None = None) -> Scorecard:
         """Measure one model."""
@@ -136,9 +142,9 @@ def evaluate_against(
     """
     if isinstance(measures.judge, LikelihoodJudge) and against is not None and against is not subject:
         raise UserError("the likelihood judge reads one model, whichever answered; let another judge come first")
-    drift = against if against is not None else subject if subject.has_adapter else None
-    if reference is None and drift is not None:
-        reference = _reference(subject, drift, measures)
+    other = against if against is not None else subject if subject.has_adapter else None
+    if reference is None and other is not None and measures.drift > 0:
+        reference = _reference(subject, other, measures)
     card = measures.card(subject, reference)
     found = Evaluation(card, agreement=_agreement(card, measures))
     if against is None:
@@ -170,7 +176,7 @@ def _reference(subject: Subject, other: Subject, measures: Measures) -> Referenc
         return None
     if subject.vocabulary != other.vocabulary:  # one of them has rows to spare
         return None
-    prompts = measures.skills[0].evaluate.harmful
+    prompts = measures.skills[0].evaluate.harmful[: measures.drift]
     with _as_other(subject, other) as sampled:
         source = "adapter_off" if other is subject else "model"
         return Reference.of(sampled, prompts, measures.max_new_tokens, measures.seed, source=source)

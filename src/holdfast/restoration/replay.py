@@ -14,8 +14,9 @@ import torch
 
 from holdfast.core.progress import bar
 from holdfast.core.seeds import generator
-from holdfast.data import Example, collate
-from holdfast.models import Subject, adapter_parameters, batch_logits, sequence_nll
+from holdfast.data import Example
+from holdfast.gradients.memory import fitting_batches
+from holdfast.models import Subject, adapter_parameters, batch_nll
 from holdfast.restoration.attempt import Attempt, Best
 from holdfast.restoration.material import Material
 from holdfast.restoration.validation import Validation
@@ -58,9 +59,8 @@ def replay(
     with bar("restoring by replay", steps, progress) as advance:
         for step in range(1, steps + 1):
             examples = [example for stream in streams for example in next(stream)]
-            loss = _loss(subject, examples)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            add_gradient(subject, examples)
             optimiser.step()
             advance(1.0)
             if step == 1:
@@ -75,9 +75,14 @@ def replay(
     return Attempt(tuple(trace))
 
 
-def _loss(subject: Subject, examples: Sequence[Example]) -> torch.Tensor:
-    batch = collate(examples, subject.pad_id).to(subject.device)
-    return sequence_nll(batch_logits(subject.model, batch), batch).mean()
+def add_gradient(subject: Subject, examples: Sequence[Example]) -> None:
+    """Add the gradient of the mean loss of ``examples`` to ``.grad``, in passes that fit the machine's memory.
+
+    Rows of like length share a pass: the sets' lengths differ, and padding costs what a token costs.
+    """
+    for batch in fitting_batches(subject, examples, len(examples)):
+        loss = batch_nll(subject.model, batch.to(subject.device)).sum() / len(examples)
+        loss.backward()
 
 
 def _endless(examples: Sequence[Example], size: int, seed: int, name: int) -> Iterator[list[Example]]:

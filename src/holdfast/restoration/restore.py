@@ -4,6 +4,7 @@ Knows: the order of things (restoration.md 3.7, 3.8, 3.13). Does not know: how e
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,9 +25,11 @@ from holdfast.restoration.ggn import ggn_cg
 from holdfast.restoration.material import Material, gather
 from holdfast.restoration.replay import replay
 from holdfast.restoration.result import Restoration, fingerprint, get_adapter
+from holdfast.restoration.sizes import Sizes, fitted
 from holdfast.restoration.validation import Validation
 from holdfast.restoration.verdict import conclude, drifted_by, has_drifted
 
+log = logging.getLogger(__name__)
 METHODS = {"auto": "replay", "replay": "replay", "ggn-cg": "ggn-cg"}
 
 
@@ -49,6 +52,7 @@ def restore(
     outer: int = 12,
     contrast_weight: float = 1.0,
     harmful_weight: float = 0.0,
+    minutes: float | None = None,
     progress: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Restoration:
@@ -74,6 +78,8 @@ def restore(
         outer: most linearisations (ggn-cg).
         contrast_weight: ggn-cg only; weight of keeping refusals of harmless prompts unlikely.
         harmful_weight: ggn-cg only; weight of raising the loss of the drifted model's harmful answers.
+        minutes: cut prompts, task_examples and steps to what ends in this time here, by a timed first batch; None
+            keeps them, and the result does not depend on the machine's speed.
         progress: draw a bar on a terminal.
         say: is told beforehand what the repair will cost, and after the first step how long it may take.
 
@@ -85,14 +91,22 @@ def restore(
     started = time.monotonic()
     _check_inputs(subject, task, retain, method, max_task_loss_increase)
     method, judge = METHODS[method], judge or _default_judge()
-    settings = {
-        "seed": seed, "prompts": prompts, "task_examples": task_examples, "max_new_tokens": max_new_tokens,
-        "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "outer": outer,
-        "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
-        "retain": retain if isinstance(retain, str) else "given",
-    }  # fmt: skip
     with _borrowed(subject.model):
         original = get_adapter(subject.model)
+        if minutes is not None:
+            asked = Sizes(prompts, task_examples, steps if method == "replay" else outer)
+            chosen_sizes = fitted(
+                subject, skill.estimate, task, asked, minutes, method=method, batch_size=batch_size,
+                max_new_tokens=max_new_tokens, say=say or log.info,
+            )  # fmt: skip
+            prompts, task_examples = chosen_sizes.prompts, chosen_sizes.task_examples
+            steps, outer = (chosen_sizes.steps, outer) if method == "replay" else (steps, chosen_sizes.steps)
+        settings = {
+            "seed": seed, "prompts": prompts, "task_examples": task_examples, "max_new_tokens": max_new_tokens,
+            "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "outer": outer,
+            "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
+            "retain": retain if isinstance(retain, str) else "given",
+        }  # fmt: skip
         with bar("answers to learn from and to choose by", None, progress):
             material = gather(
                 subject, skill.estimate, task, retain, judge, prompts=prompts, task_examples=task_examples,

@@ -94,6 +94,7 @@ class DriftMonitor(TrainerCallback):
         self.task, self.batch_size = task, batch_size
         self.stopped: BudgetStop | None = None
         self.pending_logs: dict[str, float] = {}
+        self._kept: Reference | None = None  # the reference with its log-probabilities, while a run lasts
         self._lines = JsonLines(path)
         self._given_path = path is not None
         self._seen: tuple[int, Fingerprint] | None = None  # step and weights of the last measurement
@@ -105,12 +106,17 @@ class DriftMonitor(TrainerCallback):
         """Measurements so far."""
         return self._lines.rows
 
+    def prepare(self, subject: Subject) -> None:
+        """Compute the reference's side of the drift once for the measurements to come."""
+        if self.reference is not None:
+            self._kept = self.reference.kept(subject, self.batch_size)
+
     def measure(self, subject: Subject) -> dict[str, Any]:
         """One row of the trace, without step. Leaves modes and random state alone."""
         row: dict[str, Any] = {}
         with undisturbed(subject.model):
             if self.reference is not None:
-                reading = drift(subject, self.reference, self.batch_size)
+                reading = drift(subject, self._kept or self.reference, self.batch_size)
                 row |= {
                     "kl_nats": reading.kl_nats,
                     "kl_nats_low": reading.interval.low,
@@ -138,6 +144,7 @@ class DriftMonitor(TrainerCallback):
             self._lines.path = Path(args.output_dir) / TRACE_FILE
         self._lines.take_up(int(state.global_step), write=state.is_world_process_zero)
         self.stopped, self.pending_logs, self._seen, self._inside = None, {}, None, None
+        self.prepare(subject)
         row = self._measured(subject, state)
         # A resumed run has this row already, or would not have measured here: its trace is that of a whole run.
         if not self.trace or (self.trace[-1]["step"] != row["step"] and self._due(state, True)):

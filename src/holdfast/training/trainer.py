@@ -24,7 +24,7 @@ from holdfast.data import Batch
 from holdfast.gradients import GhostEngine, OnePass, one_pass, pool_norms
 from holdfast.gradients.ghost import Reduction
 from holdfast.gradients.per_sample import TOKENS, in_chunks
-from holdfast.models import Subject, batch_logits, sequence_nll
+from holdfast.models import Subject, batch_nll
 from holdfast.models.adapter_scope import trained_base_parameters
 from holdfast.selection import OnlineSelection, Selection
 from holdfast.training.data import SAMPLE, NumberedCollator, are_examples, dataset_from_examples
@@ -281,7 +281,7 @@ class GuardedTrainer(SFTTrainer):
             return None, None, tokens_B
         with undisturbed(model):
             parts = in_chunks(pool.to(next(model.parameters()).device), self._tokens)
-            loss_B = torch.cat([sequence_nll(batch_logits(model, part), part).double().cpu() for part in parts])
+            loss_B = torch.cat([batch_nll(model, part).double().cpu() for part in parts])
         return loss_B.masked_fill(tokens_B == 0, float("nan")), None, tokens_B
 
     def _pool_ids(self, batches: list[MicroBatch], numbers: list[torch.Tensor | None]) -> list[str]:

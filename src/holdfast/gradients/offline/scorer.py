@@ -18,10 +18,10 @@ from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.data import Example, collate
 from holdfast.gradients.ghost import Reduction
+from holdfast.gradients.memory import automatic_max_tokens, is_out_of_memory, release
 from holdfast.gradients.norms import scope_of
 from holdfast.gradients.offline import identity
 from holdfast.gradients.offline.engine import ScoreBatch, by_group, default_score_batch
-from holdfast.gradients.offline.memory import automatic_max_tokens, is_out_of_memory, release
 from holdfast.gradients.offline.plan import SHARD_BATCHES, halved, make_plan, with_smaller_batches
 from holdfast.gradients.offline.shards import Rows, WorkFolder, recorded, remove_work
 from holdfast.gradients.offline.summary import ScoreSummary, summarise
