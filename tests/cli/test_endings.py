@@ -211,7 +211,9 @@ NUMBERS = {"audit": ["--learning-rate"], "train": ["--learning-rate", "--weight-
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
-@pytest.mark.parametrize(("verb", "option"), [(verb, option) for verb, found in NUMBERS.items() for option in found])
+@pytest.mark.parametrize(
+    ("verb", "option"), [(verb, option) for verb, found in NUMBERS.items() for option in found]
+)
 def test_a_number_outside_its_sense_is_refused_by_name(verb, option, value, rows, tmp_path, capsys):
     further = {"audit": [], "train": ["--out", "x"], "restore": ["--out", "x", "--adapter", "y"]}[verb]
     assert run([verb, "organism:aligned", "--data", str(rows), *further, option, value]) == 2

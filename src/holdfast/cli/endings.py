@@ -81,8 +81,8 @@ def users_error(error: BaseException) -> UserError | None:
             return UserError(f"no space left on the device ({chain}); free some and run again")
         if isinstance(chain, MemoryError) or type(chain).__name__ == "OutOfMemoryError" or _allocation(chain):
             return UserError(
-                "out of memory; take fewer rows at once (--batch-size, --micro-batch), shorter ones (--max-length), a "
-                "lighter --dtype or a smaller model"
+                "out of memory; take fewer rows at once (--batch-size, --micro-batch), shorter ones "
+                "(--max-length), a lighter --dtype or a smaller model"
             )
         chain = chain.__cause__ or chain.__context__
     if isinstance(error, OSError) and error.filename is not None and error.errno in _USERS:
