@@ -206,7 +206,8 @@ def test_one_row_is_trained_on_and_shown(tmp_path, capsys):
     assert "[-, -]" in " ".join(capsys.readouterr().out.split())
 
 
-NUMBERS = {"audit": ["--learning-rate"], "train": ["--learning-rate", "--weight-decay", "--epochs", "--max-kl-nats",
+NUMBERS = {"audit": ["--learning-rate"], "train": ["--learning-rate", "--weight-decay", "--epochs", 
+           "--max-kl-nats",
            "--max-task-loss"], "restore": ["--learning-rate", "--max-task-loss-increase"]}  # fmt: skip
 
 
