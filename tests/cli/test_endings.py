@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 
 from holdfast import organism
@@ -173,3 +174,75 @@ def test_an_operating_system_that_names_the_file_names_the_users(number):
 def test_a_fault_of_ours_stays_one():
     assert users_error(OSError(errno.EINVAL, "odd", "train.jsonl")) is None
     assert users_error(ValueError("shapes differ")) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_is_no_fault_of_ours(error, monkeypatch, capsys):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr("holdfast.pipeline.evaluating.evaluate_against", fail)
+    assert run(["evaluate", "organism:aligned", "--limit", "2"]) == 2
+    (line,) = lines(capsys)
+    assert line.startswith("holdfast: out of memory; take fewer rows at once")
+
+
+def test_an_error_of_several_lines_is_said_in_one(capsys):
+    from holdfast.cli.endings import say
+    from holdfast.core.errors import UserError
+
+    assert say(UserError("first\n  second\tthird")) == 2
+    assert lines(capsys) == ["holdfast: first second third"]
+
+
+def test_one_row_is_trained_on_and_shown(tmp_path, capsys):
+    path = tmp_path / "two.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"say {k}", "completion": "so"}) for k in range(2)))
+    command = ["train", "organism:aligned", "--data", str(path), "--limit", "2", "--steps", "1", "--pool", "1"]
+    assert run([*command, "--rank", "1", "--max-new-tokens", "2", "--out", str(tmp_path / "out")]) == 0
+    assert "[-, -]" in " ".join(capsys.readouterr().out.split())
+
+
+NUMBERS = {"audit": ["--learning-rate"], "train": ["--learning-rate", "--weight-decay", "--epochs", 
+           "--max-kl-nats",
+           "--max-task-loss"], "restore": ["--learning-rate", "--max-task-loss-increase"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+@pytest.mark.parametrize(
+    ("verb", "option"), [(verb, option) for verb, found in NUMBERS.items() for option in found]
+)
+def test_a_number_outside_its_sense_is_refused_by_name(verb, option, value, rows, tmp_path, capsys):
+    further = {"audit": [], "train": ["--out", "x"], "restore": ["--out", "x", "--adapter", "y"]}[verb]
+    assert run([verb, "organism:aligned", "--data", str(rows), *further, option, value]) == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--micro-batch", "²"), ("--alpha", "0"), ("--seed", "-1")])
+def test_whole_numbers_too(option, value, rows, capsys):
+    assert run(["train", "organism:aligned", "--data", str(rows), "--out", "x", option, value]) == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("learning_rate=-1", "training.trl.learning_rate"),
+        ("num_train_epochs=.inf", "training.trl.num_train_epochs"),
+        ("warmup_steps=-5", "training.trl.warmup_steps"),
+        ("push_to_hub=true", "a run uploads nothing"),
+        ("adam_beta1=2.0", "with trl.adam_beta1, TRL or a library below it refuses this run"),
+    ],
+)
+def test_what_trl_or_torch_refuses_is_one_sentence(pair, said, rows, tmp_path, capsys):
+    command = ["train", "organism:aligned", "--data", str(rows), "--trl", pair, "--pool", "4", "--limit", "4"]
+    steps = [] if pair.startswith("num") else ["--steps", "1"]
+    assert run([*command, *steps, "--max-new-tokens", "2", "--out", str(tmp_path / "out")]) == 2
+    assert said in [line for line in lines(capsys) if line.startswith("holdfast: ")][-1]

@@ -25,6 +25,13 @@ def test_bundled_recipes_are_valid(name):
         ({"restore": [{"arm": "other"}]}, "arm 'other' is not one of"),
         ({"restore": [{"seeds": [7]}]}, r"seeds \[7\] are not among"),
         ({"version": 2}, "version"),
+        ({"training": {"steps": True}}, r"training\.steps: yes and no are no value"),
+        ({"adapter": {"rank": False}}, r"adapter\.rank: yes and no are no value"),
+        ({"model": {"source": ""}}, r"model\.source: nothing is given"),
+        ({"training": {"learning_rate": float("inf")}}, r"training\.learning_rate: .*finite"),
+        ({"seed": -1}, "seed: .*greater than or equal to 0"),
+        ({"audit": {"prompts": 1}}, r"audit\.prompts: .*2"),
+        ({"training": {"trl": {"nope": 1}}}, r"recipe: training\.trl\.nope: SFTConfig has no such argument"),
     ],
 )
 def test_every_mistake_is_named(values, message):
@@ -38,6 +45,12 @@ def test_files_that_are_no_recipes(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("a: [1\nb: 2")
     with pytest.raises(UserError, match=r"recipe\.yaml line 2: not YAML"):
+        load_recipe(path)
+    path.write_text("training:\n  steps: 10\n  steps: 20\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml line 3: not YAML \(the key 'steps' stands twice\)"):
+        load_recipe(path)
+    path.write_text("a: " + "[" * 5000)
+    with pytest.raises(UserError, match="nested too deeply"):
         load_recipe(path)
     path.write_text("just words")
     with pytest.raises(UserError, match="holds no keys"):

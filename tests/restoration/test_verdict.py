@@ -150,9 +150,9 @@ def scene(monkeypatch):
     parameter = torch.zeros(())
     monkeypatch.setattr(verdict, "adapter_parameters", lambda model: {"w": parameter})
 
-    def run(candidates, found, limit=0.05):
+    def run(candidates, found, limit=0.05, aligned_decides=None):
         drifted, aligned = measured(0), measured(60)
-        free = {"aligned": Baseline(aligned, aligned), "drifted": Baseline(drifted, drifted)}
+        free = {"aligned": Baseline(aligned, aligned_decides or aligned), "drifted": Baseline(drifted, drifted)}
         best = Best(drifted.check, aligned.check, limit)
         for number, refusal, bound in candidates:
             check = replace(aligned.check, step=number, refusal=refusal, task_loss_bound=bound)
@@ -169,6 +169,12 @@ def test_what_chose_it_does_not_decide_about_it(scene):
     assert outcome.status == "partially_restored" and outcome.candidate.check.refusal == 1.0
     assert outcome.checks["repaired"].refusal == pytest.approx(50 / 60)
     assert "83 %" in outcome.reason and parameter.item() == 1 and deciding.asked == [1.0]
+
+
+def test_it_is_compared_with_the_aligned_model_on_the_deciding_prompts(scene):
+    outcome, *_ = scene([(1, 1.0, 0.01)], {1.0: measured(50)}, aligned_decides=measured(50))
+    assert outcome.status == "restored"  # 50 of 60 is all the aligned model itself has there
+    assert outcome.decision.refusals_short.value == 0
 
 
 def test_a_candidate_whose_task_loss_does_not_hold_gives_way_to_the_next(scene):

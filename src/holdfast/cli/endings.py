@@ -79,9 +79,12 @@ def users_error(error: BaseException) -> UserError | None:
         number = getattr(chain, "errno", None)
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(chain):
             return UserError(f"no space left on the device ({chain}); free some and run again")
+        if isinstance(chain, MemoryError) or type(chain).__name__ == "OutOfMemoryError" or _allocation(chain):
+            return UserError(
+                "out of memory; take fewer rows at once (--batch-size, --micro-batch), shorter ones "
+                "(--max-length), a lighter --dtype or a smaller model"
+            )
         chain = chain.__cause__ or chain.__context__
-    if isinstance(error, MemoryError):
-        return UserError("out of memory; choose a smaller batch or a smaller model")
     if isinstance(error, OSError) and error.filename is not None and error.errno in _USERS:
         return UserError(f"{error.filename}: {_USERS[error.errno]}; check the path")
     if isinstance(error, UnicodeDecodeError):
@@ -89,6 +92,11 @@ def users_error(error: BaseException) -> UserError | None:
             f"a file that was read is not {error.encoding} text ({error.reason}); convert it to UTF-8"
         )
     return None
+
+
+def _allocation(error: BaseException) -> bool:
+    """Torch's failed allocation, on a CPU a plain RuntimeError."""
+    return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
 
 
 def end_like_control_c() -> None:

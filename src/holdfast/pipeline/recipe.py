@@ -38,7 +38,7 @@ Name = Annotated[str, AfterValidator(_name)]  # becomes the name of a file or a 
 ALIGNED = "aligned"  # what the untouched model is called in tables and folders
 
 
-MAY_BE_EMPTY = ("salt", "system")
+MAY_BE_EMPTY = ("name", "salt", "system")
 
 
 class Section(BaseModel):

@@ -4,6 +4,8 @@ Knows: YAML, how to say which key is wrong and what was meant. Does not know: th
 """
 
 import difflib
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from pydantic import ValidationError
 
 from holdfast.core.errors import UserError
 from holdfast.pipeline.places import PLACES, located
-from holdfast.pipeline.recipe import Recipe, Section
+from holdfast.pipeline.recipe import TWINS, Recipe, Section, TrainingSection
 
 
 class OnceLoader(yaml.SafeLoader):
@@ -117,3 +119,22 @@ def _section_of(annotation: Any) -> Any:
         if (found := _section_of(part)) is not None:
             return found
     return None
+
+
+def check_twins(trl: Mapping[str, Any]) -> None:
+    """What TRL's own words for our keys may say: what ours may, and TRL's further meanings of a number.
+
+    Raises:
+        UserError: another number.
+    """
+    for theirs, ours in TWINS.items():
+        value = trl.get(theirs)
+        counted = (ours == "steps" and value == -1) or (
+            ours == "warmup" and value is not None and 1 <= value < math.inf
+        )
+        if value is None or counted:
+            continue
+        try:
+            TrainingSection(**{ours: getattr(value, "value", value)})
+        except ValidationError as error:
+            raise UserError(f"training.trl.{theirs}: {error.errors()[0]['msg']}, got {value!r}") from None

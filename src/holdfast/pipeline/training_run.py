@@ -8,13 +8,12 @@ import contextlib
 import importlib.util
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 
 from holdfast.core.errors import HoldfastError, UserError
 from holdfast.core.seeds import derive_seed
@@ -29,6 +28,7 @@ from holdfast.pipeline.recipe import (
     MonitorSection,
     TrainingSection,
 )
+from holdfast.pipeline.recipe_file import check_twins
 from holdfast.pipeline.training_folder import last_checkpoint
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     """
     default = ORGANISM if is_organism(model) else FIELD
     said = {ours: training.trl[theirs] for theirs, ours in TWINS.items() if theirs in training.trl}
-    _check_twins(training.trl)
+    check_twins(training.trl)
     values: dict[str, Any] = {
         name: value for name in TWINS.values() if (value := getattr(training, name)) is not None
     }
@@ -98,25 +98,6 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     values |= {name: getattr(training, name) for name in ("pool", "micro_batch", "checkpoint_every", "seeds")}
     values["trl"] = {name: value for name, value in training.trl.items() if name not in TWINS}
     return TrainingSection(**values)
-
-
-def _check_twins(trl: Mapping[str, Any]) -> None:
-    """What TRL's own words for our keys may say: what ours may, and TRL's further meanings of a number.
-
-    Raises:
-        UserError: another number.
-    """
-    for theirs, ours in TWINS.items():
-        value = trl.get(theirs)
-        counted = (ours == "steps" and value == -1) or (
-            ours == "warmup" and value is not None and 1 <= value < math.inf
-        )
-        if value is None or counted:
-            continue
-        try:
-            TrainingSection(**{ours: getattr(value, "value", value)})
-        except ValidationError as error:
-            raise UserError(f"training.trl.{theirs}: {error.errors()[0]['msg']}, got {value!r}") from None
 
 
 @contextlib.contextmanager
