@@ -360,8 +360,8 @@ def test_replay_uses_the_three_sets_in_equal_shares(drifted, monkeypatch):
         prompts=(16, 16), task_examples=(20, 30), max_new_tokens=6, harmful=False, seed=0,
     )  # fmt: skip
     seen = []
-    original = module._loss
-    monkeypatch.setattr(module, "_loss", lambda s, e: seen.append(list(e)) or original(s, e))
+    original = module.add_gradient
+    monkeypatch.setattr(module, "add_gradient", lambda s, e: seen.append(list(e)) or original(s, e))
     validation = Validation(subject, m.choose, judge, 6)
     start, told = validation.check(0), []
     best = Best(start, start, 1.0)

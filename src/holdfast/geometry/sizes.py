@@ -38,14 +38,15 @@ def fitted(
     rows = [example for example in examples if example.completion_tokens][:TIMED_ROWS]
     if not asked or not rows:
         return len(prompts), list(examples)  # which the audit refuses in its own words
-    answers = []
+    answers: list[Example] = []
     answer = timed(lambda: answers.extend(sample_answers(subject, asked, max_new_tokens, seed=0))) / len(asked)
     gradient = timed(lambda: mean_gradient(subject, rows)) / _tokens(rows)
     length = _tokens(answers) / len(answers)
     task_length = _tokens(examples) / len(examples)
 
     def sizes(share: float) -> tuple[int, int]:
-        return tuple(max(min(n, FEWEST), round(share * n)) for n in (len(prompts), len(examples)))
+        m, n = (max(min(n, FEWEST), round(share * n)) for n in (len(prompts), len(examples)))
+        return m, n
 
     def seconds(share: float) -> float:
         m, n = sizes(share)

@@ -36,7 +36,7 @@ from holdfast.evaluation.suites import Suite
 from holdfast.models import Subject, adapter_off
 
 # Of a default evaluation's prompts: with more of them drift would cost more than half of what all answers cost.
-DRIFT_PROMPTS = 32
+DRIFT_PROMPTS = 24
 
 
 @dataclass(frozen=True)
