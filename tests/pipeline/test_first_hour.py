@@ -103,6 +103,7 @@ def test_no_verb_judges_a_real_model_by_the_organisms_prompts_unasked(verb, here
         "audit": ["--data", "ROWS"],
         "train": ["--data", "ROWS", "--out", "OUT"],
         "restore": ["--data", "ROWS", "--adapter", "A", "--out", "OUT"],
+        "elasticity": ["--base", "organism:base"],
     }.get(verb, [])
     words = [{"ROWS": str(here / "rows.jsonl"), "OUT": str(here / "out"), "A": str(here)}.get(w, w) for w in more]
     assert command_line([verb, str(here / "model"), *words]) == 2
