@@ -30,6 +30,8 @@ def run_recipe(
 
     loaded = load_recipe(recipe)
     folder = out or recipe.resolve().parent / "runs" / loaded.name
+    output.quiet_for_json(json)
+    output.say(f"reading what {recipe} names")
     if check:
         check_and_print(loaded, folder, fresh, json)
     else:
