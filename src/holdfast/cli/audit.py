@@ -39,6 +39,8 @@ def audit(
     output.check_new_folder(out)
     read = output.read_rows(data, model, rows)
     training = definite(TrainingSection(learning_rate=learning_rate, steps=steps), model, len(read.rows))
+    rate = training.learning_rate
+    assert rate is not None  # what `definite` is for
     skill = output.build_skill(model, asked, seed, min(prompts, rows.limit or prompts))
     subject = output.load_subject(model, adapter, "auto", loading)
     examples = output.encode(read, subject)
@@ -49,7 +51,7 @@ def audit(
         skill,
         examples,
         optimizer="adamw",
-        learning_rate=training.learning_rate,
+        learning_rate=rate,
         steps=steps,
         seed=seed,
         minutes=minutes or None,
@@ -62,7 +64,7 @@ def audit(
         output.emit_json(result.to_dict())
         return
     output.emit_table(
-        f"audit of {model} before {steps} steps at {training.learning_rate:g}",
+        f"audit of {model} before {steps} steps at {rate:g}",
         ["quantity", "value", "meaning"],
         [[line.name, line.value, line.meaning] for line in describe(result)],
     )

@@ -128,6 +128,7 @@ def _train(
     """Everything is read and checked before the model is loaded; a finished fine-tune is read back."""
     from holdfast.core.files import read_json, sha256_folder
     from holdfast.core.progress import bar
+    from holdfast.data import Examples
     from holdfast.core.seeds import derive_seed
     from holdfast.evaluation import Reference, sample_reference
     from holdfast.models import save_adapter
@@ -156,7 +157,7 @@ def _train(
     loaded = output.load_subject(model, adapter, "auto", loading, **quantized(spec.adapter))
     examples = output.encode(train_rows, loaded)
     # Rows held out of the same file were recognised with it, and that was said.
-    held = held_out.encode(loaded.tokenizer) if held_out.rows else ()
+    held = held_out.encode(loaded.tokenizer) if held_out.rows else Examples(())
     if task is not None:
         output.report_rows(held)
     # An adapter that is given is trained on: what it was when it came is what drift is measured against.

@@ -128,10 +128,10 @@ def _coefficients(
     here_MV = logits_at(0.0)
     for step in steps:
         at = (logits_at(step), here_MV, logits_at(-step))
-        found = [  # in float64, a slice of positions at a time
-            onset_coefficients(*second_differences(*(z_MV[part].double() for z_MV in at), step))
-            for part in slices(len(where), 4 * here_MV.shape[-1])
-        ]
+        found = []
+        for part in slices(len(where), 4 * here_MV.shape[-1]):  # in float64, a slice of positions at a time
+            up_MV, middle_MV, down_MV = (z_MV[part].double() for z_MV in at)
+            found.append(onset_coefficients(*second_differences(up_MV, middle_MV, down_MV, step)))
         c2, c3, c4 = (where.sums(torch.cat(parts)).cpu().numpy() for parts in zip(*found, strict=True))
         yield c2, c3, c4
 

@@ -135,6 +135,6 @@ def check_twins(trl: Mapping[str, Any]) -> None:
         if value is None or counted:
             continue
         try:
-            TrainingSection(**{ours: getattr(value, "value", value)})
+            TrainingSection.model_validate({ours: getattr(value, "value", value)})
         except ValidationError as error:
             raise UserError(f"training.trl.{theirs}: {error.errors()[0]['msg']}, got {value!r}") from None
