@@ -128,8 +128,8 @@ def _train(
     """Everything is read and checked before the model is loaded; a finished fine-tune is read back."""
     from holdfast.core.files import read_json, sha256_folder
     from holdfast.core.progress import bar
-    from holdfast.data import Examples
     from holdfast.core.seeds import derive_seed
+    from holdfast.data import Examples
     from holdfast.evaluation import Reference, sample_reference
     from holdfast.models import save_adapter
     from holdfast.pipeline.training_folder import RESULT

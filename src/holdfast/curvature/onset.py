@@ -128,7 +128,7 @@ def _coefficients(
     here_MV = logits_at(0.0)
     for step in steps:
         at = (logits_at(step), here_MV, logits_at(-step))
-        found = []
+        found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for part in slices(len(where), 4 * here_MV.shape[-1]):  # in float64, a slice of positions at a time
             up_MV, middle_MV, down_MV = (z_MV[part].double() for z_MV in at)
             found.append(onset_coefficients(*second_differences(up_MV, middle_MV, down_MV, step)))
