@@ -92,9 +92,7 @@ class _Declared:
     def _read(self, what: str, value: Any) -> Any:
         if what not in self.needs:
             self.undeclared.add(what)
-            raise UndeclaredReadError(
-                f"a defence read '{what}', which it does not declare; add it to its `needs`"
-            )
+            raise UndeclaredReadError(f"a defence read '{what}', which it does not declare; add it to its `needs`")
         return value
 
 
@@ -107,7 +105,13 @@ class PoolView(_Declared):
     """
 
     def __init__(
-        self, needs: frozenset[str], step: int, tokens_B: Any, loss_B: Any = None, norm_B: Any = None, rows: Any = None
+        self,
+        needs: frozenset[str],
+        step: int,
+        tokens_B: Any,
+        loss_B: Any = None,
+        norm_B: Any = None,
+        rows: Any = None,
     ) -> None:
         super().__init__(needs)
         self.step, self.tokens_B = step, tokens_B

@@ -5,8 +5,9 @@ Knows: drawing, weighting, which prompts steer the weight. Does not know: traine
 
     task loss + w · k/A · Σ_{i drawn} Σ_t KL(p_aligned(·|x_i, y_i,<t) ‖ p_θ(·|x_i, y_i,<t))      every k-th update
 
-with y_i ~ p_aligned(·|x_i) at temperature 1, A completions an update. Its gradient is F(θ) (θ - θ0) to first order,
-F the Fisher matrix of sequences at the current point (geometry.md 1.7): a restoring force that does not go stale.
+with y_i ~ p_aligned(·|x_i) at temperature 1, A completions an update. Its gradient is F(θ) (θ - θ0) to first
+order, F the Fisher matrix of sequences at the current point (geometry.md 1.7): a restoring force that does not go
+stale.
 w is nats of task loss a token for a nat of drift a sequence. Prompts are *estimate* prompts that must be refused.
 Controls are left out: anchored, they forbid every task that changes how harmless requests are answered.
 

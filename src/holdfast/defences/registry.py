@@ -52,7 +52,9 @@ def find(name: str) -> type[Defence]:
     try:
         found: Any = entry.load()
     except Exception as error:  # another package's code
-        raise UserError(f"defence '{name}': {entry.value} cannot be imported ({error}); mend that package") from error
+        raise UserError(
+            f"defence '{name}': {entry.value} cannot be imported ({error}); mend that package"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Defence) and callable(getattr(found, "build", None))):
         raise UserError(
             f"defence '{name}': {entry.value} is no defence; make it a holdfast.defences.Defence with a class "

@@ -76,11 +76,13 @@ class Remembered:
         tokens = sum(example.completion_tokens for example in examples)
         if not tokens:
             raise UserError("an anchor needs completions; none of the prompts was answered with a token")
-        kept = aligned.vocabulary if 4 * tokens * aligned.vocabulary <= limit_bytes else limit_bytes // (8 * tokens)
+        kept = (
+            aligned.vocabulary if 4 * tokens * aligned.vocabulary <= limit_bytes else limit_bytes // (8 * tokens)
+        )
         if kept < min(FEWEST, aligned.vocabulary):
             raise UserError(
-                f"remembering {tokens} completion tokens within {limit_bytes} bytes leaves {kept} log-probabilities "
-                f"a position, fewer than {FEWEST}; give fewer prompts or tokens, or more bytes"
+                f"remembering {tokens} completion tokens within {limit_bytes} bytes leaves {kept} of them a "
+                f"position, fewer than {FEWEST}; give fewer prompts or tokens, or more bytes"
             )
         found: list[tuple[torch.Tensor, ...]] = [()] * len(examples)
         with quiet(aligned.model), within():

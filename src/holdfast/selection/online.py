@@ -20,7 +20,7 @@ SMALL_POOL = 32
 
 @dataclass(frozen=True)
 class OnlineSelection(Result, Defence):
-    """A defence that chooses rows: keep part of the pool of every update, judged by the model as it is at that moment.
+    """A defence that chooses rows: part of every update's pool, judged by the model as it is at that moment.
 
     The pool is everything one update would have trained on: ``per_device_train_batch_size`` ×
     ``gradient_accumulation_steps`` samples. ``keep`` is a share OF THE POOL, so to train on 16 samples an update

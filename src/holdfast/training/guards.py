@@ -123,8 +123,8 @@ class Guards:
             )
         if adding := [defence.name for defence in self.all if defence.overrides("loss")]:
             raise UserError(
-                f"defences: '{adding[0]}' adds a loss, which {args.world_size} processes do not share yet; use one "
-                "process"
+                f"defences: '{adding[0]}' adds a loss, which {args.world_size} processes do not share yet; use "
+                "one process"
             )
 
 
