@@ -8,8 +8,8 @@ that answers late (δ has to travel there). The rule is integral control of log 
     log w ← clip(log w + gain · clip(log(d̂ / (aim · budget)), -1, 1), low, high),
 
 with a small gain where the weight falls and a large one where it rises. The state is the clipped log weight
-itself, so there is nothing that could wind up. d̂ is the larger of the latest reading and the mean of the last few, plus
-what it rose by since the one before (where drift will be, if it goes on like that).
+itself, so there is nothing that could wind up. d̂ is the larger of the latest reading and the mean of the last few,
+plus what it rose by since the one before (where drift will be, if it goes on like that).
 
 Source: dual ascent, in logarithms. Uncertain: the constants, tuned on simulations and two small tasks; a step of
 the weight a reading means that readings further apart steer more slowly.
