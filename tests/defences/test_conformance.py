@@ -34,13 +34,13 @@ def test_an_honest_defence_passes(subject):
         (cheats.Tippler, "inputs", "loss() changed the random state"),
         (cheats.Gambler, "deterministic", "different weights"),
         (cheats.Amnesiac, "resumes", "other weights"),
-        (cheats.Peeker, "reads", "'norm'|read norm"),
+        (cheats.Peeker, "reads", "norm"),
         (cheats.Sprinter, "steps", "loss() changed the weights"),
     ],
 )
 def test_a_cheating_defence_is_caught_by_the_rule_it_breaks(subject, cheat, rule, problem):
     found = broken(cheat, subject)
-    assert any(part in found.pop(rule) for part in problem.split("|"))
+    assert problem in found.pop(rule)
     # What follows from it: no seed, no resuming; a step of its own is a weight and a step too many.
     allowed = {"deterministic": {"resumes"}, "inputs": {"deterministic"}}
     assert set(found) <= allowed.get(rule, set())
