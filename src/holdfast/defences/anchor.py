@@ -17,7 +17,7 @@ over prompts like those watched.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ class Anchor(Defence):
         self._weight = first
         if budget is not None and watch is None:
             self.source, self.watch = self._set_aside(self.source)
-        self.notes: dict[str, float] = {}
+        self.notes: Mapping[str, float] = {}
         self._anchored: _Deck | None = None
         self._watched: _Deck | None = None
 

@@ -65,7 +65,7 @@ def find(name: str) -> type[Defence]:
 
 def declared(kind: type[Defence]) -> frozenset[str]:
     """What a class declares to read; all of it where it depends on its settings."""
-    needs = kind.needs
+    needs: Any = kind.needs
     return READABLE if isinstance(needs, property) else frozenset(needs)
 
 
