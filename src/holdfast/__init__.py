@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from holdfast.data import Example, read_examples
+    from holdfast.defences import Anchor
     from holdfast.elasticity import measure_elasticity
     from holdfast.evaluation import Skill, evaluate
     from holdfast.geometry import audit, overlap
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, cpu_safe_args
 
 _HOME = {
+    "Anchor": "defences",
     "DriftBudget": "training",
     "DriftMonitor": "training",
     "Example": "data",
@@ -43,6 +45,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Anchor",
     "DriftBudget",
     "DriftMonitor",
     "Example",
@@ -83,6 +86,7 @@ _ROOMS = frozenset(
         "core",
         "curvature",
         "data",
+        "defences",
         "elasticity",
         "evaluation",
         "geometry",

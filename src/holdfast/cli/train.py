@@ -22,7 +22,7 @@ def train(
     adapter: options.AdapterOption = None,
     asked: options.Prompts = options.Prompts(),
     task: options.TaskOption = None,
-    rule: options.RuleOption = "moderate",
+    rule: options.OptionalRuleOption = None,
     keep: options.OptionalKeepOption = None,
     loss_filter: options.OptionalLossFilterOption = None,
     steps: options.OptionalStepsOption = None,
@@ -42,6 +42,12 @@ def train(
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit: QLoRA, with bitsandbytes.")] = None,
     trl: Annotated[
         list[str] | None, typer.Option("--trl", help="KEY=VALUE: any argument of TRL's SFTConfig; repeat it.")
+    ] = None,
+    defence: Annotated[
+        str | None, typer.Option(help="What holds the model while it trains, beside --rule: anchor.")
+    ] = None,
+    defence_weight: Annotated[
+        float | None, typer.Option(help="Its one main setting; without it, it holds --max-kl-nats.")
     ] = None,
     every: Annotated[int, typer.Option(help="Steps between drift measurements.")] = 10,
     max_kl_nats: Annotated[float | None, typer.Option(help="Drift budget, nats a sequence.")] = None,
@@ -69,6 +75,7 @@ def train(
     from holdfast.pipeline.training_folder import TrainingFolder
 
     output.quiet_for_json(json)
+    rule = rule or ("moderate" if defence is None else "none")
     spec = _spec(
         model,
         {
@@ -79,7 +86,7 @@ def train(
                 "weight_decay": weight_decay, "checkpoint_every": checkpoint_every, "trl": _pairs(trl),
             },
             "arm": {
-                "name": "train", "rule": rule,
+                "name": "train", "rule": rule, "defence": defence, "weight": defence_weight,
                 "keep": keep if keep is not None else 1.0 if rule == "none" else 0.5,
                 **({} if loss_filter is None else {"loss_filter": loss_filter}),
                 "budget": {"max_kl_nats": max_kl_nats, "min_refusal": min_refusal, "max_task_loss": max_task_loss},
@@ -174,6 +181,7 @@ def _train(
         **result,
         "seed": spec.seed,
         "rule": spec.arm.rule,
+        **({"defence": spec.arm.defence} if spec.arm.defence is not None else {}),
         "settings": spec.training.model_dump(mode="json"),
     }
     folder.close(result)
@@ -264,8 +272,9 @@ def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
         ("refusals, % (estimate)", "refusal", "refusal_low", "refusal_high", ".0f", 100.0),
         ("task loss, nats a token", "task_loss_nats_per_token", "task_loss_low", "task_loss_high", ".3f", 1.0),
     )
+    guard = f", {result['defence']}" if "defence" in result else ""
     output.emit_table(
-        f"{result['rule']} selection, seed {result['seed']}",
+        f"{result['rule']} selection{guard}, seed {result['seed']}",
         ["step", *(column[0] for column in columns)],
         [[str(row["step"]), *(cell(row, *column[1:]) for column in columns)] for row in result["trace"]],
     )

@@ -20,6 +20,7 @@ from pydantic import (
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json, name_problem
+from holdfast.defences.registry import check_name
 from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -169,6 +170,8 @@ class ArmSection(Section):
     keep: Share = 1.0
     loss_filter: LossFilter = "none"  # not given: "sigma" with a rule, none without one
     budget: BudgetSection | None = None
+    defence: str | None = None  # by name, beside the rule: anchor, or one that another package brings
+    weight: PositiveFloat | None = None  # its one main setting; not given: steered to hold budget.max_kl_nats
 
     @model_validator(mode="before")
     @classmethod
@@ -186,6 +189,10 @@ class ArmSection(Section):
     def _consistent(self) -> "ArmSection":
         if self.rule == "none" and self.keep != 1.0:
             raise ValueError(f"arm '{self.name}': keep={self.keep} without a rule; name one or drop keep")
+        if self.defence is None and self.weight is not None:
+            raise ValueError(f"arm '{self.name}': weight={self.weight} without a defence; name one or drop weight")
+        if self.defence is not None:
+            check_name(self.defence)
         return self
 
 

@@ -32,9 +32,11 @@ from holdfast.pipeline.recipe_file import check_twins
 from holdfast.pipeline.training_folder import last_checkpoint
 
 if TYPE_CHECKING:
+    from holdfast.core.defence import Defence
     from holdfast.training import DriftMonitor, GuardedTrainer
 
 log = logging.getLogger(__name__)
+_FEWEST_PROMPTS = 8  # for a defence alone
 
 # The field's defaults for an adapter on a chat model (ten times TRL's rate for whole models, as its guide to LoRA
 # has it; TRL's three epochs), and what the organism was tuned with.
@@ -235,10 +237,44 @@ def build_run(
             args=arguments,
             train_dataset=list(examples),
             selection=selection,
+            defences=_defences(spec, reference, skill),
             callbacks=[monitor],
             eval_dataset=list(held_out) if str(arguments.eval_strategy.value) != "no" and held_out else None,
         )
     return trainer, monitor
+
+
+def _defences(spec: RunSpec, watch: Reference, skill: Skill) -> "list[Defence]":
+    """The arm's defence, if it has one.
+
+    It is made from *estimate* prompts that the monitor does not ask, where there are enough of them: prompts that
+    a defence fits say too little about a budget.
+    """
+    from holdfast.defences import build
+    from holdfast.training import DriftBudget
+
+    if spec.arm.defence is None:
+        return []
+    prompts = skill.estimate.harmful
+    others = prompts[spec.monitor.prompts :]
+    if shared := len(others) < _FEWEST_PROMPTS:
+        log.warning(
+            "%s is made from the %d prompts that the monitor asks as well, so the drift seen is too low; give at "
+            "least %d prompts",
+            spec.arm.defence, len(prompts), spec.monitor.prompts + _FEWEST_PROMPTS,
+        )  # fmt: skip
+    budget = spec.arm.budget
+    defence = build(
+        spec.arm.defence,
+        spec.arm.weight,
+        prompts=prompts if shared else others,
+        controls=skill.estimate.benign,
+        seed=derive_seed(spec.seed, "defence", spec.training_seed),
+        budget=budget and DriftBudget(budget.max_kl_nats, budget.min_refusal, budget.max_task_loss),
+        max_new_tokens=spec.max_new_tokens,
+        watch=None if shared else watch,
+    )
+    return [defence]
 
 
 def run_training(

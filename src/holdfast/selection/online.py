@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.core.defence import Defence, PoolView
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed
 from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, NORM_RULES, check_options
@@ -18,8 +19,8 @@ SMALL_POOL = 32
 
 
 @dataclass(frozen=True)
-class OnlineSelection(Result):
-    """Keep part of the pool of every update, judged by the model as it is at that moment.
+class OnlineSelection(Result, Defence):
+    """A defence that chooses rows: part of every update's pool, judged by the model as it is at that moment.
 
     The pool is everything one update would have trained on: ``per_device_train_batch_size`` ×
     ``gradient_accumulation_steps`` samples. ``keep`` is a share OF THE POOL, so to train on 16 samples an update
@@ -46,6 +47,9 @@ class OnlineSelection(Result):
     reduction: str = "mean"
     one_pass: bool = True
 
+    name = "selection"
+    knob = "keep"
+
     def __post_init__(self) -> None:
         check_options(self.rule, self.keep, self.loss_filter)
         if self.reduction not in ("mean", "sum"):
@@ -60,6 +64,17 @@ class OnlineSelection(Result):
     def needs_loss(self) -> bool:
         """Whether a decision takes losses."""
         return self.loss_filter != "none"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Norms come with losses from one pass."""
+        return frozenset(("loss", "norm") if self.needs_norm else ("loss",) if self.needs_loss else ())
+
+    def choose(self, pool: PoolView) -> Selection:
+        """:meth:`decide` for a trainer's pool."""
+        loss_B = pool.loss_B if "loss" in self.needs else None
+        norm_B = pool.norm_B if "norm" in self.needs else None
+        return self.decide(loss_B, norm_B, pool.tokens_B, pool.step)
 
     def decide(self, loss: Any, norm: Any, tokens: Any, step: int) -> Selection:
         """Which samples of this step's pool to train on: ``.indices``, with thresholds and reasons.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from holdfast.training.options import cpu_safe_args
     from holdfast.training.probe import RefusalProbe
     from holdfast.training.trace import read_lines
-    from holdfast.training.trainer import GuardedTrainer, SkipEmptyUpdate
+    from holdfast.training.trainer import GuardedTrainer
 
 _HOME = {
     "BudgetStop": "budget",
@@ -21,7 +21,6 @@ _HOME = {
     "DriftMonitor": "monitor",
     "GuardedTrainer": "trainer",
     "RefusalProbe": "probe",
-    "SkipEmptyUpdate": "trainer",
     "cpu_safe_args": "options",
     "dataset_from_examples": "data",
     "read_lines": "trace",
@@ -33,7 +32,6 @@ __all__ = [
     "DriftMonitor",
     "GuardedTrainer",
     "RefusalProbe",
-    "SkipEmptyUpdate",
     "cpu_safe_args",
     "dataset_from_examples",
     "read_lines",
