@@ -122,10 +122,9 @@ SaltOption = Annotated[
 ]
 
 # What is of one run is said once for the verb that does it and the verbs that look ahead to it.
-RuleOption = Annotated[str, typer.Option("--rule", help=f"Selection rule: {', '.join(RULES)}.")]
-OptionalRuleOption = Annotated[
-    str | None, typer.Option("--rule", help=f"Selection rule: {', '.join(RULES)}; moderate, with a defence none.")
-]
+_RULE = typer.Option("--rule", help=f"Selection rule: {', '.join(RULES)}; beside a defence none unless named.")
+RuleOption = Annotated[str, _RULE]
+OptionalRuleOption = Annotated[str | None, _RULE]
 _KEEP = typer.Option("--keep", help="Share to keep of the rows, or of each pool; with rule none all.")
 KeepOption = Annotated[float, _KEEP]
 OptionalKeepOption = Annotated[float | None, _KEEP]
