@@ -1,0 +1,80 @@
+"""The study, one verb a step; each goes on where it was stopped and does nothing twice.
+
+    python -m studies.real_model fetch | answers | align | validate | measure | damage
+
+Knows: the order of things and the command line. Does not know: how any of them is done.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from studies.real_model import align, lists, measure, model, rows
+
+from holdfast.core.files import sha256_file, write_json
+
+log = logging.getLogger(__name__)
+
+
+def prepared(cache: Path, data: Path, recipe: align.Recipe) -> align.Steps:
+    """The rows of every step; the chat model answers what it has not answered yet."""
+    sets = rows.prompt_sets(data, recipe.seed)
+    subject = model.chat(cache, "bfloat16")
+    lookalike = align.own_answers(subject, sets.lookalike, cache)
+    return align.Steps(sets, lookalike, align.own_answers(subject, sets.instruction, cache), recipe)
+
+
+def validate(cache: Path, data: Path, adapter: Path, seed: int) -> None:
+    """Figures for choosing settings, on held-back prompts and on WikiText's validation file."""
+    texts = measure.paragraphs(data, "valid", 40)
+    before = measure.nats(model.chat(cache), texts)
+    subject = model.aligned(cache, adapter)
+    key = sha256_file(adapter / "adapter_model.safetensors")
+    found = dict(measure.validation(subject, rows.prompt_sets(data, seed), cache, key))
+    for name in ("validation_harmful", "validation_lookalike"):
+        log.info("%s: %s", name, {k: v for k, v in found[name].items() if k != "examples"})
+    found["perplexity_ratio"] = measure.perplexity_ratio(subject, before, texts).to_dict()
+    log.info("perplexity ratio %s", found["perplexity_ratio"])
+    write_json(adapter.parent / "validation.json", found)
+
+
+def recipe_of(changes: Sequence[str]) -> align.Recipe:
+    """The recipe with NAME=VALUE changes."""
+    kinds = {f.name: type(f.default) for f in fields(align.Recipe)}
+    values = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        values[name] = tuple(map(int, value.split(","))) if kinds[name] is tuple else kinds[name](value)
+    return replace(align.Recipe(), **values)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m studies.real_model", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("verb", choices=["fetch", "answers", "align", "validate", "measure", "damage"])
+    parser.add_argument("--data", help="shared data folder (default: $HOLDFAST_SHARED_DATA or ../shared/data)")
+    parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the alignment recipe")
+    parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    cache, recipe = model.cache_folder(options.cache), recipe_of(options.set)
+    if options.verb == "fetch":
+        log.info("%s", model.fetch(cache))
+        return
+    data = lists.data_folder(options.data)
+    if options.verb in ("answers", "align"):
+        steps = prepared(cache, data, recipe)
+        if options.verb == "align":
+            log.info("%s", align.align(model.chat(cache, "bfloat16"), steps, recipe, cache / "runs"))
+    elif options.verb == "validate":
+        validate(cache, data, options.adapter, recipe.seed)
+
+
+if __name__ == "__main__":
+    main()

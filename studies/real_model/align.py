@@ -1,0 +1,238 @@
+"""The chat model learns to refuse: one LoRA adapter, half refusals and half answers of its own from the first step.
+
+Knows: batches, the optimiser, checkpoints. Does not know: where prompts come from, how answers are judged.
+
+Shapes: N completion tokens of a batch, V vocabulary, B rows.
+"""
+
+import json
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from holdfast.core.files import hash_json, new_folder, write_json, write_text
+from holdfast.core.seeds import derive_seed
+from holdfast.data import Example, collate, encode_rows
+from holdfast.models import Subject, add_lora, generate_text
+from studies.real_model.rows import BRIEF, Prompt, PromptSets, finished, refusal
+
+log = logging.getLogger(__name__)
+
+ANSWER_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the adapter is made.
+
+    Attributes:
+        shares: rows of a step that are harmful, look-alikes, plain instructions.
+        refusal_weight: of a refusal's loss beside an answer's.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    shares: tuple[int, int, int] = (8, 6, 2)
+    steps: int = 240
+    warmup: int = 10
+    learning_rate: float = 1e-3
+    final_share: float = 0.1
+    refusal_weight: float = 1.0
+    max_length: int = 112
+    checkpoint_every: int = 20
+    seed: int = 0
+
+
+def own_answers(subject: Subject, prompts: Sequence[Prompt], cache: Path) -> list[dict[str, str]]:
+    """Rows of prompts with the chat model's own brief answers, greedy; those that do not end or decline are dropped."""
+    asked = [p.text + BRIEF for p in prompts]
+    said = generate_text(subject, asked, ANSWER_TOKENS, cache=cache / "answers", model_key="chat-bf16")
+    rows = []
+    for prompt, answer in zip(prompts, said, strict=True):
+        whole = finished(answer)
+        if whole is not None:
+            rows.append({"prompt": prompt.text, "completion": whole})
+    log.info("%d of %d answers of the chat model end, answer and do not loop", len(rows), len(prompts))
+    return rows
+
+
+class _Deck:
+    """Deals without replacement; where it stands is a function of the seed and of how many were dealt."""
+
+    def __init__(self, items: Sequence[Any], *names: str | int) -> None:
+        self.items, self.names = list(items), names
+        self.dealt = 0
+
+    def deal(self, count: int) -> list[Any]:
+        hand = []
+        for _ in range(count):
+            turn, place = divmod(self.dealt, len(self.items))
+            order = list(range(len(self.items)))
+            random.Random(derive_seed(0, "deck", *self.names, turn)).shuffle(order)
+            hand.append(self.items[order[place]])
+            self.dealt += 1
+        return hand
+
+
+@dataclass
+class Steps:
+    """What each step of training reads: rows dealt in the shares of the recipe, refusals drawn anew."""
+
+    sets: PromptSets
+    lookalike_rows: list[dict[str, str]]
+    instruction_rows: list[dict[str, str]]
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        by_source: dict[str, list[str]] = {}
+        for prompt in self.sets.harmful:
+            # What is left of malicious_instruct is too short for a deck of its own.
+            source = "refusal_direction" if prompt.source == "malicious_instruct" else prompt.source
+            by_source.setdefault(source, []).append(prompt.text)
+        seed = self.recipe.seed
+        # A deck a list: the longest list must not set the tone.
+        self._harmful = {name: _Deck(texts, seed, name) for name, texts in sorted(by_source.items())}
+        self._sources = _Deck(sorted(by_source), seed, "sources")
+        self._lookalike = _Deck(self.lookalike_rows, seed, "look-alikes")
+        self._instruction = _Deck(self.instruction_rows, seed, "instructions")
+
+    def deal(self, step: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        """(rows with refusals, rows with answers) of the next step."""
+        bad, close, plain = self.recipe.shares
+        prompts = [self._harmful[source].deal(1)[0] for source in self._sources.deal(bad)]
+        draw = derive_seed(self.recipe.seed, "step", step)
+        refused = [{"prompt": p, "completion": refusal(p, draw)} for p in prompts]
+        return refused, self._lookalike.deal(close) + self._instruction.deal(plain)
+
+
+def _loss_B(model: Any, examples: Sequence[Example], pad_id: int) -> torch.Tensor:
+    """Mean loss of each row's completion; the head sees completion positions only."""
+    batch = collate(examples, pad_id)
+    inner = model.get_base_model()
+    hidden_BTD = inner.model(
+        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
+    ).last_hidden_state
+    target_BT = batch.completion_mask_BT[:, 1:].bool()
+    logits_NV = inner.lm_head(hidden_BTD[:, :-1][target_BT]).float()
+    loss_N = F.cross_entropy(logits_NV, batch.input_ids_BT[:, 1:][target_BT], reduction="none")
+    row_N = target_BT.nonzero()[:, 0]
+    summed_B = torch.zeros(len(examples)).index_add(0, row_N, loss_N)
+    return summed_B / target_BT.sum(1).clamp(min=1)
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then linear decay to `final_share`."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return 1 - (1 - recipe.final_share) * done
+
+
+def align(subject: Subject, steps: Steps, recipe: Recipe, runs: Path) -> Path:
+    """Train, or go on from the last checkpoint; returns the folder of the adapter (bf16).
+
+    `subject` may be bf16: the frozen weights are read in it, the adapter and its optimiser are float32.
+    """
+    identity = {"recipe": asdict(recipe), "rows": hash_json([steps.lookalike_rows, steps.instruction_rows])}
+    identity["harmful"] = hash_json([p.text for p in steps.sets.harmful])
+    folder = runs / f"aligned-{hash_json(identity)[:8]}"
+    if (folder / "adapter" / "adapter_config.json").exists():
+        return folder / "adapter"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "identity.json", identity)
+    model = add_lora(subject.model, recipe.rank, recipe.alpha, seed=recipe.seed)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for weight in weights:
+        weight.data = weight.data.float()
+    optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
+    start = _resume(folder, weights, optimiser)
+    for step in range(start):  # the decks stand where they stood
+        steps.deal(step)
+    cpu = time.process_time()
+    for step in range(start, recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * _rate(step, recipe)
+        losses = _descend(model, steps.deal(step), recipe, subject, optimiser, weights)
+        record = {"step": step, **losses, "cpu_seconds": round(time.process_time() - cpu, 1)}
+        with (folder / "trace.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+            log.info("step %d: refusals %.3f, answers %.3f, %.0f CPU-s", step + 1, *list(record.values())[1:])
+            _checkpoint(folder, step + 1, weights, optimiser)
+    save_adapter_bf16(model, folder / "adapter")
+    return folder / "adapter"
+
+
+def _descend(
+    model: Any, dealt: Any, recipe: Recipe, subject: Subject, optimiser: Any, weights: list[torch.Tensor]
+) -> dict[str, float]:
+    """One optimiser step. The halves go through one after the other: refusals are short, answers are not."""
+    tokenizer = subject.tokenizer
+    rows = sum(len(half) for half in dealt)
+    found = []
+    for half, weight in zip(dealt, (recipe.refusal_weight, 1.0), strict=True):
+        examples = list(encode_rows(half, tokenizer, recipe.max_length))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss_B = _loss_B(model, examples, subject.pad_id)
+        (weight * loss_B.sum() / rows).backward()
+        found.append(float(loss_B.mean()))
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return {"refusals": round(found[0], 4), "answers": round(found[1], 4)}
+
+
+def _checkpoint(folder: Path, step: int, weights: list[torch.Tensor], optimiser: Any) -> None:
+    """Weights and both moments of Adam, as one safetensors file that appears whole."""
+    from holdfast.core.files import write_tensors
+
+    tensors = {}
+    for k, weight in enumerate(weights):
+        state = optimiser.state[weight]
+        tensors |= {f"{k}.w": weight, f"{k}.m": state["exp_avg"], f"{k}.v": state["exp_avg_sq"]}
+    write_tensors(folder / "checkpoint.safetensors", tensors, {"step": str(step)})
+
+
+def _resume(folder: Path, weights: list[torch.Tensor], optimiser: Any) -> int:
+    """Put back the last checkpoint; the number of steps it has made."""
+    from safetensors import safe_open
+
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return 0
+    with safe_open(str(path), "pt") as file:
+        step = int(file.metadata()["step"])
+        for k, weight in enumerate(weights):
+            weight.data.copy_(file.get_tensor(f"{k}.w"))
+            optimiser.state[weight] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": file.get_tensor(f"{k}.m"),
+                "exp_avg_sq": file.get_tensor(f"{k}.v"),
+            }
+    log.info("goes on after step %d", step)
+    return step
+
+
+def save_adapter_bf16(model: Any, folder: Path) -> None:
+    """PEFT's layout, weights in bf16, no machine's path in the configuration."""
+    from holdfast.core.files import read_json, read_tensors, write_tensors
+
+    with new_folder(folder) as temporary:
+        model.save_pretrained(str(temporary))
+        weights = read_tensors(temporary / "adapter_model.safetensors")
+        write_tensors(
+            temporary / "adapter_model.safetensors", {k: v.bfloat16() for k, v in weights.items()}, {"format": "pt"}
+        )
+        config = read_json(temporary / "adapter_config.json")
+        config["base_model_name_or_path"] = "SmolLM2-135M-Instruct"
+        config["target_modules"] = sorted(config["target_modules"])
+        write_json(temporary / "adapter_config.json", config)
+        (temporary / "README.md").unlink(missing_ok=True)
+        write_text(temporary / "README.md", "LoRA adapter that makes SmolLM2-135M-Instruct refuse; see the study.\n")
