@@ -47,7 +47,7 @@ def recipe_of(changes: Sequence[str]) -> align.Recipe:
     values = {}
     for change in changes:
         name, _, value = change.partition("=")
-        values[name] = tuple(map(int, value.split(","))) if kinds[name] is tuple else kinds[name](value)
+        values[name] = tuple(map(type(getattr(align.Recipe(), name)[0]), value.split(","))) if kinds[name] is tuple else kinds[name](value)
     return replace(align.Recipe(), **values)
 
 

@@ -10,12 +10,13 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from transformers.cache_utils import DynamicCache
 
 from holdfast.core.files import hash_json, new_folder, write_json, write_text
 from holdfast.core.seeds import derive_seed
@@ -37,10 +38,11 @@ class Recipe:
         refusal_weight: of a refusal's loss beside an answer's.
     """
 
-    rank: int = 8
-    alpha: int = 16
-    shares: tuple[int, int, int] = (8, 6, 2)
-    steps: int = 240
+    rank: int = 12
+    alpha: int = 24
+    targets: tuple[str, ...] = ("v_proj", "o_proj", "up_proj", "down_proj")
+    shares: tuple[int, int, int] = (4, 3, 1)
+    steps: int = 300
     warmup: int = 10
     learning_rate: float = 1e-3
     final_share: float = 0.1
@@ -113,18 +115,40 @@ class Steps:
 
 
 def _loss_B(model: Any, examples: Sequence[Example], pad_id: int) -> torch.Tensor:
-    """Mean loss of each row's completion; the head sees completion positions only."""
-    batch = collate(examples, pad_id)
+    """Mean loss of each row's completion.
+
+    What all rows begin with (the system turn, a third of a short row) goes through the model once and is shared as
+    keys and values, with its gradient; the head sees completion positions only. Neither changes the loss.
+    """
     inner = model.get_base_model()
+    shared = _common_prefix([example.prompt_ids for example in examples])
+    rests = [replace(example, prompt_ids=example.prompt_ids[len(shared) :]) for example in examples]
+    batch = collate(rests, pad_id)
+    past, attention_BS = None, batch.attention_mask_BT
+    if shared:
+        past = DynamicCache()
+        inner.model(input_ids=torch.tensor([shared]), past_key_values=past, use_cache=True)
+        past.batch_repeat_interleave(len(examples))
+        ones_BP = torch.ones(len(examples), len(shared), dtype=attention_BS.dtype)
+        attention_BS = torch.cat([ones_BP, attention_BS], 1)
     hidden_BTD = inner.model(
-        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
+        input_ids=batch.input_ids_BT, attention_mask=attention_BS, past_key_values=past, use_cache=past is not None
     ).last_hidden_state
     target_BT = batch.completion_mask_BT[:, 1:].bool()
     logits_NV = inner.lm_head(hidden_BTD[:, :-1][target_BT]).float()
     loss_N = F.cross_entropy(logits_NV, batch.input_ids_BT[:, 1:][target_BT], reduction="none")
-    row_N = target_BT.nonzero()[:, 0]
-    summed_B = torch.zeros(len(examples)).index_add(0, row_N, loss_N)
+    summed_B = torch.zeros(len(examples)).index_add(0, target_BT.nonzero()[:, 0], loss_N)
     return summed_B / target_BT.sum(1).clamp(min=1)
+
+
+def _common_prefix(prompts_ids: Sequence[Sequence[int]]) -> list[int]:
+    """What all prompts begin with; one token at least is left to each."""
+    shared = []
+    for column in zip(*(ids[:-1] for ids in prompts_ids), strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return shared
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -147,19 +171,27 @@ def align(subject: Subject, steps: Steps, recipe: Recipe, runs: Path) -> Path:
         return folder / "adapter"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "identity.json", identity)
-    model = add_lora(subject.model, recipe.rank, recipe.alpha, seed=recipe.seed)
-    weights = [p for p in model.parameters() if p.requires_grad]
-    for weight in weights:
-        weight.data = weight.data.float()
+    model = add_lora(subject.model, recipe.rank, recipe.alpha, list(recipe.targets), seed=recipe.seed)
+    working = [p for p in model.parameters() if p.requires_grad]  # of the model's own type, as the layers read them
+    weights = [p.detach().float().clone().requires_grad_() for p in working]  # what the optimiser moves
+    for weight, copy in zip(weights, working, strict=True):
+        copy.data = weight.detach().to(subject.model.dtype)
     optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
     start = _resume(folder, weights, optimiser)
+    _copy(weights, working)
     for step in range(start):  # the decks stand where they stood
         steps.deal(step)
     cpu = time.process_time()
     for step in range(start, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _rate(step, recipe)
-        losses = _descend(model, steps.deal(step), recipe, subject, optimiser, weights)
+        losses = _descend(model, steps.deal(step), recipe, subject)
+        for weight, copy in zip(weights, working, strict=True):
+            weight.grad = None if copy.grad is None else copy.grad.float()
+            copy.grad = None
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        _copy(weights, working)
         record = {"step": step, **losses, "cpu_seconds": round(time.process_time() - cpu, 1)}
         with (folder / "trace.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -170,23 +202,24 @@ def align(subject: Subject, steps: Steps, recipe: Recipe, runs: Path) -> Path:
     return folder / "adapter"
 
 
-def _descend(
-    model: Any, dealt: Any, recipe: Recipe, subject: Subject, optimiser: Any, weights: list[torch.Tensor]
-) -> dict[str, float]:
-    """One optimiser step. The halves go through one after the other: refusals are short, answers are not."""
-    tokenizer = subject.tokenizer
-    rows = sum(len(half) for half in dealt)
-    found = []
-    for half, weight in zip(dealt, (recipe.refusal_weight, 1.0), strict=True):
-        examples = list(encode_rows(half, tokenizer, recipe.max_length))
-        with torch.autocast("cpu", torch.bfloat16):
-            loss_B = _loss_B(model, examples, subject.pad_id)
-        (weight * loss_B.sum() / rows).backward()
-        found.append(float(loss_B.mean()))
-    torch.nn.utils.clip_grad_norm_(weights, 1.0)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    return {"refusals": round(found[0], 4), "answers": round(found[1], 4)}
+def _copy(weights: Sequence[torch.Tensor], working: Sequence[torch.Tensor]) -> None:
+    for weight, copy in zip(weights, working, strict=True):
+        copy.data.copy_(weight.detach())
+
+
+def _descend(model: Any, dealt: Any, recipe: Recipe, subject: Subject) -> dict[str, float]:
+    """The gradient of one step; the mean loss of its refusals and of its answers."""
+    refused, answered = dealt
+    examples = list(encode_rows([*refused, *answered], subject.tokenizer, recipe.max_length))
+    loss_B = _loss_B(model, examples, subject.pad_id)
+    weight_B = torch.ones(len(examples))
+    weight_B[: len(refused)] = recipe.refusal_weight
+    (weight_B * loss_B).mean().backward()
+    found = loss_B.detach()
+    return {
+        "refusals": round(float(found[: len(refused)].mean()), 4),
+        "answers": round(float(found[len(refused) :].mean()), 4),
+    }
 
 
 def _checkpoint(folder: Path, step: int, weights: list[torch.Tensor], optimiser: Any) -> None:
