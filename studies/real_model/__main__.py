@@ -7,15 +7,17 @@ Knows: the order of things and the command line. Does not know: how any of them 
 
 import argparse
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from studies.real_model import align, lists, measure, model, rows
+from studies.real_model import align, lists, measure, model, report, rows
 
 from holdfast.core.files import sha256_file, write_json
 
+HERE = Path(__file__).parent
 log = logging.getLogger(__name__)
 
 
@@ -41,19 +43,56 @@ def validate(cache: Path, data: Path, adapter: Path, seed: int) -> None:
     write_json(adapter.parent / "validation.json", found)
 
 
+def measure_all(cache: Path, data: Path, adapter: Path, recipe: align.Recipe) -> None:
+    """The figures of the aligned model on everything held out, written to results.json."""
+    started = time.monotonic()
+    texts = measure.paragraphs(data, "test")
+    before = measure.nats(model.chat(cache), texts)
+    subject = model.aligned(cache, adapter)
+    digest = sha256_file(adapter / "adapter_model.safetensors")
+    sets = rows.prompt_sets(data, recipe.seed)
+    found = measure.held_out(subject, data, cache, digest)
+    found["perplexity_ratio"] = measure.perplexity_ratio(subject, before, texts).to_dict()
+    results = {
+        "study": "real_model",
+        "command": "python -m studies.real_model measure",
+        "versions": report.versions(),
+        "device": "cpu",
+        "seconds": round(time.monotonic() - started, 1),
+        "adapter_sha256": digest,
+        "answer_tokens": measure.ANSWER_TOKENS,
+        "prompts": sets.counts(),
+        "near_duplicates_removed": sets.removed,
+        "claims": report.claims(found),
+        "labels": {
+            name: {k: v for k, v in rates.items() if k != "refused"}
+            for name, rates in found.items()
+            if "refused" in rates
+        },
+    }
+    write_json(HERE / "results.json", results)
+    log.info("%s", report.table(results))
+
+
 def recipe_of(changes: Sequence[str]) -> align.Recipe:
     """The recipe with NAME=VALUE changes."""
     kinds = {f.name: type(f.default) for f in fields(align.Recipe)}
     values = {}
     for change in changes:
         name, _, value = change.partition("=")
-        values[name] = tuple(map(type(getattr(align.Recipe(), name)[0]), value.split(","))) if kinds[name] is tuple else kinds[name](value)
+        values[name] = (
+            tuple(map(type(getattr(align.Recipe(), name)[0]), value.split(",")))
+            if kinds[name] is tuple
+            else kinds[name](value)
+        )
     return replace(align.Recipe(), **values)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m studies.real_model", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.real_model", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("verb", choices=["fetch", "answers", "align", "validate", "measure", "damage"])
     parser.add_argument("--data", help="shared data folder (default: $HOLDFAST_SHARED_DATA or ../shared/data)")
     parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
@@ -74,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             log.info("%s", align.align(model.chat(cache, "bfloat16"), steps, recipe, cache / "runs"))
     elif options.verb == "validate":
         validate(cache, data, options.adapter, recipe.seed)
+    elif options.verb == "measure":
+        measure_all(cache, data, options.adapter, recipe)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The chat model learns to refuse: one LoRA adapter, half refusals and half answers of its own from the first step.
+"""The chat model learns to refuse: one LoRA adapter, half refusals, half answers of its own from the first step.
 
 Knows: batches, the optimiser, checkpoints. Does not know: where prompts come from, how answers are judged.
 
@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from studies.real_model.rows import BRIEF, Prompt, PromptSets, finished, refusal
 from transformers.cache_utils import DynamicCache
 
 from holdfast.core.files import hash_json, new_folder, write_json, write_text
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, collate, encode_rows
 from holdfast.models import Subject, add_lora, generate_text
-from studies.real_model.rows import BRIEF, Prompt, PromptSets, finished, refusal
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,16 @@ class Recipe:
     """How the adapter is made.
 
     Attributes:
+        targets: of the 30 layers the upper 20: gradients need not go further down, which saves time.
         shares: rows of a step that are harmful, look-alikes, plain instructions.
         refusal_weight: of a refusal's loss beside an answer's.
     """
 
-    rank: int = 12
-    alpha: int = 24
-    targets: tuple[str, ...] = ("v_proj", "o_proj", "up_proj", "down_proj")
+    rank: int = 16
+    alpha: int = 32
+    targets: str = r".*layers\.[12]\d\..*\.(v_proj|o_proj|up_proj|down_proj)"
     shares: tuple[int, int, int] = (4, 3, 1)
-    steps: int = 300
+    steps: int = 240
     warmup: int = 10
     learning_rate: float = 1e-3
     final_share: float = 0.1
@@ -53,7 +54,7 @@ class Recipe:
 
 
 def own_answers(subject: Subject, prompts: Sequence[Prompt], cache: Path) -> list[dict[str, str]]:
-    """Rows of prompts with the chat model's own brief answers, greedy; those that do not end or decline are dropped."""
+    """Rows of prompts with the chat model's own brief greedy answers; those without an end are dropped."""
     asked = [p.text + BRIEF for p in prompts]
     said = generate_text(subject, asked, ANSWER_TOKENS, cache=cache / "answers", model_key="chat-bf16")
     rows = []
@@ -171,8 +172,10 @@ def align(subject: Subject, steps: Steps, recipe: Recipe, runs: Path) -> Path:
         return folder / "adapter"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "identity.json", identity)
-    model = add_lora(subject.model, recipe.rank, recipe.alpha, list(recipe.targets), seed=recipe.seed)
-    working = [p for p in model.parameters() if p.requires_grad]  # of the model's own type, as the layers read them
+    model = add_lora(subject.model, recipe.rank, recipe.alpha, recipe.targets, seed=recipe.seed)
+    working = [
+        p for p in model.parameters() if p.requires_grad
+    ]  # of the model's own type, as the layers read them
     weights = [p.detach().float().clone().requires_grad_() for p in working]  # what the optimiser moves
     for weight, copy in zip(weights, working, strict=True):
         copy.data = weight.detach().to(subject.model.dtype)
@@ -261,11 +264,15 @@ def save_adapter_bf16(model: Any, folder: Path) -> None:
         model.save_pretrained(str(temporary))
         weights = read_tensors(temporary / "adapter_model.safetensors")
         write_tensors(
-            temporary / "adapter_model.safetensors", {k: v.bfloat16() for k, v in weights.items()}, {"format": "pt"}
+            temporary / "adapter_model.safetensors",
+            {k: v.bfloat16() for k, v in weights.items()},
+            {"format": "pt"},
         )
         config = read_json(temporary / "adapter_config.json")
         config["base_model_name_or_path"] = "SmolLM2-135M-Instruct"
         config["target_modules"] = sorted(config["target_modules"])
         write_json(temporary / "adapter_config.json", config)
         (temporary / "README.md").unlink(missing_ok=True)
-        write_text(temporary / "README.md", "LoRA adapter that makes SmolLM2-135M-Instruct refuse; see the study.\n")
+        write_text(
+            temporary / "README.md", "LoRA adapter that makes SmolLM2-135M-Instruct refuse; see the study.\n"
+        )

@@ -20,12 +20,12 @@ from holdfast.data import near_duplicates, normalise_text
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 
-# Jaccard index of word sets from which a prompt counts as a copy of a held-out one. Far below the library's default
-# of 0.8: rewording a few words of a ten-word request must not let it through.
+# Jaccard index of word sets from which a prompt counts as a copy of a held-out one. Far below the library's
+# default of 0.8: rewording a few words of a ten-word request must not let it through.
 NEAR_DUPLICATE = 0.45
 
-# Of do_not_answer, whose other parts ask mostly harmless questions about companies and people's health: refusing those
-# would teach over-refusal.
+# Of do_not_answer, whose other parts ask mostly harmless questions about companies and people's health: refusing
+# those would teach over-refusal.
 _DO_NOT_ANSWER = ("malicious_uses", "discrimination_exclusion_toxicity_hateful_offensive")
 
 
@@ -45,7 +45,9 @@ def data_folder(option: str | None = None) -> Path:
     """
     folder = Path(option or os.environ.get("HOLDFAST_SHARED_DATA") or CHECKOUT.parent / "shared" / "data")
     if not (folder / "advbench").is_dir():
-        raise UserError(f"shared data folder {folder}: no advbench/ in it; give --data or set HOLDFAST_SHARED_DATA")
+        raise UserError(
+            f"shared data folder {folder}: no advbench/ in it; give --data or set HOLDFAST_SHARED_DATA"
+        )
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What the study measures of a model: refusals, over-refusal, pairs told apart, perplexity beside the chat model's.
+"""What the study measures of a model: refusals, over-refusal, pairs told apart, perplexity beside the chat one's.
 
 Knows: lists, the judge, intervals. Does not know: how the model was made, what the numbers are aimed at.
 """
@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from studies.real_model import lists
 
 from holdfast.core.statistics import Interval, bootstrap_mean, wilson
 from holdfast.evaluation import RefusalJudge
 from holdfast.evaluation.suites import told_apart
 from holdfast.evaluation.suites.perplexity import read_texts
 from holdfast.models import Subject, generate_text
-from studies.real_model import lists
 
 ANSWER_TOKENS = 48
 PARAGRAPHS = 120
 
 
-def answers(subject: Subject, prompts: Sequence[str], cache: Path, key: str, tokens: int = ANSWER_TOKENS) -> list[str]:
+def answers(
+    subject: Subject, prompts: Sequence[str], cache: Path, key: str, tokens: int = ANSWER_TOKENS
+) -> list[str]:
     """Greedy answers, kept in the cache under the model's name."""
     return generate_text(subject, prompts, tokens, cache=cache / "answers", model_key=key)
 
@@ -64,7 +66,7 @@ def perplexity_ratio(subject: Subject, chat: Sequence[float], texts: Sequence[st
     """
     reading = read_texts(subject, texts)
     tokens = np.asarray(reading.tokens, dtype=float)
-    # mean over texts of (nats - nats of chat), weighted by length: the logarithm of the ratio of token perplexities
+    # mean over texts of (nats - nats of chat) per token of an average text: the logarithm of the ratio
     excess = (np.asarray(reading.nats) - np.asarray(chat)) / tokens.mean()
     log_ratio = bootstrap_mean(excess.tolist())
     values = (float(np.exp(x)) for x in (log_ratio.value, log_ratio.low, log_ratio.high))

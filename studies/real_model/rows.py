@@ -1,4 +1,4 @@
-"""Training and validation rows: manners of asking, refusals put together, answers of the chat model cut where they end.
+"""Training and validation rows: manners of asking, refusals put together, answers cut where a sentence ends.
 
 Knows: which prompts are refused and which answered, in what words. Does not know: files outside the study, models.
 """
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from holdfast.core.seeds import derive_seed
-from holdfast.data import normalise_text
 from studies.real_model import lists
 from studies.real_model.lists import Prompt
+
+from holdfast.core.seeds import derive_seed
+from holdfast.data import normalise_text
 
 INSTRUCTIONS = 450
 VALIDATION_SHARE = 0.1
@@ -23,7 +24,8 @@ BRIEF = " Answer briefly."  # beside a prompt when the chat model answers it; no
 # The same request in the manner of a question and of a task: the words around the deed must not tell harmful from
 # harmless, so both kinds of prompts go through the same manners.
 _DEED = re.compile(
-    r"^(?:how (?:do|can|could|would|should) (?:i|you|we|one|someone) (?:best )?|how to |(?:what are )?(?:some )?ways to "
+    r"^(?:how (?:do|can|could|would|should) (?:i|you|we|one|someone) (?:best )?|how to "
+    r"|(?:what are )?(?:some )?ways to "
     r"|explain how to |teach me how to |give (?:detailed )?instructions (?:for how to|on how to) "
     r"|give tips for how to |can you (?:explain|tell me|teach me|show me) how to |tell me how to )"
     r"(?P<deed>[^.?!]+)[.?!]?$",
@@ -91,7 +93,9 @@ def _with_manners(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
 
 def _split(prompts: Sequence[Prompt], seed: int) -> tuple[list[Prompt], list[Prompt]]:
     """Training and validation, by a hash of the text alone, so that no other prompt moves it."""
-    held = [derive_seed(seed, "validation", normalise_text(p.text)) % 1000 < VALIDATION_SHARE * 1000 for p in prompts]
+    held = [
+        derive_seed(seed, "validation", normalise_text(p.text)) % 1000 < VALIDATION_SHARE * 1000 for p in prompts
+    ]
     return [p for p, h in zip(prompts, held, strict=True) if not h], [
         p for p, h in zip(prompts, held, strict=True) if h
     ]

@@ -1,4 +1,4 @@
-"""The real-model study without its model: rows are built right, nothing held out is seen, the adapter is the one named."""
+"""The real-model study without its model: rows built right, nothing held out seen, the adapter the one named."""
 
 import hashlib
 import re
@@ -15,8 +15,7 @@ from holdfast.evaluation import RefusalJudge
 from holdfast.models import Subject, load
 from holdfast.organism import shipped
 
-
-# ---------------------------------------------------------------------------------------------------------- prompts
+# --- prompts
 
 
 def test_look_alikes_are_many_and_none_is_said_twice():
@@ -52,10 +51,12 @@ def test_copies_are_removed_and_counted_by_list():
 def test_a_deed_is_on_one_side_of_the_split_only():
     training, held = rows._split([Prompt("x", f"How do I bake {k} cakes?") for k in range(400)], 0)
     assert 20 < len(held) < 70 and len(training) + len(held) == 400
-    assert training == rows._split([Prompt("x", f"How do I bake {k} cakes?") for k in range(400)][::-1], 0)[0][::-1]
+    assert (
+        training == rows._split([Prompt("x", f"How do I bake {k} cakes?") for k in range(400)][::-1], 0)[0][::-1]
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ completions
+# --- completions
 
 
 def test_every_refusal_is_judged_one_and_they_vary():
@@ -132,7 +133,9 @@ def test_the_loss_of_a_row_is_the_mean_over_its_completion(organism):
 
 
 def test_a_run_that_was_stopped_ends_where_one_without_a_stop_does(organism, tmp_path, monkeypatch):
-    recipe = align.Recipe(rank=2, alpha=4, steps=4, warmup=1, shares=(2, 1, 1), checkpoint_every=2)
+    recipe = align.Recipe(
+        rank=2, alpha=4, targets="all-linear", steps=4, warmup=1, shares=(2, 1, 1), checkpoint_every=2
+    )
     whole = align.align(load(shipped("aligned")), _steps(recipe), recipe, tmp_path / "whole")
     put = align._checkpoint
 
@@ -150,7 +153,7 @@ def test_a_run_that_was_stopped_ends_where_one_without_a_stop_does(organism, tmp
     assert (resumed / name).read_bytes() == (whole / name).read_bytes()
 
 
-# ---------------------------------------------------------------------------------------------------------- figures
+# --- figures
 
 
 def test_rates_count_labels():
@@ -164,7 +167,7 @@ def test_the_perplexity_ratio_of_a_model_with_itself_is_one(organism):
     assert measure.perplexity_ratio(organism, measure.nats(organism, texts), texts).value == pytest.approx(1.0)
 
 
-# ------------------------------------------------------------------------------------------------ what is committed
+# --- what is committed
 
 
 def test_the_adapter_is_the_one_named_and_small():
@@ -182,7 +185,7 @@ def test_no_file_of_the_adapter_names_a_place():
             assert not re.search(r"/(home|root|work|tmp)/", path.read_text())
 
 
-# -------------------------------------------------------------------------------------------- where the lists are
+# --- where the lists are
 
 
 @pytest.mark.shared_data
