@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from studies.real_model import align, lists, measure, model, report, rows
+from studies.real_model import align, damage, lists, measure, model, report, rows
 
 from holdfast.core.files import sha256_file, write_json
 
@@ -115,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         validate(cache, data, options.adapter, recipe.seed)
     elif options.verb == "measure":
         measure_all(cache, data, options.adapter, recipe)
+    elif options.verb == "damage":
+        damage.run(damage.ARMS, cache, data)
 
 
 if __name__ == "__main__":
