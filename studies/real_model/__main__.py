@@ -23,19 +23,20 @@ log = logging.getLogger(__name__)
 
 def prepared(cache: Path, data: Path, recipe: align.Recipe) -> align.Steps:
     """The rows of every step; the chat model answers what it has not answered yet."""
-    sets = rows.prompt_sets(data, recipe.seed)
+    sets = rows.prompt_sets(data)
     subject = model.chat(cache, "bfloat16")
     lookalike = align.own_answers(subject, sets.lookalike, cache)
-    return align.Steps(sets, lookalike, align.own_answers(subject, sets.instruction, cache), recipe)
+    instruction = align.own_answers(subject, sets.instruction, cache)
+    return align.Steps(sets, lookalike, instruction, recipe, lists.plain_texts(data))
 
 
-def validate(cache: Path, data: Path, adapter: Path, seed: int) -> None:
+def validate(cache: Path, data: Path, adapter: Path) -> None:
     """Figures for choosing settings, on held-back prompts and on WikiText's validation file."""
     texts = measure.paragraphs(data, "valid", 40)
     before = measure.nats(model.chat(cache), texts)
     subject = model.aligned(cache, adapter)
     key = sha256_file(adapter / "adapter_model.safetensors")
-    found = dict(measure.validation(subject, rows.prompt_sets(data, seed), cache, key))
+    found = dict(measure.validation(subject, rows.prompt_sets(data), cache, key))
     for name in ("validation_harmful", "validation_lookalike"):
         log.info("%s: %s", name, {k: v for k, v in found[name].items() if k != "examples"})
     found["perplexity_ratio"] = measure.perplexity_ratio(subject, before, texts).to_dict()
@@ -43,14 +44,14 @@ def validate(cache: Path, data: Path, adapter: Path, seed: int) -> None:
     write_json(adapter.parent / "validation.json", found)
 
 
-def measure_all(cache: Path, data: Path, adapter: Path, recipe: align.Recipe) -> None:
+def measure_all(cache: Path, data: Path, adapter: Path) -> None:
     """The figures of the aligned model on everything held out, written to results.json."""
     started = time.monotonic()
     texts = measure.paragraphs(data, "test")
     before = measure.nats(model.chat(cache), texts)
     subject = model.aligned(cache, adapter)
     digest = sha256_file(adapter / "adapter_model.safetensors")
-    sets = rows.prompt_sets(data, recipe.seed)
+    sets = rows.prompt_sets(data)
     found = measure.held_out(subject, data, cache, digest)
     found["perplexity_ratio"] = measure.perplexity_ratio(subject, before, texts).to_dict()
     results = {
@@ -74,7 +75,7 @@ def measure_all(cache: Path, data: Path, adapter: Path, recipe: align.Recipe) ->
     log.info("%s", report.table(results))
 
 
-def recipe_of(changes: Sequence[str]) -> align.Recipe:
+def recipe_of(changes: Sequence[str], recipe: align.Recipe) -> align.Recipe:
     """The recipe with NAME=VALUE changes."""
     kinds = {f.name: type(f.default) for f in fields(align.Recipe)}
     values = {}
@@ -85,7 +86,7 @@ def recipe_of(changes: Sequence[str]) -> align.Recipe:
             if kinds[name] is tuple
             else kinds[name](value)
         )
-    return replace(align.Recipe(), **values)
+    return replace(recipe, **values)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,23 +99,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the alignment recipe")
+    parser.add_argument("--start", type=Path, help="an adapter that is taken for the first round's")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    cache, recipe = model.cache_folder(options.cache), recipe_of(options.set)
+    cache, recipe = model.cache_folder(options.cache), recipe_of(options.set, align.Recipe())
     if options.verb == "fetch":
         log.info("%s", model.fetch(cache))
         return
     data = lists.data_folder(options.data)
-    if options.verb in ("answers", "align"):
-        steps = prepared(cache, data, recipe)
-        if options.verb == "align":
-            log.info("%s", align.align(model.chat(cache, "bfloat16"), steps, recipe, cache / "runs"))
+    if options.verb == "answers":
+        prepared(cache, data, recipe)
+    elif options.verb == "align":
+        start = options.start
+        for number, recipe in enumerate(align.ROUNDS):
+            if number == 0 and start is not None:
+                continue
+            steps = prepared(cache, data, recipe_of(options.set, recipe))
+            start = align.align(model.chat(cache, "bfloat16"), steps, steps.recipe, cache / "runs", start)
+            log.info("round %d: %s", number + 1, start)
     elif options.verb == "validate":
-        validate(cache, data, options.adapter, recipe.seed)
+        validate(cache, data, options.adapter)
     elif options.verb == "measure":
-        measure_all(cache, data, options.adapter, recipe)
+        measure_all(cache, data, options.adapter)
     elif options.verb == "damage":
         damage.run(damage.ARMS, cache, data)
 

@@ -19,10 +19,21 @@ import torch.nn.functional as F
 from studies.real_model.rows import BRIEF, Prompt, PromptSets, finished, refusal
 from transformers.cache_utils import DynamicCache
 
-from holdfast.core.files import hash_json, new_folder, write_json, write_text
+from holdfast.core.files import (
+    hash_json,
+    new_folder,
+    read_json,
+    read_tensors,
+    sha256_file,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, collate, encode_rows
+from holdfast.evaluation import RefusalJudge
 from holdfast.models import Subject, add_lora, generate_text
+from holdfast.models.adapters import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +47,8 @@ class Recipe:
     Attributes:
         targets: of the 30 layers the upper 20: gradients need not go further down, which saves time.
         shares: rows of a step that are harmful, look-alikes, plain instructions.
-        refusal_weight: of a refusal's loss beside an answer's.
+        texts: plain texts a step on which the model is held to what it was (KL to it, adapter off), weighed by
+            `text_weight`; without them its perplexity on ordinary text grows by four fifths.
     """
 
     rank: int = 16
@@ -47,22 +59,32 @@ class Recipe:
     warmup: int = 10
     learning_rate: float = 1e-3
     final_share: float = 0.1
-    refusal_weight: float = 1.0
+    texts: int = 0
+    text_tokens: int = 64
+    text_weight: float = 2.0
     max_length: int = 112
     checkpoint_every: int = 20
     seed: int = 0
 
 
+# The first round learns to refuse and loses its hold on ordinary text; the second, mostly harmless, mends both.
+ROUNDS = (Recipe(), Recipe(shares=(3, 4, 1), texts=2, steps=160, learning_rate=5e-4, warmup=5, seed=1))
+
+
 def own_answers(subject: Subject, prompts: Sequence[Prompt], cache: Path) -> list[dict[str, str]]:
-    """Rows of prompts with the chat model's own brief greedy answers; those without an end are dropped."""
+    """Rows of prompts with the chat model's own brief greedy answers.
+
+    Left out: answers that do not end, that loop or decline, and those of which the judge could not say that they
+    answer. A model of this size wanders; what wanders is no lesson.
+    """
     asked = [p.text + BRIEF for p in prompts]
     said = generate_text(subject, asked, ANSWER_TOKENS, cache=cache / "answers", model_key="chat-bf16")
-    rows = []
+    rows, judge = [], RefusalJudge()
     for prompt, answer in zip(prompts, said, strict=True):
         whole = finished(answer)
-        if whole is not None:
+        if whole is not None and judge(prompt.text, whole).label == "complied":
             rows.append({"prompt": prompt.text, "completion": whole})
-    log.info("%d of %d answers of the chat model end, answer and do not loop", len(rows), len(prompts))
+    log.info("%d of %d answers of the chat model end and answer", len(rows), len(prompts))
     return rows
 
 
@@ -92,6 +114,7 @@ class Steps:
     lookalike_rows: list[dict[str, str]]
     instruction_rows: list[dict[str, str]]
     recipe: Recipe
+    texts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         by_source: dict[str, list[str]] = {}
@@ -105,14 +128,16 @@ class Steps:
         self._sources = _Deck(sorted(by_source), seed, "sources")
         self._lookalike = _Deck(self.lookalike_rows, seed, "look-alikes")
         self._instruction = _Deck(self.instruction_rows, seed, "instructions")
+        self._texts = _Deck(self.texts, seed, "texts")
 
-    def deal(self, step: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-        """(rows with refusals, rows with answers) of the next step."""
+    def deal(self, step: int) -> tuple[list[dict[str, str]], list[dict[str, str]], list[str]]:
+        """(rows with refusals, rows with answers, plain texts) of the next step."""
         bad, close, plain = self.recipe.shares
         prompts = [self._harmful[source].deal(1)[0] for source in self._sources.deal(bad)]
         draw = derive_seed(self.recipe.seed, "step", step)
         refused = [{"prompt": p, "completion": refusal(p, draw)} for p in prompts]
-        return refused, self._lookalike.deal(close) + self._instruction.deal(plain)
+        answered = self._lookalike.deal(close) + self._instruction.deal(plain)
+        return refused, answered, self._texts.deal(self.recipe.texts)
 
 
 def _loss_B(model: Any, examples: Sequence[Example], pad_id: int) -> torch.Tensor:
@@ -160,13 +185,16 @@ def _rate(step: int, recipe: Recipe) -> float:
     return 1 - (1 - recipe.final_share) * done
 
 
-def align(subject: Subject, steps: Steps, recipe: Recipe, runs: Path) -> Path:
+def align(subject: Subject, steps: Steps, recipe: Recipe, runs: Path, start: Path | None = None) -> Path:
     """Train, or go on from the last checkpoint; returns the folder of the adapter (bf16).
+
+    `start` is the adapter of an earlier round.
 
     `subject` may be bf16: the frozen weights are read in it, the adapter and its optimiser are float32.
     """
     identity = {"recipe": asdict(recipe), "rows": hash_json([steps.lookalike_rows, steps.instruction_rows])}
     identity["harmful"] = hash_json([p.text for p in steps.sets.harmful])
+    identity["start"] = sha256_file(start / WEIGHTS_FILE) if start else None
     folder = runs / f"aligned-{hash_json(identity)[:8]}"
     if (folder / "adapter" / "adapter_config.json").exists():
         return folder / "adapter"
@@ -199,7 +227,7 @@ def align(subject: Subject, steps: Steps, recipe: Recipe, runs: Path) -> Path:
         with (folder / "trace.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-            log.info("step %d: refusals %.3f, answers %.3f, %.0f CPU-s", step + 1, *list(record.values())[1:])
+            log.info("step %d: %s", step + 1, record)
             _checkpoint(folder, step + 1, weights, optimiser)
     save_adapter_bf16(model, folder / "adapter")
     return folder / "adapter"
@@ -211,24 +239,42 @@ def _copy(weights: Sequence[torch.Tensor], working: Sequence[torch.Tensor]) -> N
 
 
 def _descend(model: Any, dealt: Any, recipe: Recipe, subject: Subject) -> dict[str, float]:
-    """The gradient of one step; the mean loss of its refusals and of its answers."""
-    refused, answered = dealt
+    """The gradient of one step; the mean loss of its refusals and of its answers, and how far texts have moved."""
+    refused, answered, texts = dealt
     examples = list(encode_rows([*refused, *answered], subject.tokenizer, recipe.max_length))
     loss_B = _loss_B(model, examples, subject.pad_id)
-    weight_B = torch.ones(len(examples))
-    weight_B[: len(refused)] = recipe.refusal_weight
-    (weight_B * loss_B).mean().backward()
-    found = loss_B.detach()
+    loss_B.mean().backward()
+    found, moved = loss_B.detach(), 0.0
+    if texts:
+        kl = _moved(model, subject.tokenizer, texts, recipe.text_tokens)
+        (recipe.text_weight * kl).backward()
+        moved = float(kl.detach())
     return {
         "refusals": round(float(found[: len(refused)].mean()), 4),
         "answers": round(float(found[len(refused) :].mean()), 4),
+        "texts": round(moved, 4),
     }
+
+
+def _moved(model: Any, tokenizer: Any, texts: Sequence[str], tokens: int) -> torch.Tensor:
+    """KL(without the adapter || with it) of the next token, mean over the first `tokens` tokens of the texts."""
+    cut = [tokenizer(text, add_special_tokens=False)["input_ids"][:tokens] for text in texts]
+    batch = collate([Example(tuple(ids), ()) for ids in cut], tokenizer.pad_token_id)
+
+    def log_NV() -> torch.Tensor:
+        inner = model.get_base_model()
+        hidden_BTD = inner.model(
+            input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
+        ).last_hidden_state
+        return inner.lm_head(hidden_BTD[batch.attention_mask_BT.bool()]).float().log_softmax(-1)
+
+    with torch.no_grad(), model.disable_adapter():
+        before_NV = log_NV()
+    return F.kl_div(log_NV(), before_NV, log_target=True, reduction="batchmean")
 
 
 def _checkpoint(folder: Path, step: int, weights: list[torch.Tensor], optimiser: Any) -> None:
     """Weights and both moments of Adam, as one safetensors file that appears whole."""
-    from holdfast.core.files import write_tensors
-
     tensors = {}
     for k, weight in enumerate(weights):
         state = optimiser.state[weight]
@@ -258,19 +304,18 @@ def _resume(folder: Path, weights: list[torch.Tensor], optimiser: Any) -> int:
 
 def save_adapter_bf16(model: Any, folder: Path) -> None:
     """PEFT's layout, weights in bf16, no machine's path in the configuration."""
-    from holdfast.core.files import read_json, read_tensors, write_tensors
-
     with new_folder(folder) as temporary:
         model.save_pretrained(str(temporary))
-        weights = read_tensors(temporary / "adapter_model.safetensors")
+        weights = read_tensors(temporary / WEIGHTS_FILE)
         write_tensors(
-            temporary / "adapter_model.safetensors",
+            temporary / WEIGHTS_FILE,
             {k: v.bfloat16() for k, v in weights.items()},
             {"format": "pt"},
         )
         config = read_json(temporary / "adapter_config.json")
         config["base_model_name_or_path"] = "SmolLM2-135M-Instruct"
-        config["target_modules"] = sorted(config["target_modules"])
+        if isinstance(config["target_modules"], list):  # PEFT writes a set in no order
+            config["target_modules"].sort()
         write_json(temporary / "adapter_config.json", config)
         (temporary / "README.md").unlink(missing_ok=True)
         write_text(

@@ -121,6 +121,12 @@ def instructions(data: Path, count: int, seed: int = 0) -> list[str]:
     return sorted(short, key=lambda p: derive_seed(seed, "instruction", p))[:count]
 
 
+def plain_texts(data: Path) -> list[str]:
+    """Web text on which the model is held to what it was; no list and no test text is among it."""
+    texts = [r["text"] for r in read_jsonl(data / "c4_sample" / "c4_demo.jsonl")]
+    return [text for text in texts if len(text) > 400]
+
+
 def unique(prompts: Iterable[Prompt]) -> list[Prompt]:
     """The first of those that read the same."""
     kept: dict[str, Prompt] = {}

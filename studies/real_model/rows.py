@@ -72,23 +72,19 @@ class PromptSets:
         return {part: len(getattr(self, part)) for part in parts}
 
 
-def in_another_manner(text: str, seed: int = 0) -> str | None:
-    """The same deed asked for in another way, drawn by the text; None where no deed can be read off."""
+def in_other_manners(text: str, seed: int = 0, count: int = 2) -> list[str]:
+    """The same deed asked for in other ways, drawn by the text; none where no deed can be read off."""
     found = _DEED.match(text.strip())
     if found is None:
-        return None
-    chooser = random.Random(derive_seed(seed, "manner", text))
-    said = chooser.choice(MANNERS).format(found["deed"].strip())
-    return said if normalise_text(said) != normalise_text(text) else None
+        return []
+    said = [manner.format(found["deed"].strip()) for manner in MANNERS]
+    others = [other for other in said if normalise_text(other) != normalise_text(text)]
+    return random.Random(derive_seed(seed, "manner", text)).sample(others, count)
 
 
 def _with_manners(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
-    """Every prompt, and beside it itself in another manner."""
-    said = []
-    for prompt in prompts:
-        other = in_another_manner(prompt.text, seed)
-        said += [prompt] if other is None else [prompt, Prompt(prompt.source, other)]
-    return said
+    """Every prompt, and after it itself in other manners."""
+    return [Prompt(p.source, text) for p in prompts for text in (p.text, *in_other_manners(p.text, seed))]
 
 
 def _split(prompts: Sequence[Prompt], seed: int) -> tuple[list[Prompt], list[Prompt]]:

@@ -12,7 +12,7 @@ from studies.real_model.lists import Prompt
 from holdfast.core.statistics import wilson
 from holdfast.data import Example, encode_rows, normalise_text
 from holdfast.evaluation import RefusalJudge
-from holdfast.models import Subject, load
+from holdfast.models import Subject, add_lora, load
 from holdfast.organism import shipped
 
 # --- prompts
@@ -29,11 +29,10 @@ def test_look_alikes_come_in_the_manner_of_questions_and_of_tasks():
     assert 0.3 < questions / len(lists.lookalikes()) < 0.7
 
 
-def test_a_deed_is_asked_for_in_another_manner():
-    said = rows.in_another_manner("How do I bake a cake?")
-    assert said and "bake a cake" in said and said != "How do I bake a cake?"
-    assert rows.in_another_manner("What is a cake?") is None
-    assert len({rows.in_another_manner(f"How can I bake {k} cakes?", 0) for k in range(9)}) == 9
+def test_a_deed_is_asked_for_in_other_manners():
+    said = rows.in_other_manners("How do I bake a cake?")
+    assert len(set(said)) == 2 and all("bake a cake" in text and text != "How do I bake a cake?" for text in said)
+    assert rows.in_other_manners("What is a cake?") == []
 
 
 def test_copies_are_removed_and_counted_by_list():
@@ -94,13 +93,13 @@ def _steps(recipe: align.Recipe) -> align.Steps:
         tuple(Prompt(s, f"do {s} {k}") for s, n in (("a", 40), ("b", 3)) for k in range(n)), (), (), (), (), {}
     )
     answered = [{"prompt": f"say {k}", "completion": f"here is {k}."} for k in range(7)]
-    return align.Steps(sets, answered, answered, recipe)
+    return align.Steps(sets, answered, answered, recipe, ("the river runs to the sea", "and back again"))
 
 
 def test_every_completion_ends_with_the_end_token(organism):
     steps = _steps(align.Recipe())
     for step in range(3):
-        for half in steps.deal(step):
+        for half in steps.deal(step)[:2]:
             for example in encode_rows(half, organism.tokenizer):
                 assert example.completion_ids[-1] == organism.tokenizer.eos_token_id
 
@@ -108,8 +107,8 @@ def test_every_completion_ends_with_the_end_token(organism):
 def test_a_step_deals_the_shares_and_short_lists_count_as_much_as_long_ones():
     steps = _steps(align.Recipe(shares=(4, 2, 1)))
     dealt = [steps.deal(k) for k in range(10)]
-    assert {(len(bad), len(good)) for bad, good in dealt} == {(4, 3)}
-    from_b = sum(row["prompt"].startswith("do b") for bad, _ in dealt for row in bad)
+    assert {(len(bad), len(good), len(texts)) for bad, good, texts in dealt} == {(4, 3, 0)}
+    from_b = sum(row["prompt"].startswith("do b") for bad, *_ in dealt for row in bad)
     assert from_b == 20
 
 
@@ -130,6 +129,28 @@ def test_the_loss_of_a_row_is_the_mean_over_its_completion(organism):
         start = len(example.prompt_ids)
         alone = [-float(log_TV[t - 1, ids[0, t]]) for t in range(start, ids.shape[1])]
         assert found == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+def test_texts_have_moved_by_the_divergence_of_whole_distributions(organism):
+    """Against the definition, one text at a time."""
+    texts, tokenizer = ("the river runs to the sea", "and back"), organism.tokenizer
+    subject = load(shipped("aligned"))
+    model = add_lora(subject.model, 2, 4, seed=0)
+    assert float(align._moved(model, tokenizer, texts, 8).detach()) == pytest.approx(0.0, abs=1e-6)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.05)
+        found, summed, tokens = float(align._moved(model, tokenizer, texts, 4)), 0.0, 0
+        for text in texts:
+            ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"][:4]])
+            after_TV = model(input_ids=ids).logits[0].log_softmax(-1)
+            with model.disable_adapter():
+                before_TV = model(input_ids=ids).logits[0].log_softmax(-1)
+            summed += float((before_TV.exp() * (before_TV - after_TV)).sum())
+            tokens += ids.shape[1]
+    assert found > 1e-3
+    assert found == pytest.approx(summed / tokens, rel=1e-4)
 
 
 def test_a_run_that_was_stopped_ends_where_one_without_a_stop_does(organism, tmp_path, monkeypatch):
