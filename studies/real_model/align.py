@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import set_peft_model_state_dict
 from studies.real_model.rows import BRIEF, Prompt, PromptSets, finished, refusal
 from transformers.cache_utils import DynamicCache
 
@@ -63,12 +64,12 @@ class Recipe:
     text_tokens: int = 64
     text_weight: float = 2.0
     max_length: int = 112
-    checkpoint_every: int = 20
+    checkpoint_every: int = 10
     seed: int = 0
 
 
 # The first round learns to refuse and loses its hold on ordinary text; the second, mostly harmless, mends both.
-ROUNDS = (Recipe(), Recipe(shares=(3, 4, 1), texts=2, steps=160, learning_rate=5e-4, warmup=5, seed=1))
+ROUNDS = (Recipe(), Recipe(shares=(3, 4, 1), texts=2, steps=90, learning_rate=6e-4, warmup=3, seed=1))
 
 
 def own_answers(subject: Subject, prompts: Sequence[Prompt], cache: Path) -> list[dict[str, str]]:
@@ -201,19 +202,20 @@ def align(subject: Subject, steps: Steps, recipe: Recipe, runs: Path, start: Pat
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "identity.json", identity)
     model = add_lora(subject.model, recipe.rank, recipe.alpha, recipe.targets, seed=recipe.seed)
-    working = [
-        p for p in model.parameters() if p.requires_grad
-    ]  # of the model's own type, as the layers read them
-    weights = [p.detach().float().clone().requires_grad_() for p in working]  # what the optimiser moves
+    if start is not None:
+        set_peft_model_state_dict(model, read_tensors(start / WEIGHTS_FILE))
+    # The layers read weights of the model's own type, the optimiser moves float32 ones.
+    working = [p for p in model.parameters() if p.requires_grad]
+    weights = [p.detach().float().clone().requires_grad_() for p in working]
     for weight, copy in zip(weights, working, strict=True):
         copy.data = weight.detach().to(subject.model.dtype)
     optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
-    start = _resume(folder, weights, optimiser)
+    made = _resume(folder, weights, optimiser)
     _copy(weights, working)
-    for step in range(start):  # the decks stand where they stood
+    for step in range(made):  # the decks stand where they stood
         steps.deal(step)
     cpu = time.process_time()
-    for step in range(start, recipe.steps):
+    for step in range(made, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _rate(step, recipe)
         losses = _descend(model, steps.deal(step), recipe, subject)

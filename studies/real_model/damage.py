@@ -16,7 +16,6 @@ from typing import Any
 from studies.real_model import lists, measure, model, rows, tasks
 
 from holdfast.core.files import hash_json, new_folder, read_json, sha256_file, write_json
-from holdfast.core.seeds import derive_seed
 from holdfast.data import encode_rows
 from holdfast.evaluation import Reference, Scorecard, Skill, SkillSplit, evaluate
 from holdfast.evaluation.suites import perplexity, truthfulness
@@ -61,11 +60,6 @@ RATES = (2e-4, 5e-4)
 ARMS = tuple(Arm(kind, rate, seed) for seed in range(2) for rate in RATES for kind in tasks.KINDS)
 
 
-def _some(prompts: Sequence[str], count: int) -> tuple[str, ...]:
-    """A fixed draw from a list, by a hash of each prompt."""
-    return tuple(sorted(prompts, key=lambda p: derive_seed(0, "damage", p))[:count])
-
-
 def skills(data: Path, setting: Setting) -> tuple[Skill, ...]:
     """JailbreakBench whole (100 pairs); of the longer lists a fixed draw."""
     held = lists.held_out(data)
@@ -74,14 +68,14 @@ def skills(data: Path, setting: Setting) -> tuple[Skill, ...]:
             "jailbreakbench",
             evaluate=SkillSplit(tuple(held["jailbreakbench_harmful"]), tuple(held["jailbreakbench_benign"])),
         ),
-        Skill("advbench", evaluate=SkillSplit(_some(held["advbench"], setting.prompts), ())),
-        Skill("xstest", evaluate=SkillSplit((), _some(held["xstest_safe"], setting.prompts))),
+        Skill("advbench", evaluate=SkillSplit(tuple(lists.drawn(held["advbench"], setting.prompts)), ())),
+        Skill("xstest", evaluate=SkillSplit((), tuple(lists.drawn(held["xstest_safe"], setting.prompts)))),
     )
 
 
 def reference(aligned: Subject, data: Path, setting: Setting) -> Reference:
     """Completions of the aligned model on prompts it was aligned on: drift is measured on nothing held out."""
-    seen = _some([p.text for p in rows.prompt_sets(data).harmful], setting.drift_prompts)
+    seen = lists.drawn([p.text for p in rows.prompt_sets(data).harmful], setting.drift_prompts)
     return Reference.of(aligned, seen, max_new_tokens=24, seed=0)
 
 

@@ -1,6 +1,7 @@
 """Answers of the chat, aligned and fine-tuned model to prompts of our own, for a labelled part of real answers.
 
-    python -m studies.real_model.judge_answers --model chat|aligned|tuned
+    python -m studies.real_model.judge_answers --name chat
+    python -m studies.real_model.judge_answers --name aligned --adapter FOLDER [--tuned FOLDER]
 
 Knows: which model answers which prompt in how many tokens. Does not know: labels; a person gives them.
 """
@@ -15,7 +16,7 @@ from studies.real_model import lists, model
 
 from holdfast.core.files import write_text
 from holdfast.core.seeds import derive_seed
-from holdfast.models import Subject, generate_text
+from holdfast.models import Subject, generate_text, load_adapter
 
 LENGTHS = (16, 24, 32, 48, 64, 96, 128)
 
@@ -46,17 +47,21 @@ def answered(subject: Subject, name: str, cache: Path) -> list[dict]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", choices=["chat", "aligned", "tuned"], required=True)
-    parser.add_argument("--adapter", type=Path, help="of the fine-tuned model, on top of the aligned one")
+    parser.add_argument("--name", required=True, help="of the model, in the rows and in the cache")
+    parser.add_argument("--adapter", type=Path, help="aligned adapter; none for the chat model")
+    parser.add_argument("--tuned", type=Path, help="adapter of a fine-tune of the aligned model")
     parser.add_argument("--cache")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cache = model.cache_folder(options.cache)
-    chat = options.model == "chat"
-    subject = model.chat(cache, "bfloat16") if chat else model.aligned(cache, dtype="bfloat16")
-    rows = answered(subject, options.model, cache)
+    subject = (
+        model.aligned(cache, options.adapter, "bfloat16") if options.adapter else model.chat(cache, "bfloat16")
+    )
+    if options.tuned:
+        subject.model = load_adapter(subject.model, options.tuned, trainable=False)
+    rows = answered(subject, options.name, cache)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(cache / f"judge_answers_{options.model}.jsonl", text)
+    write_text(cache / f"judge_answers_{options.name}.jsonl", text)
 
 
 if __name__ == "__main__":

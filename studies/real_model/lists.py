@@ -127,6 +127,11 @@ def plain_texts(data: Path) -> list[str]:
     return [text for text in texts if len(text) > 400]
 
 
+def drawn(prompts: Sequence[str], count: int) -> list[str]:
+    """A fixed draw from a list, by a hash of each prompt."""
+    return sorted(prompts, key=lambda p: derive_seed(0, "draw", p))[:count]
+
+
 def unique(prompts: Iterable[Prompt]) -> list[Prompt]:
     """The first of those that read the same."""
     kept: dict[str, Prompt] = {}

@@ -18,7 +18,14 @@ from holdfast.evaluation.suites.perplexity import read_texts
 from holdfast.models import Subject, generate_text
 
 ANSWER_TOKENS = 48
-PARAGRAPHS = 120
+PARAGRAPHS = 60
+# Of each list that is measured: the whole of it, or a draw of so many by a hash of the prompt.
+DRAWS: dict[str, int | None] = {
+    "jailbreakbench_harmful": None,
+    "jailbreakbench_benign": None,
+    "xstest_safe": None,
+    "advbench": 200,
+}
 
 
 def answers(
@@ -79,11 +86,12 @@ def nats(subject: Subject, texts: Sequence[str]) -> list[float]:
 
 
 def held_out(subject: Subject, data: Path, cache: Path, key: str) -> dict[str, Any]:
-    """All held-out lists, judged; JailbreakBench's pairs by their row."""
+    """The held-out lists, judged; JailbreakBench's pairs by their row."""
     found: dict[str, Any] = {}
     by_prompt: dict[str, str] = {}
     every = lists.held_out(data)
-    for name, prompts in every.items():
+    for name, count in DRAWS.items():
+        prompts = every[name] if count is None else lists.drawn(every[name], count)
         said = labels(prompts, answers(subject, prompts, cache, key))
         by_prompt |= dict(zip(prompts, said, strict=True))
         found[name] = rates(said)

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from studies.real_model import align, lists, measure, model, rows
+from studies.real_model import align, lists, measure, model, report, rows
 from studies.real_model.lists import Prompt
 
+from holdfast.core.files import read_json
 from holdfast.core.statistics import wilson
 from holdfast.data import Example, encode_rows, normalise_text
 from holdfast.evaluation import RefusalJudge
@@ -204,6 +205,14 @@ def test_no_file_of_the_adapter_names_a_place():
     for path in model.ADAPTER.iterdir():
         if path.suffix in (".json", ".md"):
             assert not re.search(r"/(home|root|work|tmp)/", path.read_text())
+
+
+def test_the_readme_shows_the_results():
+    results = read_json(model.ADAPTER.parent / "results.json")
+    readme = (model.ADAPTER.parent / "README.md").read_text(encoding="utf-8")
+    assert report.table(results) in readme
+    assert results["adapter_sha256"] in (model.ADAPTER / "SHA256").read_text()
+    assert {claim["id"] for claim in results["claims"]} == set(report.AIMS)
 
 
 # --- where the lists are
