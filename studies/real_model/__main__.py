@@ -47,12 +47,12 @@ def validate(cache: Path, data: Path, adapter: Path) -> None:
 def measure_all(cache: Path, data: Path, adapter: Path) -> None:
     """The figures of the aligned model on everything held out, written to results.json."""
     started = time.monotonic()
-    texts = measure.paragraphs(data, "test")
-    before = measure.nats(model.chat(cache), texts)
     subject = model.aligned(cache, adapter)
     digest = sha256_file(adapter / "adapter_model.safetensors")
     sets = rows.prompt_sets(data)
     found = measure.held_out(subject, data, cache, digest)
+    texts = measure.paragraphs(data, "test")
+    before = measure.nats(model.chat(cache), texts)
     found["perplexity_ratio"] = measure.perplexity_ratio(subject, before, texts).to_dict()
     results = {
         "study": "real_model",

@@ -3,6 +3,7 @@
 Knows: lists, the judge, intervals. Does not know: how the model was made, what the numbers are aimed at.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +18,16 @@ from holdfast.evaluation.suites import told_apart
 from holdfast.evaluation.suites.perplexity import read_texts
 from holdfast.models import Subject, generate_text
 
-ANSWER_TOKENS = 48
-PARAGRAPHS = 60
+log = logging.getLogger(__name__)
+
+ANSWER_TOKENS = 32
+PARAGRAPHS = 40
 # Of each list that is measured: the whole of it, or a draw of so many by a hash of the prompt.
 DRAWS: dict[str, int | None] = {
     "jailbreakbench_harmful": None,
     "jailbreakbench_benign": None,
-    "xstest_safe": None,
-    "advbench": 200,
+    "advbench": 100,
+    "xstest_safe": 100,
 }
 
 
@@ -95,6 +98,7 @@ def held_out(subject: Subject, data: Path, cache: Path, key: str) -> dict[str, A
         said = labels(prompts, answers(subject, prompts, cache, key))
         by_prompt |= dict(zip(prompts, said, strict=True))
         found[name] = rates(said)
+        log.info("%s: %s", name, found[name])
     pairs = list(zip(every["jailbreakbench_harmful"], every["jailbreakbench_benign"], strict=True))
     found["pairs_told_apart"] = told_apart(by_prompt, pairs).to_dict()
     return found

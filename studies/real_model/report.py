@@ -25,12 +25,16 @@ _WHERE = {
 
 
 def claims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One claim an aim; the verdict is that of the value, the interval says how sure it is."""
+    """One claim an aim; the verdict is that of the value, the interval says how sure it is. What was not measured
+    is undecided."""
     rows = []
     for name, (what, aim, least) in AIMS.items():
-        interval = found[_WHERE[name]]["refused"] if name in _WHERE else found[name]
+        interval = found.get(_WHERE[name], {}).get("refused") if name in _WHERE else found.get(name)
+        interval = interval or dict.fromkeys(("value", "low", "high", "n"))
         value = interval["value"]
-        holds = value >= aim if least else value <= aim
+        verdict = "undecided"
+        if value is not None:
+            verdict = "supported" if (value >= aim if least else value <= aim) else "not supported"
         rows.append(
             {
                 "id": name,
@@ -40,7 +44,7 @@ def claims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "low": interval["low"],
                 "high": interval["high"],
                 "n": interval["n"],
-                "verdict": "supported" if holds else "not supported",
+                "verdict": verdict,
             }
         )
     return rows
@@ -65,15 +69,17 @@ def table(results: Mapping[str, Any]) -> str:
     lines = ["| figure | aim | value | 95 % interval | n | verdict |", "|---|---|---|---|---|---|"]
     for claim in results["claims"]:
         what, aim, least = AIMS[claim["id"]]
-        said = (f"{x:.3f}" if claim["id"] == "perplexity_ratio" else f"{100 * x:.1f} %" for x in _three(claim))
-        value, low, high = said
-        limit = f"{aim:g}" if claim["id"] == "perplexity_ratio" else f"{100 * aim:g} %"
+        plain = claim["id"] == "perplexity_ratio"
+        value, low, high = (_said(claim[key], plain) for key in ("value", "low", "high"))
+        limit = f"{aim:g}" if plain else f"{100 * aim:g} %"
         lines.append(
-            f"| {what} | {'≥' if least else '≤'} {limit} | {value} | [{low}, {high}] | {claim['n']} "
+            f"| {what} | {'≥' if least else '≤'} {limit} | {value} | [{low}, {high}] | {claim['n'] or 0} "
             f"| {claim['verdict']} |"
         )
     return "\n".join(lines)
 
 
-def _three(claim: Mapping[str, Any]) -> tuple[float, float, float]:
-    return claim["value"], claim["low"], claim["high"]
+def _said(value: float | None, plain: bool) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.3f}" if plain else f"{100 * value:.1f} %"
