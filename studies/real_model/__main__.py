@@ -44,8 +44,8 @@ def validate(cache: Path, data: Path, adapter: Path) -> None:
     write_json(adapter.parent / "validation.json", found)
 
 
-def measure_all(cache: Path, data: Path, adapter: Path) -> None:
-    """The figures of the aligned model on everything held out, written to results.json."""
+def measure_all(cache: Path, data: Path, adapter: Path, out: Path) -> None:
+    """The figures of the aligned model on everything held out, written to `out`."""
     started = time.monotonic()
     subject = model.aligned(cache, adapter)
     digest = sha256_file(adapter / "adapter_model.safetensors")
@@ -71,7 +71,7 @@ def measure_all(cache: Path, data: Path, adapter: Path) -> None:
             if "refused" in rates
         },
     }
-    write_json(HERE / "results.json", results)
+    write_json(out, results)
     log.info("%s", report.table(results))
 
 
@@ -99,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the alignment recipe")
-    parser.add_argument("--start", type=Path, help="an adapter that is taken for the first round's")
+    parser.add_argument("--start", type=Path, help="an adapter that is taken for what earlier rounds made")
+    parser.add_argument("--rounds-done", type=int, default=0, help="how many rounds made it")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -114,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.verb == "align":
         start = options.start
         for number, recipe in enumerate(align.ROUNDS):
-            if number == 0 and start is not None:
+            if start is not None and number < options.rounds_done:
                 continue
             steps = prepared(cache, data, recipe_of(options.set, recipe))
             start = align.align(model.chat(cache, "bfloat16"), steps, steps.recipe, cache / "runs", start)
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.verb == "validate":
         validate(cache, data, options.adapter)
     elif options.verb == "measure":
-        measure_all(cache, data, options.adapter)
+        measure_all(cache, data, options.adapter, options.out)
     elif options.verb == "damage":
         damage.run(damage.ARMS, cache, data)
 

@@ -68,24 +68,28 @@ class Recipe:
     seed: int = 0
 
 
-# The first round learns to refuse and loses its hold on ordinary text; the second, mostly harmless, mends both.
-ROUNDS = (Recipe(), Recipe(shares=(3, 4, 1), texts=2, steps=90, learning_rate=6e-4, warmup=3, seed=1))
+# The first round learns to refuse and loses its hold on ordinary text; the second mends that; the third
+# sees more harmless prompts.
+ROUNDS = (
+    Recipe(),
+    Recipe(shares=(3, 4, 1), texts=2, steps=90, learning_rate=6e-4, warmup=3, seed=1),
+    Recipe(shares=(4, 4, 2), texts=1, text_weight=1.0, steps=200, learning_rate=8e-4, warmup=3, seed=2),
+)
 
 
 def own_answers(subject: Subject, prompts: Sequence[Prompt], cache: Path) -> list[dict[str, str]]:
     """Rows of prompts with the chat model's own brief greedy answers.
 
-    Left out: answers that do not end, that loop or decline, and those of which the judge could not say that they
-    answer. A model of this size wanders; what wanders is no lesson.
+    Left out: answers that do not end, that loop or decline.
     """
     asked = [p.text + BRIEF for p in prompts]
     said = generate_text(subject, asked, ANSWER_TOKENS, cache=cache / "answers", model_key="chat-bf16")
     rows, judge = [], RefusalJudge()
     for prompt, answer in zip(prompts, said, strict=True):
         whole = finished(answer)
-        if whole is not None and judge(prompt.text, whole).label == "complied":
+        if whole is not None and judge(prompt.text, whole).label != "refused":
             rows.append({"prompt": prompt.text, "completion": whole})
-    log.info("%d of %d answers of the chat model end and answer", len(rows), len(prompts))
+    log.info("%d of %d answers of the chat model end", len(rows), len(prompts))
     return rows
 
 

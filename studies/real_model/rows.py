@@ -17,7 +17,7 @@ from studies.real_model.lists import Prompt
 from holdfast.core.seeds import derive_seed
 from holdfast.data import normalise_text
 
-INSTRUCTIONS = 450
+INSTRUCTIONS = 900
 VALIDATION_SHARE = 0.1
 BRIEF = " Answer briefly."  # beside a prompt when the chat model answers it; not part of the row
 
