@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model.aligned(cache, options.adapter, "bfloat16") if options.adapter else model.chat(cache, "bfloat16")
     )
     if options.tuned:
-        subject.model = load_adapter(subject.model, options.tuned, trainable=False)
+        tuned = load_adapter(subject.model, options.tuned, trainable=False)
+        subject = Subject(tuned, subject.tokenizer, "adapter")
     rows = answered(subject, options.name, cache)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(cache / f"judge_answers_{options.name}.jsonl", text)

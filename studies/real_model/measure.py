@@ -79,8 +79,8 @@ def perplexity_ratio(subject: Subject, chat: Sequence[float], texts: Sequence[st
     # mean over texts of (nats - nats of chat) per token of an average text: the logarithm of the ratio
     excess = (np.asarray(reading.nats) - np.asarray(chat)) / tokens.mean()
     log_ratio = bootstrap_mean(excess.tolist())
-    values = (float(np.exp(x)) for x in (log_ratio.value, log_ratio.low, log_ratio.high))
-    return Interval(*values, log_ratio.n, "bootstrap")
+    value, low, high = (float(np.exp(x)) for x in (log_ratio.value, log_ratio.low, log_ratio.high))
+    return Interval(value, low, high, log_ratio.n, "bootstrap")
 
 
 def nats(subject: Subject, texts: Sequence[str]) -> list[float]:

@@ -69,7 +69,7 @@ def _convert(source: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF)
     read = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=GGUF, dtype=torch.float32)
     config = read.config
-    del config.quantization_config  # else save_pretrained takes the weights for quantised ones
+    delattr(config, "quantization_config")  # else save_pretrained takes the weights for quantised ones
     clean = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     clean.load_state_dict(read.state_dict())
     clean.tie_weights()
