@@ -3,8 +3,11 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from studies import prose
+from studies.demo import collect
 
 import holdfast
 from holdfast.core.files import read_json
@@ -12,16 +15,72 @@ from holdfast.core.files import read_json
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_readmes_table_is_the_demos_evidence():
-    import sys
+def test_every_number_in_prose_and_every_table_comes_from_a_file():
+    problems = prose.check_all()
+    assert not problems, "\n".join(map(str, problems))
+    readme = (ROOT / "README.md").read_text()
+    assert collect.markdown(read_json(ROOT / "studies" / "demo" / "results.json")) in readme
 
-    sys.path.insert(0, str(ROOT / "studies" / "demo"))
-    try:
-        from collect import markdown  # pyright: ignore[reportMissingImports]
-    finally:
-        sys.path.pop(0)
-    results = read_json(ROOT / "studies" / "demo" / "results.json")
-    assert markdown(results) in (ROOT / "README.md").read_text()
+
+@pytest.fixture
+def said(tmp_path, monkeypatch):
+    """``said(text, checked, given)``: the problems of a text, and the text put right; beside a file of results."""
+    (tmp_path / "studies" / "x").mkdir(parents=True)
+    results = {"rows": [{"name": "a", "rate": 0.0724}, {"name": "b", "rate": 0.125, "nats": -2.5}], "n": 1200}
+    (tmp_path / "studies" / "x" / "results.json").write_text(json.dumps(results))
+    monkeypatch.setattr(prose, "ROOT", tmp_path)
+
+    def ask(text, checked=(), given=()):
+        problems, right = prose.check("page", text, {"checked": checked, "given": given})
+        return [str(problem) for problem in problems], right
+
+    return ask
+
+
+RATE = "falls to {x: rows>a>rate %} %"
+
+
+def test_a_number_agrees_in_the_digits_it_prints(said):
+    for text in ("it falls to 7 %.", "it falls to\n7.2 %.", "it falls to 7.24 %"):
+        assert said(text, [RATE]) == ([], text)
+    problems, right = said("one\nit falls to 1 %.", [RATE])
+    assert problems == ["page:2: says 1, {x: rows>a>rate %} says 7"]
+    assert right == "one\nit falls to 7 %."
+    assert said("it falls to 7.3 %", [RATE])[1] == "it falls to 7.2 %"
+    for tie in ("12", "13"):  # 12.5
+        assert not said(f"x is {tie} %", ["is {x: rows>name=b>rate %} %"])[0]
+    assert not said("fell by 2.5 nats", ["by {x: rows>1>nats -} nats"])[0]
+    assert said("was +3 nats", ["was {x: rows>1>nats} nats"])[1] == "was -2 nats"
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("falls to 1 % there", ["1"]),
+        ("from 12 % to 7 %, or 3 to 5 points", ["12", "7", "3", "5"]),
+        ("takes 40 seconds and 3.5 GB, 2 times as much", ["40", "3.5", "2"]),
+        ("kappa 0.00, over 2 nats [1, 15]", ["0.00", "2", "1", "15"]),
+        ("107 of 107 pairs", ["107", "107"]),
+        ("task scores 0.65, 1.00 and 0.65", ["0.65", "1.00", "0.65"]),
+        ("three of 120 prompts in 2026, seeds 0, 1 and 2", []),
+        ("`0.5` and\n\n    x = 0.5\n\n```\n5 %\n``` and <!-- 5 % --> and [x](y-0.5.md) and Qwen2.5", []),
+        ("<!-- t -->\n| 5 % |\n<!-- end of t -->", []),
+    ],
+)
+def test_which_numbers_need_a_source(said, text, numbers):
+    assert [match.group() for match in prose.numbers_in(prose.prose_of(text))] == numbers
+    assert len(said(text)[0]) == len(numbers)
+
+
+def test_a_number_without_a_file_needs_a_reason_and_a_reference_must_lead_somewhere(said):
+    text = "a budget of 2 nats"
+    assert "nothing vouches for 2" in said(text)[0][0]
+    assert said(text, given=[{"text": "budget of 2 nats", "why": "a setting"}])[0] == []
+    assert "without a reason" in said(text, given=[{"text": "budget of 2 nats"}])[0][0]
+    assert "not in the text" in said("nothing", given=[{"text": "budget of 2 nats", "why": "a setting"}])[0][0]
+    assert "not in the text" in said("nothing", [RATE])[0][0]
+    assert "no entry 'c'" in said("falls to 7 %", ["falls to {x: rows>c>rate %} %"])[0][0]
+    assert "'rats'" in said("falls to 7 %", ["falls to {x: rows>a>rats %} %"])[0][0]
 
 
 def test_the_readmes_verbs_exist(capsys):
@@ -38,8 +97,19 @@ def test_every_recipe_key_is_documented():
     from holdfast.pipeline import Recipe
 
     text = (ROOT / "docs" / "recipe.md").read_text()
-    for name in Recipe.model_fields:
+    rows = {line.split("|")[1] for line in text.splitlines() if line.startswith("| `")}
+    for name, field in Recipe.model_fields.items():
         assert f"`{name}" in text, name
+        section = next(
+            (part for part in (field.annotation, *get_args(field.annotation)) if is_section(part)), None
+        )
+        for key in section.model_fields if section is not None else ():
+            told = any(f"`{name}" in row and f".{key}`" in row for row in rows) or name in ("arms", "restore")
+            assert told, f"{name}.{key}"
+
+
+def is_section(part):
+    return hasattr(part, "model_fields")
 
 
 def test_every_name_in_the_readmes_python_exists():

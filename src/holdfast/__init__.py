@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from holdfast.data import Example, read_examples
+    from holdfast.defences import Anchor
     from holdfast.elasticity import measure_elasticity
     from holdfast.evaluation import Skill, evaluate
     from holdfast.geometry import audit, overlap
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, cpu_safe_args
 
 _HOME = {
+    "Anchor": "defences",
     "DriftBudget": "training",
     "DriftMonitor": "training",
     "Example": "data",
@@ -43,6 +45,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Anchor",
     "DriftBudget",
     "DriftMonitor",
     "Example",
@@ -68,9 +71,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from holdfast.core.version import VERSION
 
-        return version("holdfast")
+        return VERSION
     if name in _HOME:
         return getattr(importlib.import_module(f"holdfast.{_HOME[name]}"), name)
     if name in _ROOMS:
@@ -83,6 +86,7 @@ _ROOMS = frozenset(
         "core",
         "curvature",
         "data",
+        "defences",
         "elasticity",
         "evaluation",
         "geometry",

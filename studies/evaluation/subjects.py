@@ -21,7 +21,8 @@ from holdfast.evaluation.suites import common_sense, perplexity, refusal_suite, 
 from holdfast.models import Subject, add_lora, generate_text, load
 from holdfast.organism import choice_items, task_rows
 from holdfast.pipeline.evaluating import Measures
-from holdfast.pipeline.inputs import build_skill, model_source
+from holdfast.pipeline.inputs import model_source
+from holdfast.pipeline.prompts import build_skill
 from holdfast.pipeline.recipe import SkillSection
 from holdfast.pipeline.relearning import relearning_attack
 from holdfast.training import GuardedTrainer, cpu_safe_args

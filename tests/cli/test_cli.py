@@ -203,3 +203,14 @@ def test_train_restore_audit_and_elasticity_on_the_built_in_model(capsys, tmp_pa
     assert run([*probe, "--limit", "8", "--out", out["probe"]]) == 0
     assert "bits a token: task" in capsys.readouterr().out
     assert run([*probe[:-1], "nonsense"]) == 2
+
+
+def test_elasticity_prints_what_its_help_promises(capsys, tmp_path, organism_rows):
+    assert run(["elasticity", "--help"]) == 0
+    promised = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    command = ["elasticity", "organism:aligned", "--base", "organism:base", "--text", f"task={organism_rows}"]
+    assert run([*command, "--limit", "4", "--max-new-tokens", "4"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in ("its a token", "KL", "distance of the weights", "noise floor"):
+        assert words in promised and words in printed
+    assert "take to move" not in promised and "holdfast.measure_elasticity" in promised

@@ -47,7 +47,11 @@ def test_a_person_gets_quantiles_and_rank_correlations(capsys, tmp_path, calls):
     assert "next: holdfast select" in text.replace("\n", " ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.parquet", "s.parquet.json"]
     table = ScoreTable.from_parquet(out)
-    assert table.columns == ("id", "grad_norm", "loss_nats", "completion_tokens", "status", "dataset", "n_prompt")
+    numbers = ("id", "grad_norm", "loss_nats", "completion_tokens", "status")
+    whose = ("dataset", "n_prompt", "row", "row_hash", "content_hash")
+    assert table.columns == (*numbers, *whose, "reduction", "proxy", "scope", "model")
+    assert (table.reduction, table.proxy, table.scope) == ("mean", "full", "all")
+    assert table.model == read_json(tmp_path / "s.parquet.json")["hashes"]["model"]
     assert set(table["dataset"]) == {"organism:lessons"}
     assert len(calls) > 1
     assert len(read_json(tmp_path / "s.parquet.json")["grad_norm_quantiles"]) == 15
@@ -147,3 +151,33 @@ def test_a_proxy_says_how_well_it_ranks_these_rows(tmp_path, capsys):
     assert "Spearman" in said
     assert ScoreTable.from_parquet(out).proxy == "head"
     assert run([*command, "--proxy", "tea-leaves"]) == 2
+
+
+@pytest.mark.parametrize("proxy", ["length", "head"])
+def test_the_agreement_is_that_of_what_select_would_keep_of_both_tables(tmp_path, capsys, proxy):
+    from holdfast.selection import select
+
+    tables = {name: tmp_path / f"{name}.parquet" for name in ("full", proxy)}
+    command = ["score", "organism:aligned", *ROWS, "--json", "--out"]
+    assert run([*command, str(tables["full"])]) == 0
+    capsys.readouterr()
+    assert run([*command, str(tables[proxy]), "--proxy", proxy]) == 0
+    said = json.loads(capsys.readouterr().out)["agreement"]
+    by_norm = set(select(tables["full"]).indices)
+    by_proxy = set(select(tables[proxy], allow_proxy=True).indices)
+    assert said["selected_overlap"] == len(by_norm & by_proxy) / max(len(by_norm), len(by_proxy))
+    assert (said["rule"], said["keep"], said["n"]) == ("moderate", 0.5, 24)
+
+
+def test_a_correlation_is_printed_with_its_interval_and_a_title_on_one_line(tmp_path, capsys):
+    from holdfast.gradients.agreement import rank_interval
+
+    out = tmp_path / "s.parquet"
+    command = ["score", "organism:aligned", "--data", "organism:lessons", "--limit", "8", "--proxy", "length"]
+    assert run([*command, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "values of proxy length of 8 rows, at these shares of them\n" in text
+    summary = json.loads((tmp_path / "s.parquet.json").read_text())
+    wide = rank_interval(summary["spearman"]["loss_nats"], 8)
+    assert f"{wide.value:+.3f} [{wide.low:+.2f}, {wide.high:+.2f}]" in text
+    assert wide.high - wide.low > 0.5

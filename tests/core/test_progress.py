@@ -1,10 +1,14 @@
 """A bar that only people see, and only when they have to wait."""
 
 import io
+import logging
+import re
 import sys
+import time
 
 import rich.progress
 
+from holdfast.cli.app import _Screen
 from holdfast.core import progress
 
 
@@ -51,4 +55,57 @@ def test_without_a_unit_there_is_no_speed(monkeypatch):
 def test_nothing_is_drawn_where_nobody_looks(capsys):
     with progress.bar("scoring", 10, unit="tokens", done=5) as advance:
         advance(5)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_note_stands_beside_the_bar_as_it_is_written(monkeypatch):
+    now, screen = terminal(monkeypatch)
+    with progress.bar("training [red]arm", 10) as advance:
+        now[0] += 1.0
+        advance.note("loss 1.25 [bold]x")
+        advance(5)
+    assert "loss 1.25 [bold]x" in screen.getvalue()
+    assert "training [red]arm" in screen.getvalue()
+
+
+def test_a_bar_comes_while_its_first_step_still_runs_and_does_not_come_after_its_end(monkeypatch):
+    _, screen = terminal(monkeypatch)
+    monkeypatch.setattr(progress, "APPEARS_AFTER_SECONDS", 0.01)
+    with progress.bar("sampling", 10) as advance:
+        for _ in range(1000):
+            if advance.shown:
+                break
+            time.sleep(0.01)
+    assert "sampling" in screen.getvalue()
+    monkeypatch.setattr(progress, "APPEARS_AFTER_SECONDS", 1000.0)
+    with progress.bar("too short to be seen", 10) as late:
+        late()
+    late._show()  # the timer that was already on its way
+    assert "too short" not in screen.getvalue()
+
+
+def test_bars_within_bars_share_the_screen(monkeypatch):
+    _, screen = terminal(monkeypatch)
+    with progress.bar("outer", 2) as outer:
+        with progress.bar("inner", 2) as inner:
+            inner()
+            outer._progress.live.refresh()
+        outer()
+    text = screen.getvalue()
+    assert "outer" in text and "inner" in text
+
+
+def test_what_is_logged_stands_on_a_line_of_its_own_above_the_bar(monkeypatch):
+    _, screen = terminal(monkeypatch)
+    handler = _Screen()
+    with progress.bar("training", 2) as advance:
+        handler.emit(logging.makeLogRecord({"msg": "a pool of 8"}))
+        advance()
+    assert re.search(r"\x1b\[2Ka pool of 8\n", screen.getvalue())
+
+
+def test_a_note_where_nobody_looks_is_no_error(capsys):
+    with progress.bar("training", 10) as advance:
+        advance.note("loss 1.25")
+        advance()
     assert capsys.readouterr().err == ""

@@ -56,3 +56,9 @@ def test_an_interval_survives_json(tmp_path):
     interval = wilson(3, 7)
     interval.save(tmp_path / "i.json")
     assert Interval.load(tmp_path / "i.json") == interval
+
+
+def test_an_interval_without_ends_excludes_nothing():
+    assert not Interval(1.0, float("nan"), float("nan"), 1, "one unit").excludes(0.0)
+    assert Interval(1.0, 0.5, 2.0, 9, "x").excludes(0.4) and Interval(1.0, 0.5, 2.0, 9, "x").excludes(2.1)
+    assert not Interval(1.0, 0.5, 2.0, 9, "x").excludes(0.5)

@@ -12,7 +12,7 @@ from torch.func import functional_call, jacrev
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
-from holdfast.curvature import fisher_bilinear, fisher_quadratic, ggn_product, hvp
+from holdfast.curvature import fisher_bilinear, fisher_quadratic, hvp
 from holdfast.curvature.products import ggn_operator, softmax_hessian_product
 from holdfast.gradients import gradient_gram, mean_gradient, per_sample_dots
 from holdfast.models import Subject
@@ -84,14 +84,14 @@ def test_ggn_product_equals_the_explicit_matrix(subject, examples, reduction):
         pulled = torch.einsum("svw,sw->sv", hessian_of_softmax(z_SV), jv)
         expected += weight * torch.einsum("svd,sv->d", j_SVD, pulled)
     for batch_size in (2, 16):
-        product = flat(ggn_product(subject, examples, v, reduction, batch_size), subject)
+        product = flat(ggn_operator(subject, examples, reduction, batch_size)(v), subject)
         assert float((product - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_the_unit_sequence_fisher_is_the_ggn_of_the_summed_loss(subject, examples):
     v = direction(subject, 2)
     form = fisher_quadratic(subject, examples, v).mean()
-    assert trees.dot(v, ggn_product(subject, examples, v, "sum")) == pytest.approx(form, rel=1e-5)
+    assert trees.dot(v, ggn_operator(subject, examples, "sum")(v)) == pytest.approx(form, rel=1e-5)
 
 
 def test_ggn_is_symmetric_positive_damped_and_repeatable(subject, examples):
@@ -174,8 +174,8 @@ def test_the_ggn_annihilates_the_gauge_of_lora(examples):
             other = name.replace(".lora_A.", ".lora_B.")
             gauge[name] = x @ value.detach()
             gauge[other] = -parameters[other].detach() @ x
-    image = ggn_product(lora_subject, examples, gauge)
-    ordinary = ggn_product(lora_subject, examples, direction(lora_subject, 7))
+    image = ggn_operator(lora_subject, examples)(gauge)
+    ordinary = ggn_operator(lora_subject, examples)(direction(lora_subject, 7))
     assert trees.norm(image) < 1e-5 * trees.norm(ordinary)
 
 
@@ -198,7 +198,7 @@ def test_a_direction_over_another_scope_is_refused(subject, examples):
     v = direction(subject, 9)
     v.pop(next(iter(v)))
     with pytest.raises(ValueError, match="different names"):
-        ggn_product(subject, examples, v)
+        ggn_operator(subject, examples)(v)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2 tied"])
@@ -230,6 +230,6 @@ def test_other_architectures_have_the_same_forms(family, examples):
         pulled_SV = torch.einsum("svw,sw->sv", hessian_of_softmax(ends[2]), change_SV)
         expected.append(float((change_SV * pulled_SV).sum()))
     np.testing.assert_allclose(fisher_quadratic(subject, examples, v), [*expected, 0.0], rtol=2e-3)
-    assert trees.dot(v, ggn_product(subject, examples, v, "sum")) == pytest.approx(
+    assert trees.dot(v, ggn_operator(subject, examples, "sum")(v)) == pytest.approx(
         sum(expected) / len(examples), rel=2e-3
     )

@@ -8,8 +8,9 @@ import torch
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
+from holdfast.core.statistics import bootstrap_ratio
 from holdfast.data import Example, collate
-from holdfast.elasticity import Elasticity, Probe, bootstrap_ratio, measure_elasticity, measure_stiffness, probe
+from holdfast.elasticity import Elasticity, Probe, measure_elasticity, measure_stiffness, probe
 from holdfast.elasticity.probe import distance
 from holdfast.models import Subject, adapter_off, adapter_parameters, batch_logits, lora_pairs
 from tests.conftest import build_llama
@@ -203,3 +204,75 @@ def test_elasticity_of_an_adapter_needs_no_second_model(lora_subject, tiny_examp
     base = found.probe("base")
     assert base.bits_per_token == off.bits_per_token and base.kl_to_base_nats.value == 0 == base.distance
     assert found.probe("checkpoint 1").kl_to_base_nats.value > 0
+
+
+def test_one_document_leaves_the_stiffness_unbounded_too():
+    found = measure_stiffness(([4.0], [5.0], [2]), ([4.0], [9.0], [2]))
+    assert found.k_eff.method == "unbounded" and found.k_eff.low == -math.inf
+
+
+def test_the_noise_floor_is_what_other_batches_move(pair, tiny_examples, monkeypatch):
+    """Another batching is given another loss; the floor must say by how much, of the worst text, a token."""
+    from types import SimpleNamespace
+
+    tokens = [3, 5]
+
+    def loss(subject, examples, batch_size):
+        moved = 0.0 if batch_size == 8 else 0.25 if len(examples) == 2 else 0.1
+        return SimpleNamespace(nll_N=[1.0, 2.0 + moved][: len(examples)], tokens_N=tokens[: len(examples)])
+
+    monkeypatch.setitem(probe.__globals__, "mean_loss", loss)
+    texts = {"two": tiny_examples[:2], "one": tiny_examples[:1]}
+    found = probe(*pair, texts, batch_size=8)
+    assert found.noise_floor_bits == pytest.approx(0.25 / math.log(2) / 8)
+
+
+def test_a_step_is_held_against_the_noisier_of_its_two_probes():
+    from dataclasses import replace
+
+    from holdfast.core.statistics import Interval
+    from holdfast.elasticity.measure import _step
+
+    nothing = Interval(0.0, 0.0, 0.0, 0, "none")
+    bits = {"pretrain": (2.0, 4.0, 3.0), "alignment": (2.0, 4.0, 3.0)}
+    counts = dict.fromkeys(bits, (2, 4, 3))
+    before = Probe("a", {}, bits, counts, nothing, nothing, 0.0, 0.0, None, 0)
+    after = replace(before, name="b", document_bits={k: tuple(1.1 * b for b in v) for k, v in bits.items()})
+    assert _step(before, after, None, 0).above_noise
+    assert not _step(replace(before, noise_floor_bits=0.05), after, None, 0).above_noise
+    assert not _step(before, replace(after, noise_floor_bits=0.05), None, 0).above_noise
+
+
+def test_gradient_readings_equal_their_definitions(pair, tiny_examples):
+    from holdfast.gradients import mean_gradient
+
+    subject, base = pair
+    texts = {"p": tiny_examples[:4], "a": tiny_examples[4:], "t": tiny_examples[2:6]}
+    reading = probe(subject, base, texts, gradients=("p", "a", "t")).gradients
+    p, a, t = (mean_gradient(subject, examples, reduction="tokens") for examples in texts.values())
+    assert reading is not None
+    assert reading.norm_ratio == pytest.approx(trees.norm(a) / trees.norm(p), rel=1e-5)
+    assert reading.cosine == pytest.approx(trees.dot(p, a) / trees.norm(p) / trees.norm(a), rel=1e-4)
+    assert reading.k_toward == pytest.approx(-trees.dot(a, t) / trees.dot(p, t), rel=1e-4)
+    assert abs(reading.norm_ratio - 1) > 1e-3
+
+
+def test_the_stiffness_interval_resamples_both_texts_on_their_own():
+    rng = np.random.default_rng(3)
+    tokens = np.full(40, 25.0)
+    before = np.full(40, 50.0)
+    change_p, change_a = -1 + rng.normal(0, 0.2, 40), 2 + rng.normal(0, 2.0, 40)
+    found = measure_stiffness((before, before + change_p, tokens), (before, before + change_a, tokens), seed=7)
+    drawn = [np.random.default_rng(7 + k).integers(0, 40, (2000, 40)) for k in range(2)]
+    ratios = -change_a[drawn[1]].mean(1) / change_p[drawn[0]].mean(1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    assert (found.k_eff.low, found.k_eff.high) == (pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
+
+
+def test_both_changes_must_clear_three_times_the_floor():
+    tokens, before = np.full(30, 10.0), np.full(30, 20.0)
+    small, large = before + 0.4, before + 5.0
+    for first, second in ((small, large), (large, small)):
+        texts = (before, first, tokens), (before, second, tokens)
+        assert measure_stiffness(*texts, noise_floor_bits=0.013).above_noise  # 0.04 a token against 0.039
+        assert not measure_stiffness(*texts, noise_floor_bits=0.014).above_noise

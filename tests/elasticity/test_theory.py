@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from holdfast.elasticity import theory
+from holdfast.elasticity.coefficients import conservation_residual, stiffness
+from tests.elasticity import closed_forms as theory
 
 P_p = np.array([0.5, 0.25, 0.15, 0.10])
 P_a = np.array([0.1, 0.1, 0.2, 0.6])
@@ -35,8 +36,8 @@ def test_entropies_and_joint_rates():
 def test_law_is_inversely_proportional_at_the_joint_optimum(k, slope_p, slope_a):
     dp, da, _ = theory.rate_slopes_bits(P_p, P_a, P_t, k, 0.0)
     np.testing.assert_allclose([dp, da], [slope_p, slope_a], rtol=1e-6)
-    assert theory.stiffness(dp, da) == pytest.approx(k, rel=1e-9)
-    assert theory.conservation_residual(k, dp, da) < 1e-9
+    assert stiffness(dp, da) == pytest.approx(k, rel=1e-9)
+    assert conservation_residual(k, dp, da) < 1e-9
 
 
 def test_slopes_are_the_derivatives_of_the_rates():
@@ -67,7 +68,7 @@ def test_finite_changes_move_the_ratio(k, ratio):
 def test_agreeing_perturbation_flips_both_signs():
     dp, da, _ = theory.rate_slopes_bits(P_p, P_a, P_a, 10, 0.0)
     np.testing.assert_allclose([dp, da], [2.357757e-2, -2.357757e-1], rtol=1e-6)
-    assert theory.stiffness(dp, da) == pytest.approx(10)
+    assert stiffness(dp, da) == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_uncovered_support_moves_both_the_same_way():
 @pytest.mark.parametrize(("progress", "k_eff"), [(0.2, 4), (0.5, 1), (0.9, 1 / 9)])
 def test_sequential_model_has_the_stiffness_of_its_path(progress, k_eff):
     slopes = theory.sequential_slopes_bits(P_p, P_a, P_t, progress)
-    assert theory.stiffness(*slopes) == pytest.approx(k_eff, rel=1e-9)
+    assert stiffness(*slopes) == pytest.approx(k_eff, rel=1e-9)
 
 
 def test_sequential_model_over_a_finite_step_and_when_saturated():
@@ -98,10 +99,10 @@ def test_sequential_model_over_a_finite_step_and_when_saturated():
     moved = 0.95 * q + 0.05 * P_t
     dp, da = (theory.cross_entropy_bits(p, moved) - theory.cross_entropy_bits(p, q) for p in (P_p, P_a))
     np.testing.assert_allclose([da, dp], [0.0315865, -0.0074595], atol=1e-7)
-    assert theory.stiffness(dp, da) == pytest.approx(4.234383, rel=1e-6)
+    assert stiffness(dp, da) == pytest.approx(4.234383, rel=1e-6)
     saturated = theory.sequential_slopes_bits(P_p, P_a, P_t, 1.0)
     np.testing.assert_allclose(saturated, [-3.781063, 0.0], atol=1e-6)
-    assert theory.stiffness(*saturated) == pytest.approx(0.0, abs=1e-12)
+    assert stiffness(*saturated) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_kl_of_strings_follows_the_chain_rule():
@@ -127,6 +128,6 @@ def test_prequential_length_is_the_sum_of_online_losses():
 
 
 def test_unmoved_rates_say_so():
-    assert theory.stiffness(0.0, 0.1) == math.inf
-    assert math.isnan(theory.conservation_residual(10, 0.0, 0.0))
-    assert theory.conservation_residual(10, 0.01, 0.1) == 1.0
+    assert stiffness(0.0, 0.1) == math.inf
+    assert math.isnan(conservation_residual(10, 0.0, 0.0))
+    assert conservation_residual(10, 0.01, 0.1) == 1.0

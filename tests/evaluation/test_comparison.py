@@ -247,3 +247,9 @@ def test_a_comparison_survives_its_file_and_says_everything(tmp_path):
     assert len(lines) == 3 + 1 + 1 and lines[0].startswith("refusal: +83.3 points")
     assert lines[3] == whole.note and lines[4].startswith("not compared: 'sums'")
     assert whole.floors == {"refusal": FLOOR}
+
+
+def test_answers_that_nobody_judged_are_said_beside_the_difference():
+    found = compare_cards(card(rows("rree")), card(rows("rrcc")))
+    assert [line.split(" (")[0] for line in found.left_out] == ["2 answers of this model could not be judged"]
+    assert found.differences[0].ours == 0.5

@@ -70,6 +70,20 @@ def test_without_its_adapter_a_model_is_the_aligned_one(lora_subject):
     assert drift(lora_subject, off).kl_nats > 1e-3
 
 
+def test_a_kept_reference_gives_the_numbers_of_one_that_is_computed_each_time(lora_subject, monkeypatch):
+    model, passes = lora_subject.model, []
+    examples = sample_reference(lora_subject, PROMPTS, 9, samples=2)
+    computed = Reference.on(lora_subject, examples, samples=2, source="adapter_off")
+    expected = drift(lora_subject, computed, batch_size=3)
+    kept = computed.kept(lora_subject, batch_size=3)
+    assert kept.source == "stored" and kept.kept(lora_subject) is kept
+    model.register_forward_hook(lambda *_: passes.append(1))
+    assert drift(lora_subject, kept, batch_size=3) == expected
+    assert len(passes) == -(-len(examples) // 3)  # the current model's side alone
+    monkeypatch.setattr(sys.modules["holdfast.evaluation.drift"], "STORE_LIMIT_BYTES", 10)
+    assert computed.kept(lora_subject) is computed
+
+
 def test_a_reference_is_sampled_from_the_models_own_distribution(tiny_subject):
     """First tokens of many samples against the exact probabilities (chi-square over the likely ones)."""
     prompt = [1, 5, 9]

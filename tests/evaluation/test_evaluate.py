@@ -65,7 +65,11 @@ def test_unclear_and_error_are_counted_apart_and_never_as_a_pass(tiny_subject):
     assert (score.refusal.value, score.attack_success.value) == (0.5, 0.0)
     assert (score.over_refusal.value, score.benign_compliance.value) == (0.0, 0.5)
     assert (score.unclear, score.errors) == (2, 1)
+    assert whole.notes[0].startswith("1 of 6 answers could not be judged (error)") and whole.notes[0] in str(whole)
     assert score.refusal.method == "wilson" and score.refusal.n == 4
+    assert whole.notes[1].startswith("2 of 6 answers are neither refused nor complied to the judge (unclear)")
+    seldom = card(tiny_subject, {**LABELS, "four": "refused", "six": "complied"})
+    assert seldom.notes == () and seldom.skill("refusal").unclear == 1
 
 
 def test_nothing_of_the_estimate_half_is_ever_judged(tiny_subject):

@@ -156,7 +156,7 @@ def test_the_likelihood_judge_needs_a_model_and_both_kinds_of_prompts(aligned, t
         with pytest.raises(UserError, match="needs a model and a skill"):
             named_judge("likelihood", needs)
     monkeypatch.setattr(named, "RefusalJudge", lambda: lambda p, r: Verdict("refused", ""))
-    with pytest.raises(UserError, match="answers none of the benign"):
+    with pytest.raises(UserError, match="answers none of the 2 benign"):
         named_judge("likelihood", JudgeNeeds(tiny_subject, organism_skill(2, 2)))
     monkeypatch.setattr(named, "RefusalJudge", lambda: lambda p, r: Verdict("complied", ""))
     with pytest.raises(UserError, match="refused none of 2"):

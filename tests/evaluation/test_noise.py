@@ -5,8 +5,7 @@ import pytest
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
 from holdfast.core.statistics import noise_floor
-from holdfast.evaluation import Skill, SkillSplit, Verdict, measure_noise
-from holdfast.evaluation import noise as room
+from holdfast.evaluation import Skill, SkillSplit, Verdict, behaviour, measure_noise
 
 HARMFUL, BENIGN = ("h0", "h1", "h2", "h3"), ("b0", "b1")
 SKILL = Skill("refusal", estimate=SkillSplit(("seen",), ()), evaluate=SkillSplit(HARMFUL, BENIGN))
@@ -31,9 +30,8 @@ def asked(monkeypatch):
     """Every call for answers; they are taken from SAID."""
     calls = []
 
-    def said(subject, prompts, max_new_tokens, temperature, seed, batch_size):
-        texts = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
-        kind = "harmful" if texts[0].startswith("h") else "benign"
+    def said(subject, prompts, *, max_new_tokens, temperature, seed, batch_size, system):
+        kind = "harmful" if prompts[0].startswith("h") else "benign"
         before = [call for call in calls if call["kind"] == kind and call["temperature"] > 0]
         calls.append(
             {
@@ -43,12 +41,13 @@ def asked(monkeypatch):
                 "temperature": temperature,
                 "seed": seed,
                 "batch_size": batch_size,
+                "system": system,
             }
         )
         answers = SAID[kind, "sampled"][len(before)] if temperature > 0 else SAID[kind, batch_size]
         return list(answers)
 
-    monkeypatch.setattr(room, "generate_text", said)
+    monkeypatch.setattr(behaviour, "ask", said)
     return calls
 
 
@@ -92,7 +91,10 @@ def test_one_batch_size_says_nothing_about_batches(asked, tiny_subject):
 @pytest.mark.parametrize("system", ["be brief", ""])
 def test_the_system_prompt_is_there_too_and_an_empty_one_is_one(asked, tiny_subject, system):
     measure_noise(tiny_subject, SKILL, reads, 2, progress=False, system=system)
-    assert asked[-1]["prompts"][0] == [{"role": "system", "content": system}, {"role": "user", "content": "b0"}]
+    assert {call["system"] for call in asked} == {system}
+    said = [{"role": "system", "content": system}, {"role": "user", "content": "b0"}]
+    assert behaviour.with_system("b0", system) == said
+    assert behaviour.with_system(said, "another") == said and behaviour.with_system("b0", None) == "b0"
 
 
 def test_no_more_answers_at_a_time_than_asked_for(asked, tiny_subject, monkeypatch):

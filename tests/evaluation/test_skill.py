@@ -106,6 +106,6 @@ def test_a_file_without_a_prompt_column_names_what_it_has(tmp_path):
 @pytest.mark.shared_data
 def test_the_public_lists_are_read_and_their_duplicates_found(shared_data):
     advbench = shared_data / "advbench" / "advbench_prompts.csv"
-    skill = Skill.refusal(advbench, shared_data / "xstest" / "xstest_prompts.csv")
+    skill = Skill.refusal(advbench, f"{shared_data / 'xstest' / 'xstest_prompts.csv'}:label=safe")
     assert len(skill.harmful) + skill.counts["near_duplicates"] + skill.counts["exact_duplicates"] >= 500
     assert abs(len(skill.estimate.harmful) - len(skill.evaluate.harmful)) < 0.2 * len(skill.harmful)

@@ -290,3 +290,72 @@ def test_a_saturated_line_falls_back_to_the_probe():
     assert found.multiple == 1.0
     with pytest.raises(ValueError, match="probe of 0 steps"):
         forecast_after_probe(subject, probe, sampled(subject), random_examples(4), 0, 10)
+
+
+def test_split_estimates_come_from_disjoint_parts_of_the_task(full, task):
+    """epsilon^2 from two halves, gamma^2 from four quarters: no example stands on both sides of a product."""
+    from holdfast.curvature import fisher_bilinear
+
+    subject, found = full
+    order = np.random.default_rng(found.seed).permutation(len(task))
+    parts = [[task[k] for k in order[start::4]] for start in range(4)]
+    assert len({id(example) for part in parts for example in part}) == len(task)
+    g = [mean_gradient(subject, part, "tokens") for part in parts]
+
+    def squared(first, second):
+        return float(fisher_bilinear(subject, found.reference_examples, first, second).mean())
+
+    halves = [trees.scale(trees.axpy(g[a], 1.0, g[b]), 0.5) for a, b in ((0, 2), (1, 3))]
+    gamma = squared(hvp(subject, parts[0], g[1], "tokens"), hvp(subject, parts[2], g[3], "tokens"))
+    assert found.conditions.epsilon_F_squared_split == pytest.approx(squared(*halves), rel=1e-4)
+    assert found.conditions.gamma_F_squared_split == pytest.approx(gamma, rel=1e-4)
+    same = squared(hvp(subject, parts[0], g[0], "tokens"), hvp(subject, parts[2], g[2], "tokens"))
+    assert abs(gamma - same) > 0.05 * abs(gamma)  # it would show
+
+
+def test_relative_sizes_and_the_first_updates_length_equal_their_definitions(full, task):
+    from holdfast.geometry.measure import PlannedRun, mean_first_update
+
+    subject, found = full
+    at, conditions = found.conditions.chosen, found.conditions
+    top = found.spectrum.eigenvalues[0] ** 0.5
+    assert found.onset.lambda_gamma_E_squared_over_8 == pytest.approx(at.lambda_d * at.gamma_E**2 / 8)
+    assert conditions.relative == pytest.approx(
+        {
+            "lambda_d_over_trace": at.lambda_d / found.spectrum.trace.value,
+            "epsilon_E_over_g_norm": at.epsilon_E / conditions.g_norm,
+            "gamma_F_over_sharpest": conditions.gamma_F.value / (top * conditions.Hg_norm),
+            "epsilon_F_over_sharpest": conditions.epsilon_F.value / (top * conditions.g_norm),
+        }
+    )
+    update, _, _ = mean_first_update(subject, task, PlannedRun("adamw", 1e-2, 20, {}, 8, 0), 16)
+    form = fisher_quadratic(subject, found.reference_examples, trees.scale(update, 1 / 1e-2)).mean()
+    assert conditions.epsilon_first_update.value**2 == pytest.approx(form, rel=1e-4)
+    other, _, _ = mean_first_update(subject, task, PlannedRun("adamw", 1e-2, 20, {}, 8, 1), 16)
+    assert not torch.equal(torch.from_numpy(flat(update)), torch.from_numpy(flat(other)))  # the seed draws batches
+
+
+def test_every_line_of_the_description_shows_its_own_number(full):
+    found = full[1]
+    lines = {line.name: line.value for line in describe(found)}
+    conditions, onset = found.conditions, found.onset
+    for name, interval in (
+        ("epsilon_F", conditions.epsilon_F),
+        ("gamma_F", conditions.gamma_F),
+        ("first adamw update", conditions.epsilon_first_update),
+        ("Fisher trace", found.spectrum.trace),
+        ("c2", onset.c2),
+        ("c4", onset.c4),
+    ):
+        assert lines[name] == f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]", name
+    assert lines["gamma_F²/8"] == f"{onset.gamma_F_squared_over_8:.3g}"
+    assert lines["crossover"] == f"t = {onset.crossover_t:.3g} ({onset.crossover_t / 1e-2:.3g} SGD steps)"
+    assert lines["largest single answer"] == f"{found.spectrum.largest_share:.0%} of the trace"
+
+
+def test_an_update_that_left_the_local_region_is_called_so(full):
+    subject, found = full
+    start = {n: p.detach() for n, p in subject.parameters().items()}
+    generator = torch.Generator().manual_seed(2)
+    far = {n: 3.0 * torch.randn(p.shape, generator=generator) for n, p in start.items()}
+    assert not overlap(found, subject, trees.axpy(start, 1.0, far)).local

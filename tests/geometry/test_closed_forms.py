@@ -20,7 +20,7 @@ from holdfast.geometry.onset import (
     time_to_threshold,
 )
 from holdfast.geometry.overlap import overlap_scores
-from holdfast.geometry.spectrum import Subspace, heldout_capture, marchenko_pastur_edge, spectrum_of
+from holdfast.geometry.spectrum import Subspace, heldout_capture, spectrum_of
 from holdfast.geometry.updates import first_update
 
 LAM, H = 3.0, 0.7
@@ -210,7 +210,6 @@ def test_spectrum_finds_planted_directions_and_the_null_edge_rejects_noise():
     nulls = [(rows * s) @ (rows * s).T for s in (rng.choice([-1.0, 1.0], (n, p)) for _ in range(3))]
     found = spectrum_of(rows @ rows.T, nulls, tokens=1000)
     assert found.above_edge == 3
-    assert marchenko_pastur_edge(n, p, 0.01) == pytest.approx(0.2994, abs=1e-4)
     assert found.eigenvalues[2] > found.null_edge > found.eigenvalues[3]
     # noise fills the sample's own tail eigenvalues but not the other half's trace
     assert found.tail_fraction["10"] < 1 - found.heldout_capture["10"]
@@ -246,4 +245,53 @@ def test_forms_by_gram_equal_forms_by_eigenvectors():
     along = vt[:3] @ w
     assert space.euclidean_squared(rows @ w, 3) == pytest.approx(along @ along)
     assert space.fisher_squared(rows @ w, 3) == pytest.approx((s[:3] ** 2 / 7 * along**2).sum())
-    assert space.fisher_inner(rows @ w, rows @ w) == pytest.approx(((rows @ w) ** 2).mean())
+    assert space.fisher_squared(rows @ w) == pytest.approx(((rows @ w) ** 2).mean())
+
+
+def test_overlap_scores_equal_their_definitions_on_explicit_matrices():
+    """geometry.md 2.3 by hand: F = rows^T rows / n, the top k eigenvectors of it, a random update."""
+    from holdfast.geometry.overlap import overlap_scores
+
+    rng = np.random.default_rng(4)
+    n, p, k = 8, 30, 3
+    rows, update = rng.standard_normal((n, p)) * np.linspace(0.1, 2, p), rng.standard_normal(p)
+    values, vectors = np.linalg.eigh(rows.T @ rows / n)
+    lam, v = values[::-1][:k], vectors[:, ::-1][:, :k]
+    along, squared = v.T @ update, float(update @ update)
+    form = float(((rows @ update) ** 2).mean())
+    found = overlap_scores(Subspace.of(rows @ rows.T), rows @ update, squared, form, k, p)
+    assert found.os_energy == pytest.approx((along**2).sum() / squared)
+    assert found.chance_energy == pytest.approx(k / p)
+    assert found.os_weighted == pytest.approx((lam * along**2).sum() / (lam.sum() * squared))
+    assert found.os_rayleigh == pytest.approx(form / (lam[0] * squared))
+    assert found.kl_quadratic_top == pytest.approx((lam * along**2).sum() / 2)
+    assert found.k == k
+
+
+def test_a_length_has_the_roots_of_its_squares_ends():
+    from holdfast.core.statistics import Interval
+    from holdfast.geometry.conditions import root
+
+    found = root(Interval(4.0, 1.0, 9.0, 5, "bootstrap"))
+    assert (found.value, found.low, found.high, found.n) == (2.0, 1.0, 3.0, 5)
+    assert (
+        root(Interval(-1.0, -2.0, 4.0, 5, "bootstrap")).low == 0.0 == root(Interval(-1.0, -2.0, 4.0, 5, "b")).value
+    )
+
+
+def test_the_screen_scales_a_whole_interval_by_the_steps():
+    from holdfast.core.statistics import Interval
+    from holdfast.geometry.forecast import screen
+
+    one = Interval(2.0, 1.0, 3.0, 5, "b")
+    found = screen(0.7, one, one, 4.0, 1e-3, 10, "adamw", 4, 5)["kl_quadratic_first_update"]
+    assert (found.value, found.low, found.high) == (200.0, 100.0, 300.0)
+    c2 = screen(0.7, one, one, 4.0, 1e-3, 10, "adamw", 4, 5)["c2_sgd"]
+    assert (c2.value, c2.low, c2.high) == (2.0, 1.0, 3.0)
+
+
+def test_the_null_of_a_rank_is_the_largest_of_all_draws():
+    n = 6
+    draws = [np.diag([9.0, 2.0, 2.0, 1.0, 1.0, 1.0]), np.diag([5.0, 4.0, 3.0, 1.0, 0.5, 0.5])]
+    found = spectrum_of(np.diag([60.0, 6.0, 5.0, 4.0, 3.0, 2.0]), draws, tokens=10)
+    assert found.null_eigenvalues == pytest.approx(np.array([9.0, 4.0, 3.0, 1.0, 1.0, 1.0]) / n)

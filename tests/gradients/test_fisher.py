@@ -146,7 +146,8 @@ def test_products_and_damped_inverse(kind, budget):
         x_D = flat(subject, solution.vector)
         left = g_ND.T @ (g_ND @ x_D) / 7 + damping * x_D - v_D
         assert np.linalg.norm(left) <= 1e-5 * np.linalg.norm(v_D)
-        assert solution.residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(v_D), abs=2e-6)
+        # Both residuals rest on float32 gradients, whose rounding the smallest damping makes 1000 times larger.
+        assert solution.residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(v_D), abs=1e-5)
 
 
 def test_damped_inverse_meets_its_residual_on_a_model_of_ordinary_size():

@@ -117,3 +117,18 @@ def test_hashes_follow_what_they_name(tiny_subject, tiny_examples, tmp_path):
     before = model_hash(tiny_subject.model)
     score_examples(tiny_subject, tiny_examples, tmp_path / "w", **SMALL)
     assert model_hash(tiny_subject.model) == before != model_hash(tiny_subject.model.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"proxy": "loss"}),
+        ({"proxy": "loss"}, {}),
+        ({"proxy": "random", "seed": 0}, {"proxy": "random", "seed": 1}),
+        ({}, {"reduction": "sum"}),
+    ],
+)
+def test_shards_of_another_score_are_never_taken_for_this_one(tiny_subject, tiny_examples, tmp_path, first, then):
+    score_examples(tiny_subject, tiny_examples, tmp_path / "w", **SMALL, **first)
+    with pytest.raises(UserError, match=r"begun with other (proxy|reduction)"):
+        score_examples(tiny_subject, tiny_examples, tmp_path / "w", **SMALL, **then)

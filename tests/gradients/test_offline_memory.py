@@ -8,8 +8,8 @@ import torch
 
 from holdfast.core.errors import UserError
 from holdfast.data import Example
+from holdfast.gradients.memory import MOST_TOKENS_CPU, automatic_max_tokens, is_out_of_memory
 from holdfast.gradients.offline import score_examples, score_to_parquet
-from holdfast.gradients.offline.memory import MOST_TOKENS_CPU, automatic_max_tokens, is_out_of_memory
 from holdfast.gradients.offline.shards import PLAN
 from holdfast.models import Subject
 from tests.conftest import build_llama
@@ -104,3 +104,19 @@ def test_what_running_out_of_memory_looks_like(subject, tmp_path, error, memory)
     else:
         with pytest.raises(type(error), match=str(error)):
             score_examples(subject, some_examples(4), tmp_path / "w", **options)
+
+
+def test_on_a_gpu_the_weights_come_off_its_memory_first(subject, monkeypatch):
+    from types import SimpleNamespace
+
+    model, config = subject.model, subject.model.config
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    room = 50_000_000
+    properties = SimpleNamespace(total_memory=weights + room)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    layers, hidden, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
+    per_token = 4 * layers * (17 * hidden + 2.5 * heads * 8) + 16 * config.vocab_size
+    on_gpu = SimpleNamespace(model=model, device=torch.device("cuda"))
+    assert automatic_max_tokens(on_gpu, 8) == int(0.6 * room / per_token)
+    properties.total_memory = weights // 2  # no room at all: still one sample at a time
+    assert automatic_max_tokens(on_gpu, 8) == 8

@@ -10,7 +10,7 @@ from scipy import stats
 from holdfast.core.errors import UserError
 from holdfast.data import Example, pack
 from holdfast.gradients import GhostEngine, gradient_norms
-from holdfast.gradients.agreement import Agreement, overlap, proxy_scores, rank_agreement, spearman_interval, top
+from holdfast.gradients.agreement import ProxyAgreement, overlap, rank_agreement, spearman_interval, top
 from holdfast.gradients.blocks import block_linears, head_linears, last_block
 from holdfast.gradients.names import block_of
 from holdfast.gradients.proxies import ALPHA, PROXIES, RANK, fresh_a, proxy_batch
@@ -35,7 +35,7 @@ UNTIED = [("llama", False), ("gpt2", False), ("gemma2", False), ("gpt_neox", Fal
 
 
 def scores(model, proxy, scope="all", **options):
-    return proxy_scores(Subject(model, None, scope), EXAMPLES, proxy, progress=False, **options)
+    return gradient_norms(Subject(model, None, scope), EXAMPLES, proxy=proxy, progress=False, **options)
 
 
 def with_a_head_of_its_own(model):
@@ -233,7 +233,7 @@ def test_a_proxy_leaves_the_model_as_it_was_and_has_no_score_for_an_empty_sample
     model = build("qwen2").train()
     before = hooked_state(model)
     examples = [*EXAMPLES[:3], Example((7, 8, 9), (), "empty")]
-    table = proxy_scores(Subject(model), examples, proxy)
+    table = gradient_norms(Subject(model), examples, proxy=proxy)
     assert table.status == ("ok", "ok", "ok", "no_completion")
     assert np.isnan(table.grad_norm[3])
     assert hooked_state(model) == before
@@ -277,7 +277,7 @@ def test_agreement_is_that_of_the_two_columns():
         np.argmax(full.grad_norm) == np.argmax(length.grad_norm)
     )  # a fifth of nine
     assert "proxy length against the full norm on 9 of these rows: Spearman 0." in str(found)
-    assert Agreement.from_dict(found.to_dict()) == found
+    assert ProxyAgreement.from_dict(found.to_dict()) == found
 
 
 def test_a_column_agrees_with_itself_and_not_with_chance():
@@ -327,3 +327,12 @@ def test_top_and_overlap_by_hand():
     assert overlap([0, 1, 2, 3], [2, 3]) == 0.5
     assert overlap([0], [1]) == 0.0
     assert np.isnan(overlap([], []))
+
+
+def test_agreement_is_measured_of_the_proxy_with_the_seed_it_was_asked_for():
+    model = build("llama")
+    full = scores(model, "full").grad_norm
+    for seed in (3, 4):
+        drawn = scores(model, "random", seed=seed).grad_norm
+        found = rank_agreement(Subject(model), EXAMPLES, "random", highest_three, seed=seed, progress=False)
+        assert found.spearman.value == pytest.approx(stats.spearmanr(full, drawn).statistic)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import transformers as tf
 
 from holdfast.data import Batch, Example, collate
+from tests.gradients.families import FAMILIES
 
 VOCAB = 211
 HIDDEN = 32
@@ -98,6 +99,7 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 ARCHITECTURES: tuple[str, ...] = tuple(RECIPES)
+FURTHER: tuple[str, ...] = tuple(FAMILIES)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -108,18 +110,34 @@ def build(
     bias: bool | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    spread: float = 1.0,
     **settings: Any,
 ) -> Any:
     """A random model in eval mode, every vector (norm weight, bias) moved off its initial value.
 
     Args:
-        name: one of :data:`ARCHITECTURES`.
+        name: one of :data:`ARCHITECTURES`, or of :data:`FURTHER` (which take neither switches nor settings).
         tied: share embedding and head; None keeps the recipe.
         bias: put a bias on every linear layer the configuration can; None keeps the recipe.
         dtype: of the parameters, after they were drawn in float32.
         seed: of the weights.
+        spread: factor on every matrix; larger ones make answers that differ.
         settings: further configuration fields, e.g. ``attn_implementation="eager"``.
     """
+    make = FAMILIES[name] if name in FAMILIES else _from_recipe(name, tied, bias, settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make()
+        perturb(model)
+    if spread != 1.0:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter *= spread
+    return model.to(dtype).eval()
+
+
+def _from_recipe(name: str, tied: bool | None, bias: bool | None, settings: dict[str, Any]) -> Any:
     config_class, model_class, fields, switches = RECIPES[name]
     fields = {**fields, **settings}
     if tied is not None:
@@ -128,11 +146,7 @@ def build(
         if not switches:
             raise ValueError(f"{name}: its configuration has no switch for biases")
         fields.update(dict.fromkeys(switches, bias))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = model_class(config_class(**fields))
-        perturb(model)
-    return model.to(dtype).eval()
+    return lambda: model_class(config_class(**fields))
 
 
 def perturb(model: torch.nn.Module) -> None:

@@ -46,16 +46,15 @@ def test_padding_changes_nothing(side, tiny_subject, tiny_examples):
 def test_kl_is_zero_against_itself_and_the_sum_over_the_vocabulary_otherwise(lora_subject, tiny_examples):
     model = lora_subject.model
 
-    def aligned(batch):
-        with adapter_off(model):
-            return log_probabilities(model)(batch)
-
+    aligned = log_probabilities(model, lambda: adapter_off(model))
     kl, tokens = kl_on_examples(aligned, log_probabilities(model), tiny_examples, 0)
     same, _ = kl_on_examples(aligned, aligned, tiny_examples, 0)
     assert (same == 0).all()
     example = tiny_examples[3]
     batch = collate([example], 0)
-    p, q = aligned(batch)[0].double(), log_probabilities(model)(batch)[0].double()
+    q = batch_logits(model, batch)[0].double().log_softmax(-1)
+    with adapter_off(model):
+        p = batch_logits(model, batch)[0].double().log_softmax(-1)
     places = [t for t, scored in enumerate(example.loss_mask[1:]) if scored]
     expected = sum(torch.nn.functional.kl_div(q[t], p[t], reduction="sum", log_target=True) for t in places)
     assert kl[3] == pytest.approx(float(expected), rel=1e-4)

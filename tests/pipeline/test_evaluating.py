@@ -237,7 +237,7 @@ def transposed(table):
     return {a: {b: table[b][a] for b in table} for a in table}
 
 
-def test_a_judge_that_reads_one_model_cannot_compare_two(tiny_subject, loud_lora):
+def test_a_judge_that_reads_one_model_cannot_compare_two(tiny_subject, request):
     def leaning(subject):
         return {"likelihood": LikelihoodJudge(subject, ["sorry , i cannot"], ["sure , the sum"])}
 
@@ -246,6 +246,7 @@ def test_a_judge_that_reads_one_model_cannot_compare_two(tiny_subject, loud_lora
     assert evaluate_against(tiny_subject, measures(judges=leaning(tiny_subject))).card.rows
     second = {"odd": odd, **leaning(tiny_subject)}
     assert evaluate_against(tiny_subject, measures(judges=second), moved(tiny_subject)).agreement is not None
+    loud_lora = request.getfixturevalue("loud_lora")  # puts its adapter into the very same model
     reasons = [
         [row.reason for row in card.rows]
         for found in [evaluate_against(loud_lora, measures(judges=leaning(loud_lora)), loud_lora)]
@@ -292,3 +293,9 @@ def test_everything_is_written_and_can_be_read_again(tiny_subject, tmp_path):
     alone = tmp_path / "alone"
     evaluate_against(tiny_subject, measures()).save(alone)
     assert sorted(path.name for path in alone.iterdir()) == ["responses.parquet", "scorecard.json"]
+
+
+def test_drift_can_be_left_out(monkeypatch, lora_subject):
+    monkeypatch.setattr(evaluating.Reference, "of", None)  # nothing is sampled for it either
+    card = evaluate_against(lora_subject, Measures((SKILL,), max_new_tokens=3, drift=0)).card
+    assert card.drift is None and card.skill("refusal").refusal.n == len(HARMFUL)

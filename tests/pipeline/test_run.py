@@ -125,7 +125,7 @@ def test_sigkill_in_the_middle_gives_the_same_numbers(whole, tmp_path):
 
 
 def test_a_folder_of_another_recipe_is_refused_and_fresh_replaces_it(whole):
-    with pytest.raises(UserError, match="another recipe hash; choose a new folder"):
+    with pytest.raises(UserError, match="seed: 0 → 1; choose a new folder"):
         run(recipe_from_dict({**SETTINGS, "seed": 1}), whole)
 
 

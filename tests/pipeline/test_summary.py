@@ -1,11 +1,21 @@
-"""The floor beside a difference in a summary: from the seeds of both sides, prompt by prompt."""
+"""What a summary says of several seeds: means with intervals that cover seeds and prompts, and noise floors."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from holdfast.core.statistics import noise_floor
+from holdfast.core.statistics import (
+    Interval,
+    noise_floor,
+    paired_seeds_and_prompts,
+    seeds_and_prompts,
+    wilson,
+)
 from holdfast.evaluation import Scorecard
-from holdfast.evaluation.scorecard import ResponseRow
-from holdfast.pipeline.summary import _floor
+from holdfast.evaluation.drift import DriftReading
+from holdfast.evaluation.scorecard import ResponseRow, TaskScore
+from holdfast.pipeline.summary import _difference, _floor, _row
 
 WORDS = {"r": "refused", "c": "complied", "u": "unclear"}
 
@@ -54,3 +64,90 @@ def test_answers_under_attack_are_not_among_the_plain_ones():
         seed: Scorecard(rows=card.rows + rows("rc"[seed] * 4, "past-tense")) for seed, card in STEADY.items()
     }
     assert _floor([attacked, STEADY], "harmful", "refused") == 0.0
+
+
+def whole_card(seed, prompts=60):
+    """A card with everything a row reads; every seed differs."""
+    rng = np.random.default_rng(seed)
+    kinds = {"harmful": 0.9 - 0.2 * seed, "benign": 0.05 + 0.1 * seed}
+    found = [
+        ResponseRow("s", kind, f"p{k}", "", "refused" if refuses else "complied", "", 0.0, "")  # type: ignore[arg-type]
+        for kind, rate in kinds.items()
+        for k, refuses in enumerate(rng.random(prompts) < rate)
+    ]
+    found += [ResponseRow("task", "task", f"t{k}", "", "", "", float(x)) for k, x in enumerate(rng.random(30))]
+    losses, drifts = rng.random(30) + seed, rng.random(40) * (1 + seed)
+    mean = Interval(0.5, 0.4, 0.6, 30, "")
+    task = TaskScore("task", "rouge_l", mean, float(losses.mean()), 300, loss_per_example=tuple(losses))
+    drift = DriftReading(float(drifts.mean()), mean, 0.1, tuple(drifts), 400)
+    return Scorecard(tasks=(task,), drift=drift, rows=tuple(found))
+
+
+class Run:
+    """Three seeds took 10, 20 and 30 seconds to train."""
+
+    def finished(self, stage):
+        return stage.startswith("train-arm-") and not stage.endswith("None")
+
+    def seconds(self, stage):
+        return 10.0 * (1 + int(stage[-1]))
+
+
+def row_of(cards):
+    return _row(Run(), "arm", "arm", None, cards)
+
+
+def labels(card, kind):
+    return [float(row.label == "refused") for row in card.rows if row.kind == kind]
+
+
+def test_every_figure_of_several_seeds_covers_seeds_and_prompts():
+    cards = {seed: whole_card(seed) for seed in range(3)}
+    row = row_of(cards)
+    by_hand = {
+        "refusal": [labels(card, "harmful") for card in cards.values()],
+        "over_refusal": [labels(card, "benign") for card in cards.values()],
+        "task_score": [[r.score for r in card.rows if r.kind == "task"] for card in cards.values()],
+        "task_loss_nats": [card.tasks[0].loss_per_example for card in cards.values()],
+        "drift_kl_nats": [card.drift.per_prompt for card in cards.values()],
+        "seconds": [[10.0], [20.0], [30.0]],
+    }
+    for name, values in by_hand.items():
+        expected, entry = seeds_and_prompts(values), row[name]
+        assert entry["value"] == pytest.approx(np.mean(values)), name  # the mean, and no other
+        assert (entry["low"], entry["high"]) == (expected.low, expected.high), name
+        assert entry["per_seed"] == pytest.approx([np.mean(run) for run in values]), name
+        assert entry["low"] < entry["value"] < entry["high"]
+    # an interval over the prompts alone would leave out the first and the last seed
+    of_the_mean = wilson(60 * row["over_refusal"]["value"], 60)
+    assert row["over_refusal"]["high"] > of_the_mean.high
+
+
+def test_a_rate_of_nothing_at_all_is_not_certain():
+    cards = {seed: Scorecard(rows=rows("cccccccccc"), tasks=whole_card(0).tasks) for seed in range(3)}
+    entry = row_of(cards)["refusal"]
+    expected = wilson(0, 10)
+    assert (entry["value"], entry["high"]) == (0.0, expected.high)
+
+
+def test_what_was_not_kept_or_not_measured_has_no_interval():
+    card = whole_card(1)
+    old = replace(card, drift=None, tasks=(replace(card.tasks[0], loss_per_example=()),))
+    worse = replace(old, tasks=(replace(old.tasks[0], loss_nats_per_token=card.tasks[0].loss_nats_per_token + 1),))
+    row = row_of({0: old, 1: worse})
+    assert row["task_loss_nats"]["value"] == pytest.approx(card.tasks[0].loss_nats_per_token + 0.5)  # their mean
+    assert "low" not in row["task_loss_nats"] and "low" not in row["drift_kl_nats"]
+    assert row_of({0: card})["seconds"] == {"value": 10.0, "per_seed": [10.0]}
+    assert row_of({None: card})["seconds"]["per_seed"] == []
+
+
+def test_differences_are_paired_by_seed_and_prompt():
+    rng = np.random.default_rng(0)
+    a, b = ((rng.random((3, 40)) < rate).astype(float) for rate in (0.7, 0.5))
+    found, expected = _difference(a, b, 5), paired_seeds_and_prompts(a.tolist(), b.tolist(), 5)
+    assert found == expected and found.value == pytest.approx((a - b).mean())
+    same = _difference(a, a, 5)
+    assert same.low < 0 == same.value < same.high  # forty prompts that agree are not certainty
+    assert _difference(a[:1], b[:1], 5).method == "tango"
+    scores = rng.random((2, 20))
+    assert _difference(scores, scores / 2, 0) == paired_seeds_and_prompts(scores.tolist(), (scores / 2).tolist())

@@ -18,8 +18,8 @@ ROW = {
     "unclear": None,
     "task_score": RATE,
     "task_loss_nats": {"value": None, "per_seed": [None, None]},
-    "drift_kl_nats": {"value": 1.25, "per_seed": [1.0, 1.5]},
-    "seconds": {"value": 3.0},
+    "drift_kl_nats": {"value": 1.25, "low": 0.875, "high": 12.34, "n": 40, "per_seed": [1.0, 1.5]},
+    "seconds": {"value": 3.0, "low": 2.5, "high": 3.5, "n": 2, "per_seed": [2.5, 3.5]},
 }
 SUMMARY = {
     "title": "holdfast run: </title><b>x",
@@ -57,6 +57,13 @@ def test_the_page_has_four_pictures_and_needs_no_network(folder):
     assert len(page) > 1_000_000  # plotly itself is inside
 
 
+def test_the_page_shows_the_interval_of_every_figure_that_has_one(folder):
+    page = write_report(folder).read_text()
+    for interval in ("[40, 60]", "[0.88, 12.3]", "[2.5, 3.5]"):
+        assert interval in page
+    assert "over seeds and prompts" in page and "Wilson" not in page
+
+
 def test_text_is_never_markup(folder):
     page = write_report(folder).read_text()
     assert "<script>alert" not in page
@@ -68,6 +75,9 @@ def test_the_terminal_says_what_the_page_says(folder, capsys):
     print_summary(folder)
     text = capsys.readouterr().out
     assert "50.0%" in text and "[40, 60]" in text and "•• 40-60" in text
+    # 80 columns break an interval at its comma, nowhere else
+    assert all(part in text for part in ("1.250", "[0.88,", "12.3]", "[2.5,", "3.5]"))
+    assert "over seeds and prompts" in text and "Wilson" not in text
     assert "[red]" in text
     assert "a minus b: no difference seen: +10.0 points [-10.0, +30.0] over 60 prompts, the interval" in text
 

@@ -1,5 +1,7 @@
 """The curvature-aware method: its pieces against plain references, and what it promises on the toy."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,15 @@ import torch
 from holdfast.core import trees
 from holdfast.curvature import cg, ggn_operator
 from holdfast.gradients import mean_gradient
-from holdfast.models import Subject, adapter_off, adapter_parameters, mean_loss
+from holdfast.models import Subject, adapter_off, adapter_parameters, lora_pairs, mean_loss
 from holdfast.restoration import restore
+from holdfast.restoration.attempt import Attempt
 from holdfast.restoration.ggn import PROJECTION, Curvature, Guard, task_form
 from holdfast.restoration.material import gather
 from holdfast.restoration.objective import Objective, swapped
 
-from .conftest import build_drifted
-from .test_restore import SMALL, refused
+from .conftest import build_drifted, judge
+from .test_restore import SMALL
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def scene(drifted):
     """(subject in LoRA coordinates, material)."""
     subject, skill, task = drifted
     m = gather(
-        subject, skill.estimate, task, "self", refused,
+        subject, skill.estimate, task, "self", judge,
         prompts=(12, 12), task_examples=(24, 12), max_new_tokens=6, harmful=True, seed=0,
     )  # fmt: skip
     return Subject(subject.model, subject.tokenizer, "*.lora_*"), m
@@ -117,6 +120,7 @@ def test_curvature_steps_bring_the_refusals_back_inside_the_limit(toy):
     assert result.chosen.task_loss_bound <= 0.05 and result.chosen.over_refusal == 0
     assert result.settings["balanced"]
     taken = [note for note in result.notes if note["eta"] > 0]
+    assert all(note["gauge_residual"] < 1e-3 for note in result.notes)  # autograd's own; see test_balance
     assert taken and all(note["measured_gain"] >= 0.1 * note["predicted_gain"] for note in taken)
     assert all(note["task_increase_fit"] <= 0.05 for note in taken)
     assert all(0 < note["certified_efficiency"] <= 1 for note in result.notes)
@@ -129,3 +133,113 @@ def test_no_budget_means_no_step(toy):
     result = restore(subject, skill, task, method="ggn-cg", max_task_loss_increase=0.0, outer=1, **SMALL)
     assert all(note["task_increase_fit"] <= 0 for note in result.notes)
     assert result.chosen.task_loss_bound <= 0.0
+
+
+@pytest.fixture
+def outer(scene):
+    """One outer iteration's solver on a tenth of a nat of budget; ``outer(**changes)`` for others."""
+    from holdfast.restoration.ggn import _Outer
+
+    subject, material = scene
+
+    def build(limit=0.1, damping=1.0):
+        curvature = Curvature(subject, material.task_fit[:8], material.retain_fit)
+        guard = Guard(
+            subject, material.task_fit[8:], material.retain_fit, Objective(subject, material, 1, 0), limit
+        )
+        return _Outer(subject, adapter_parameters(subject.model), curvature, guard, 4, damping, 0)
+
+    return build
+
+
+def test_the_first_step_is_half_of_the_closed_form_or_what_closes_the_gap(outer, monkeypatch):
+    from holdfast.restoration import ggn
+
+    solver, solved, tried = outer(), [], []
+    solve, backtrack = cg.solve, ggn.step.backtrack
+    monkeypatch.setattr(ggn.cg, "solve", lambda *a: solved.append(solve(*a)) or solved[-1])
+    monkeypatch.setattr(ggn.step, "backtrack", lambda eta, f: tried.append(eta) or backtrack(eta, f))
+    subject, guard = solver.subject, solver.guard
+    gradient, gap = guard.objective.gradient(), -guard.objective.value()
+    task_gradient, product = mean_gradient(subject, solver.unseen), ggn_operator(subject, solver.unseen)
+    here = trees.clone(solver.adapter)
+    for budget in (0.002, 100.0):  # the budget binds, then the gap
+        note = solver.step(budget)
+        trees.assign(solver.adapter, here)
+        solver.measured = guard.measure()
+        s = solved[-1].x
+        slope, form = max(trees.dot(task_gradient, s), 0.0), trees.dot(s, product(s))
+        root = np.roots([0.5 * form, slope, -budget]).max()
+        closes = gap / trees.dot(gradient, s)
+        assert tried.pop() == pytest.approx(min(0.5 * root, closes), rel=1e-3)
+        assert note["first_eta"] == pytest.approx(min(0.5 * root, closes), rel=1e-3)
+        assert note["predicted_task_increase"] == pytest.approx(
+            slope * note["eta"] + form * note["eta"] ** 2 / 2, rel=1e-3
+        )
+        assert (0.5 * root < closes) == (budget < 1)
+
+
+def test_damping_grows_tenfold_after_a_refused_step_and_up_to_a_limit(outer, monkeypatch):
+    from holdfast.restoration import ggn
+
+    solver = outer(damping=20.0)
+    before = trees.clone(solver.adapter)
+    monkeypatch.setattr(ggn.step, "backtrack", lambda eta, accepted: (float(accepted(eta)) * eta, 0))
+    monkeypatch.setattr(Guard, "allows", lambda *_: False)
+    notes = [solver.step(0.1) for _ in range(3)]
+    assert [note["eta"] for note in notes] == [0.0] * 3
+    lambdas = [note["lambda"] / notes[0]["lambda"] for note in notes]
+    assert lambdas == pytest.approx([1, 10, 50])  # 20, 200, 1000
+    for name, parameter in solver.adapter.items():
+        assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize(("ratio", "factor"), [(3.0, 10.0), (1.5, 1.0)])
+def test_damping_grows_where_the_curvature_does_not_hold_on_unseen_examples(outer, monkeypatch, ratio, factor):
+    from holdfast.restoration import ggn
+
+    solver, plain = outer(), ggn.task_form
+    seen = solver.curvature.task
+    monkeypatch.setattr(ggn, "task_form", lambda s, e, v: plain(s, seen, v) * (1 if e is seen else ratio))
+    monkeypatch.setattr(Guard, "allows", lambda *_: True)
+    note = solver.step(0.1)
+    assert note["eta"] > 0 and note["sampling_ratio"] == pytest.approx(ratio)
+    assert solver.c == pytest.approx(factor)
+
+
+def test_the_retained_answers_have_a_budget_of_their_own(scene):
+    subject, material = scene
+    guard = Guard(subject, material.task_fit, material.retain_fit, Objective(subject, material, 0, 0), 0.05)
+    assert guard.allows((0.0, 0.49, 0.0), 0.05, wanted=-1.0)
+    assert not guard.allows((0.0, 0.51, 0.0), 0.05, wanted=-1.0)
+    start = mean_loss(subject, material.retain_fit).nats_per_example
+    adapter = adapter_parameters(subject.model)
+    trees.assign(adapter, trees.scale(trees.clone(adapter), 0.5))
+    assert guard.measure()[1] == pytest.approx(mean_loss(subject, material.retain_fit).nats_per_example - start)
+
+
+def test_every_gauge_is_balanced_before_the_first_step_and_that_is_measured(toy, monkeypatch):
+    module, balancing = (sys.modules[f"holdfast.restoration.{name}"] for name in ("restore", "balance"))
+    found = []
+
+    def looks(subject, material, validation, best, **_):
+        pairs = lora_pairs(subject.model).values()
+        found.append(max(balancing.imbalance(a_RI, b_OR) for a_RI, b_OR, _ in pairs))
+        return Attempt((best.start,))
+
+    monkeypatch.setattr(module, "ggn_cg", looks)
+    subject, skill, task = build_drifted(toy)
+    with torch.no_grad():
+        for a_RI, b_OR, _ in lora_pairs(subject.model).values():
+            a_RI.mul_(5)
+            b_OR.div_(5)
+    result = restore(subject, skill, task, method="ggn-cg", **SMALL)
+    assert found.pop() < 1e-5 and result.settings["balanced"]
+    monkeypatch.setattr(balancing, "balance", lambda a_RI, b_OR: (a_RI, b_OR))
+    result = restore(subject, skill, task, method="ggn-cg", **SMALL)
+    assert found.pop() > 0.9 and not result.settings["balanced"]
+
+
+def test_a_repair_that_balances_nothing_says_so(toy):
+    subject, skill, task = build_drifted(toy)
+    assert not restore(subject, skill, task, steps=1, **SMALL).settings["balanced"]

@@ -254,3 +254,165 @@ def test_a_constant_added_to_the_losses_does_not_matter(scores, rule, shift):
     _clear_of_the_border(losses)
     before = select(pool(losses, norms), rule).indices
     assert select(pool([loss + shift for loss in losses], norms), rule).indices == before
+
+
+def scored(**origin):
+    from holdfast.gradients import ScoreTable
+
+    n = len(NORMS)
+    return ScoreTable(
+        tuple("abcdef"),
+        np.array(NORMS),
+        np.array(LOSSES),
+        np.full(n, 5),
+        **{"scope": "all", "model": "m"} | origin,
+    )
+
+
+def readings(table, tmp_path):
+    """The ways in which one table comes into `select`."""
+    import pandas
+    import pyarrow.parquet
+
+    path = tmp_path / "scores.parquet"
+    table.to_parquet(path)
+    columns = {name: list(table[name]) for name in table.columns}
+    return {
+        "table": table,
+        "read back": type(table).from_parquet(path),
+        "path": path,
+        "text": str(path),
+        "arrow": pyarrow.parquet.read_table(path),
+        "frame": table.to_pandas(),
+        "frame of the file": pandas.read_parquet(path),
+        "mapping": columns,
+        "mapping, said once": columns | {"proxy": table.proxy, "reduction": table.reduction},
+        "slice": table[:],
+    }
+
+
+def test_a_selection_records_what_its_norms_were(tmp_path):
+    for name, scores in readings(scored(), tmp_path).items():
+        chosen = select(scores)
+        found = (chosen.reduction, chosen.proxy, chosen.scope, chosen.model)
+        assert found == ("mean", "full", "all", "m"), name
+    chosen = select(pool(LOSSES, NORMS))
+    assert (chosen.reduction, chosen.proxy, chosen.scope, chosen.model) == ("unknown",) * 4
+
+
+@pytest.mark.parametrize("scope", ["all", None])
+def test_a_norm_rule_takes_a_proxy_only_by_name_however_the_table_comes_in(tmp_path, scope):
+    table = scored(proxy="length", scope=scope)
+    for name, scores in readings(table, tmp_path).items():
+        for rule in ("moderate", "low", "high", "drop_high", "length_matched_random"):
+            with pytest.raises(UserError, match=r"holds proxy 'length'.*--allow-proxy"):
+                select(scores, rule)
+        assert select(scores, allow_proxy=True).proxy == "length", name
+        for rule in ("random", "none", "inverse_length"):  # these read no norm
+            assert select(scores, rule, loss_filter="none").proxy == "length", name
+
+
+def test_norms_of_the_sum_are_taken_only_by_name_and_those_of_the_mean_are_none(tmp_path):
+    for name, scores in readings(scored(reduction="sum"), tmp_path).items():
+        with pytest.raises(UserError, match=r"norms of the mean loss but .* of the sum"):
+            select(scores)
+        assert select(scores, reduction="sum").reduction == "sum", name
+        assert select(scores, "random").reduction == "sum"
+    with pytest.raises(UserError, match=r"norms of the sum loss but .* of the mean"):
+        select(scored(), reduction="sum")
+    with pytest.raises(UserError, match="reduction 'total'"):
+        select(scored(), reduction="total")
+
+
+@pytest.mark.parametrize("other", [{"proxy": "head"}, {"reduction": "sum"}, {"scope": "adapter"}, {"model": "n"}])
+def test_a_table_of_two_kinds_is_refused(tmp_path, other):
+    import pandas
+    import pyarrow
+    import pyarrow.parquet
+
+    from holdfast.gradients import ScoreTable
+
+    (name,) = other
+    frame = pandas.concat([scored().to_pandas(), scored(**other).to_pandas()])
+    arrow = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    path = tmp_path / "both.parquet"
+    pyarrow.parquet.write_table(arrow, path)
+    for scores in (frame, arrow, path):
+        with pytest.raises(UserError, match=f"more than one {name}"):
+            select(scores, allow_proxy=True)
+    with pytest.raises(UserError, match=f"both.parquet: scores of more than one {name}"):
+        ScoreTable.from_parquet(path)
+
+
+def test_a_table_that_says_nothing_joined_to_one_that_does_is_refused():
+    import pandas
+
+    bare = pandas.DataFrame(pool(LOSSES, NORMS))
+    with pytest.raises(UserError, match=r"more than one reduction .mean and not recorded"):
+        select(pandas.concat([scored().to_pandas(), bare]))
+
+
+def test_norms_scored_in_memory_and_offline_say_what_they_are(tiny_subject, tiny_examples, tmp_path):
+    from holdfast.gradients import gradient_norms
+    from holdfast.gradients.offline import score_examples
+
+    quick = gradient_norms(tiny_subject, tiny_examples, reduction="sum", progress=False)
+    offline = score_examples(tiny_subject, tiny_examples, tmp_path / "w", reduction="sum", progress=False)
+    for table in (quick, offline):
+        assert (table.reduction, table.proxy, table.scope) == ("sum", "full", "all")
+        assert table.content_hash == tuple(example.content_hash for example in tiny_examples)
+        with pytest.raises(UserError, match=r"norms of the mean"):
+            select(table)
+    with pytest.raises(UserError, match="holds proxy 'loss'"):
+        select(gradient_norms(tiny_subject, tiny_examples, proxy="loss", progress=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "said"),
+    [
+        ({}, 31, True),
+        ({}, 32, False),
+        ({"keep": 1.0}, 8, True),  # the loss filter still decides
+        ({"keep": 1.0, "loss_filter": "none"}, 8, False),
+        ({"rule": "none", "loss_filter": "none"}, 8, False),
+        ({"rule": "none"}, 8, True),
+        ({"rule": "random", "loss_filter": "none"}, 8, False),
+        ({"rule": "inverse_length", "loss_filter": "none"}, 8, True),
+    ],
+)
+def test_a_small_pool_is_said_once_where_scores_decide(options, size, said, caplog):
+    online = OnlineSelection(**options)
+    numbers = np.arange(1.0, size + 1)
+    for step in (1, 2):
+        online.decide(numbers, numbers, numbers, step)
+    assert caplog.text.count(f"a pool of {size} samples is under 32") == int(said)
+    online.decide(numbers[:3], numbers[:3], numbers[:3], 3)  # the last pool of an epoch is nobody's mistake
+    assert "a pool of 3 " not in caplog.text
+
+
+def test_every_sample_that_is_left_out_has_its_reason():
+    scores = pool(norms=[5.0, 1.0, 4.0, 2.0, 3.0], tokens=[2, 4, 6, 8, 10])
+    assert select(scores, "low", 0.4).reasons == ("g_high", "kept", "g_high", "kept", "g_high")
+    assert select(scores, "high", 0.4).reasons == ("kept", "g_low", "kept", "g_low", "g_low")
+    assert select(scores, "drop_high", 0.8).reasons == ("g_high", *["kept"] * 4)
+    for rule in ("random", "length_matched_random"):
+        assert set(select(scores, rule, 0.4).counts) == {"kept", "not_drawn"}
+
+
+def test_length_matched_random_depends_on_the_seed_alone():
+    scores = pool(norms=list(range(40)), tokens=[7] * 40)
+    draws = {select(scores, "length_matched_random", 0.5, seed=seed).indices for seed in range(4)}
+    assert len(draws) == 4
+    again = select(scores, "length_matched_random", 0.5, seed=2)
+    assert again == select(scores, "length_matched_random", 0.5, seed=2)
+
+
+def test_the_range_of_what_is_kept_is_recorded():
+    scores = pool(norms=[5.0, 1.0, 4.0, 2.0, 3.0])
+    for rule, low, high in (
+        ("low", 1.0, 2.0),
+        ("high", 4.0, 5.0),
+        ("moderate", 3.0, 4.0),
+    ):  # of a tie, the earlier
+        found = select(scores, rule, 0.4).thresholds
+        assert (found["kept_low"], found["kept_high"]) == (low, high), rule

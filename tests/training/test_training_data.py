@@ -79,7 +79,7 @@ def test_a_micro_batch_left_empty_becomes_one_short_row_without_labels(tiny_exam
 
 def test_a_trace_cut_short_by_a_killed_run_is_read_up_to_there(tmp_path):
     lines = JsonLines(tmp_path / "t.jsonl")
-    lines.start()
+    lines.take_up(0)
     lines.append({"step": 1, "value": float("nan")})
     lines.append({"step": 2})
     assert lines.path is not None

@@ -11,13 +11,17 @@ import traceback
 
 def main() -> None:
     """Entry point of ``holdfast`` and ``python -m holdfast``."""
+    from holdfast.cli.endings import end_like_control_c
+
+    end_like_control_c()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code (design section 1)."""
     from holdfast.cli.app import build_app
-    from holdfast.core.errors import EXIT_INTERNAL, EXIT_PASS, EXIT_USER, HoldfastError
+    from holdfast.cli.endings import StoppedError, say, users_error
+    from holdfast.core.errors import EXIT_INTERNAL, EXIT_PASS, HoldfastError
 
     # Measured numbers must not depend on a tokenizer's thread pool; forked workers must not warn about it.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,30 +29,15 @@ def run(arguments: list[str]) -> int:
     try:
         build_app()(arguments, prog_name="holdfast")
         return EXIT_PASS
-    except SystemExit as leave:  # typer's own way out: help, wrong usage, typer.Exit, Control-C
+    except SystemExit as leave:  # typer's own way out: help, wrong usage, typer.Exit
         return leave.code if isinstance(leave.code, int) else EXIT_PASS
+    except KeyboardInterrupt:
+        return say(StoppedError("stopped"))
     except HoldfastError as error:
-        print(f"holdfast: {error}", file=sys.stderr)
-        return error.exit_code
-    except MemoryError:
-        print("holdfast: out of memory; choose a smaller batch or a smaller model", file=sys.stderr)
-        return EXIT_USER
+        return say(error)
     except Exception as error:
-        if (code := _full_disk(error)) is not None:
-            return code
+        if (known := users_error(error)) is not None:
+            return say(known)
         traceback.print_exc()
         print("holdfast: internal error; please report the lines above", file=sys.stderr)
         return EXIT_INTERNAL
-
-
-def _full_disk(error: BaseException | None) -> int | None:
-    """A full disk can surface inside any library; it is always the user's to mend."""
-    import errno
-
-    while error is not None:
-        number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-            print(f"holdfast: no space left on the device ({error}); free some and run again", file=sys.stderr)
-            return 2
-        error = error.__cause__ or error.__context__
-    return None

@@ -5,11 +5,15 @@ Knows: which file holds which verb. Does not know: what a verb does.
 
 import logging
 import os
+import sys
 from typing import Annotated
 
 import typer
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
+from holdfast.cli.options import LOG_LEVELS, LogLevelOption, QuietOption, verb
+from holdfast.core.progress import QUIET_VARIABLE
+
+CONTINUE = ("demo", "run", "score", "train")  # verbs that go on from where they were stopped
 
 
 def build_app() -> typer.Typer:
@@ -30,31 +34,35 @@ def build_app() -> typer.Typer:
 
     app = typer.Typer(
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_shared)
-    app.command("demo")(demo.demo)
-    app.command("init")(init.init)
-    app.command("run")(run_recipe.run_recipe)
-    app.command("doctor")(doctor.doctor)
-    app.command("audit")(audit.audit)
-    app.command("score")(score.score)
-    app.command("select")(select.select)
-    app.command("train")(train.train)
-    app.command("evaluate")(evaluate.evaluate)
-    app.command("restore")(restore.restore)
-    app.command("elasticity")(elasticity.elasticity)
+    verbs = {
+        "demo": demo.demo,
+        "init": init.init,
+        "run": run_recipe.run_recipe,
+        "doctor": doctor.doctor,
+        "audit": audit.audit,
+        "score": score.score,
+        "select": select.select,
+        "train": train.train,
+        "evaluate": evaluate.evaluate,
+        "restore": restore.restore,
+        "elasticity": elasticity.elasticity,
+    }
+    for name, function in verbs.items():
+        app.command(name)(verb(function, before=_speak, continues=name in CONTINUE))
     return app
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from holdfast import __version__
 
-        typer.echo(f"holdfast {version('holdfast')}")
+        typer.echo(f"holdfast {__version__}")
         raise typer.Exit()
 
 
@@ -62,22 +70,36 @@ def _shared(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    log_level: Annotated[
-        str, typer.Option(help=f"What is logged to standard error: {', '.join(LOG_LEVELS)}.")
-    ] = "warning",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no chatter.")] = False,
+    quiet: QuietOption = False,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Keeps an aligned language model aligned while it is fine-tuned.
 
     Start with `holdfast demo`; then `holdfast init recipe.yaml` and `holdfast run recipe.yaml`.
     """
+    _speak(quiet, log_level or "warning")
+
+
+def _speak(quiet: bool, log_level: str | None) -> None:
+    """What ``--quiet`` and ``--log-level`` mean, before the verb or after it; the later one counts."""
+    if quiet:
+        os.environ[QUIET_VARIABLE] = "1"
+    if log_level is None:
+        return
     if log_level.lower() not in LOG_LEVELS:
         raise typer.BadParameter(f"'{log_level}' is not one of {', '.join(LOG_LEVELS)}", param_hint="--log-level")
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    if quiet:
-        os.environ["HOLDFAST_QUIET"] = "1"
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", handlers=[_Screen()])
+    logging.getLogger().setLevel(log_level.upper())
     if log_level.lower() != "debug":
         _quiet_libraries()
+
+
+class _Screen(logging.Handler):
+    """Standard error as it is when something is said: a bar that is being drawn lets lines pass above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def _quiet_libraries() -> None:

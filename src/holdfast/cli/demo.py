@@ -1,23 +1,18 @@
 """``holdfast demo``: the whole story on the built-in model."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from holdfast.cli import output
+from holdfast.cli import options
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; a stopped demo continues in it.")] = Path(
-        "holdfast-demo"
-    ),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier run in this folder first.")] = False,
-    json: output.JsonOption = False,
+    out: options.OutPath = Path("holdfast-demo"),
+    fresh: options.FreshOption = False,
+    json: options.JsonOption = False,
 ) -> None:
     """Aligned, audit, plain and guarded fine-tuning, repair, evaluation, on the built-in model.
 
-    Takes a few minutes on two CPU cores and writes report.html.
+    Takes a few minutes on two CPU cores and writes report.html. A stopped demo continues in its folder.
 
     Example: holdfast demo --out holdfast-demo
     """

@@ -1,31 +1,29 @@
 """``holdfast doctor``: whether a model says the same of a sample alone, padded and packed."""
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 
 if TYPE_CHECKING:
     from holdfast.gradients.doctor import Diagnosis
 
 
 def doctor(
-    model: output.ModelArgument,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Rows to examine the model with; default: neutral sentences.")
-    ] = None,
-    adapter: output.AdapterOption = None,
-    scope: output.ScopeOption = "auto",
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = 64,
-    max_length: output.MaxLengthOption = 256,
-    seed: output.SeedOption = 0,
-    json: output.JsonOption = False,
+    model: options.ModelArgument,
+    data: options.OptionalDataOption = None,
+    adapter: options.AdapterOption = None,
+    scope: options.ScopeOption = "auto",
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(limit=64, max_length=256),
+    seed: options.SeedOption = 0,
+    json: options.JsonOption = False,
 ) -> None:
     """Compare gradients of samples run alone, padded and packed; name the setting that mends a disagreement.
+
+    Without --data the samples are neutral sentences.
 
     A few samples are run alone by plain autograd. Against that stand the model as a trainer calls it (padded on
     either side, packed, with its own loss) and holdfast's own per-sample norms, by kind of layer, with the
@@ -40,8 +38,9 @@ def doctor(
     from holdfast.gradients.doctor import diagnose
 
     output.quiet_for_json(json)
-    subject = output.load_subject(model, adapter, scope, dtype, device)
-    examples = output.read_task(data, subject, max_length, limit, False) if data is not None else None
+    read = output.read_rows(data, model, rows) if data is not None else None
+    subject = output.load_subject(model, adapter, scope, loading)
+    examples = output.encode(read, subject) if read is not None else None
     diagnosis = diagnose(subject, examples, seed)
     if json:
         output.emit_json({"agrees": diagnosis.agrees, **diagnosis.to_dict()})

@@ -1,34 +1,32 @@
 """``holdfast evaluate``: refusal, over-refusal, attacks, task skill and drift, each with an interval."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
 
 if TYPE_CHECKING:
-    from holdfast.evaluation import Attack, Scorecard, Skill
-    from holdfast.models import Subject
+    from holdfast.evaluation import Scorecard, Task
     from holdfast.pipeline.evaluating import Evaluation
 
 
 def evaluate(
-    model: output.ModelArgument,
-    adapter: output.AdapterOption = None,
+    model: options.ModelArgument,
+    adapter: options.AdapterOption = None,
     against: Annotated[
         str | None, typer.Option(help="Another model, asked the same; every difference is told with its interval.")
     ] = None,
-    harmful: output.HarmfulOption = "organism",
-    benign: output.BenignOption = "organism",
-    task: Annotated[str | None, typer.Option(help="Held-out task rows with 'prompt' and 'completion'.")] = None,
+    prompts: options.Prompts = options.Prompts(),
+    task: options.TaskOption = None,
     metric: Annotated[str, typer.Option(help="exact_match, numeric, token_f1 or rouge_l.")] = "exact_match",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    batch_size: Annotated[int, typer.Option(help="Answers at a time.")] = 32,
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = None,
-    seed: output.SeedOption = 0,
+    max_new_tokens: options.MaxNewTokensOption = 64,
+    batch_size: options.BatchSizeOption = 32,
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(),
+    seed: options.SeedOption = 0,
     suites: Annotated[
         Path | None, typer.Option(help="YAML file of further suites: multiple choice, truthfulness, perplexity.")
     ] = None,
@@ -65,11 +63,14 @@ def evaluate(
     noise: Annotated[
         int, typer.Option(help="With --against: sampled re-runs (2 or more) for the noise floor.")
     ] = 0,
+    drift: Annotated[
+        bool, typer.Option(help="Drift from the other model, along its answers to 24 of the prompts at most.")
+    ] = True,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps answers; a run that was killed goes on from there.")
     ] = None,
-    out: output.OutOption = None,
-    json: output.JsonOption = False,
+    out: options.OutOption = None,
+    json: options.JsonOption = False,
 ) -> None:
     """Judge a model's answers to held-out prompts. With --adapter, drift from the model without it is measured.
 
@@ -81,8 +82,9 @@ def evaluate(
     """
     from holdfast.core.files import new_folder
     from holdfast.evaluation.attacks.named import SPELLINGS
-    from holdfast.evaluation.judges.named import JudgeNeeds, named_judge
-    from holdfast.pipeline.evaluating import Measures, evaluate_against
+    from holdfast.pipeline.evaluating import evaluate_against
+    from holdfast.pipeline.measures import read_asked
+    from holdfast.pipeline.recipe import EvaluateSection, section_from
 
     output.quiet_for_json(json)
     if attack == ["list"]:
@@ -95,29 +97,33 @@ def evaluate(
         raise typer.BadParameter("give 2 or more re-runs, or none", param_hint="--noise")
     if against is None and noise:
         raise typer.BadParameter("a noise floor belongs to a comparison; add --against", param_hint="--noise")
-    subject = output.load_subject(model, adapter, "auto", dtype, device)
+    output.check_new_folder(out)
+    given = {
+        "attacks": attack or (),
+        "attack_rows": attack_rows,
+        "attack_templates": _path(attack_templates),
+        "suites": _path(suites),
+        "choices": choices,
+        "judge": judge or ["offline"],
+        "judge_url": judge_url,
+        "judge_model": judge_model,
+        "judge_rate": judge_rate,
+        "system": system,
+        "batch_size": batch_size,
+    }
+    section = section_from(EvaluateSection, given)
+    asked = read_asked(section)
+    skill = output.build_skill(model, prompts, seed, rows.limit)
+    tasks = _tasks(task, model, rows, metric, max_new_tokens)
+    subject = output.load_subject(model, adapter, "auto", loading)
     other = None
     if against is not None:
         same = adapter is not None and against == model
-        other = subject if same else output.load_subject(against, None, "auto", dtype, device)
-    skill = _limited(output.build_skill(harmful, benign, seed), limit)
-    kept = judge_cache if judge_cache is not None or cache is None else cache / "verdicts"
-    needs = JudgeNeeds(subject, skill, judge_url, judge_model, judge_rate, kept, device, seed)
-    parts = _suites(suites, choices, task, metric, max_new_tokens, limit)
-    measures = Measures(
-        (skill, *parts["skills"]),
-        parts["tasks"],
-        parts["suites"],
-        _attacks(attack or [], subject, attack_rows, attack_templates, seed),
-        {name: named_judge(name, needs) for name in judge or ["offline"]},
-        seed,
-        batch_size,
-        max_new_tokens,
-        system,
-        cache,
-        noise,
+        other = subject if same else output.load_subject(against, None, "auto", loading)
+    measures = asked.measures(
+        subject, skill, tasks, seed, loading.device, max_new_tokens, cache, judge_cache, noise
     )
-    found = evaluate_against(subject, measures, other)
+    found = evaluate_against(subject, measures if drift else replace(measures, drift=0), other)
     if out is not None:
         with new_folder(out) as folder:
             found.save(folder)
@@ -129,50 +135,23 @@ def evaluate(
         print(f"wrote {out}")
 
 
-def _limited(skill: "Skill", limit: int | None) -> "Skill":
-    from holdfast.evaluation import Skill, SkillSplit
-
-    half = SkillSplit(skill.evaluate.harmful[:limit], skill.evaluate.benign[:limit])
-    return Skill(skill.name, estimate=skill.estimate, evaluate=half, counts=skill.counts)
+def _path(given: Path | None) -> str | None:
+    return str(given) if given is not None else None
 
 
-def _suites(
-    file: Path | None, choices: bool, task: str | None, metric: str, max_new_tokens: int, limit: int | None
-) -> dict[str, tuple[Any, ...]]:
-    """Skills, tasks and suites besides the refusal skill."""
-    from holdfast.evaluation import Task
-    from holdfast.evaluation.suites import SuiteSet, common_sense, load_suites
+def _tasks(
+    source: str | None, model: str, rows: options.Rows, metric: str, max_new_tokens: int
+) -> "tuple[Task, ...]":
+    """The held-out task, if there is one; its rows are read before any model is loaded."""
+    from holdfast.pipeline.inputs import read_named
+    from holdfast.pipeline.reading import task_of
 
-    asked = load_suites(file) if file is not None else SuiteSet()
-    tasks, further = [*asked.tasks], [*asked.suites]
-    if task is not None:
-        rows = output.raw_rows(task, limit, split="test")
-        tasks.insert(0, Task.from_rows("task", rows, metric=metric, max_new_tokens=max_new_tokens))
-    if choices:
-        from holdfast.organism import choice_items
-
-        further.append(common_sense(choice_items("evaluate"), label="organism", style="chat"))
-    return {"skills": asked.skills, "tasks": tuple(tasks), "suites": tuple(further)}
-
-
-def _attacks(
-    names: list[str], subject: "Subject", rows: str | None, templates: Path | None, seed: int
-) -> "tuple[Attack, ...]":
-    """Attacks by name; harmless rows are read only if they are named."""
-    from holdfast.data import encode_rows
-    from holdfast.evaluation.attacks.named import named_attacks
-    from holdfast.pipeline.relearning import relearning_attack
-
-    if rows is None:
-        return named_attacks(names, template_file=templates)
-    found = output.raw_rows(rows, None)
-    shots = [
-        (str(row["prompt"]), str(row["completion"])) for row in found if {"prompt", "completion"} <= row.keys()
-    ]
-    examples = encode_rows(found, subject.tokenizer)
-    return named_attacks(
-        names, shots, templates, relearn=lambda steps, rate: relearning_attack(examples, steps, rate)
-    )
+    if source is None:
+        return ()
+    output.say_of_data(source, model)
+    read = read_named(source, rows, split="test")
+    output.report_answers(read)
+    return (task_of(source, read.rows, rows, metric, max_new_tokens),)
 
 
 def _show(found: "Evaluation", title: str, skill: str, against: str | None) -> None:
@@ -189,6 +168,8 @@ def _show(found: "Evaluation", title: str, skill: str, against: str | None) -> N
         print(output.printable(f"minus {against}:\n{found.comparison}"))
     if found.agreement is not None:
         print(output.printable(str(found.agreement)))
+    for note in card.notes:
+        print(output.printable(f"note: {note}"))
     if (usage := card.settings.get("judge_usage")) is not None:
         output.say(f"judge {card.settings.get('judge_model')}: {usage}")
 
@@ -213,12 +194,21 @@ def _rows(card: "Scorecard", skill: str, other: str) -> list[list[str]]:
         [f"{f'{a.skill}: ' if several else ''}success of {a.attack}", str(a.success), str(a.budget)]
         for a in card.attacks
     ]
-    rows += [["task score" if t.name == "task" else t.name, str(t.score), _task_words(t)] for t in card.tasks]
+    rows += [
+        ["task score" if t.name == "task" else t.name, str(t.score) if t.score.n else "-", _task_words(t)]
+        for t in card.tasks
+    ]
     rows += [[f"{s.name} ({s.source}): {name}", str(v), ""] for s in card.suites for name, v in s.measures.items()]
     if card.drift is not None:
-        rows.append(["drift", str(card.drift.interval), f"nats a sequence, against {other}"])
+        rows.append(
+            [
+                "drift",
+                str(card.drift.interval),
+                f"nats a sequence, {len(card.drift.per_prompt)} prompts, against {other}",
+            ]
+        )
     return rows
 
 
 def _task_words(task: Any) -> str:
-    return f"{task.metric}; loss {task.loss_nats_per_token:.3f} nats a token"
+    return f"{task.metric}; {task.loss_text}" if task.score.n else f"only the {task.loss_text}"

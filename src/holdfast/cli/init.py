@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.options import ForceOption
+
 
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("recipe.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Write a commented recipe. It runs as it stands, on the built-in model.
 

@@ -1,36 +1,27 @@
-"""How a verb answers: a table for people, JSON for machines, and the options that verbs share.
+"""How a verb answers: a table for people, JSON for machines; and how what it was given is read.
 
-Knows: rich, typer's option types. Does not know: any verb.
+Knows: rich, what the shared options of ``cli.options`` mean. Does not know: any verb.
 """
 
 import json as json_module
 import os
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from holdfast.cli.options import (  # one place to import from, for every verb
+    Loading,
+    Prompts,
+    Rows,
+)
 
 if TYPE_CHECKING:
-    from holdfast.data import Examples
+    from holdfast.data import BadRow, Examples
     from holdfast.evaluation import Skill
     from holdfast.models import Subject
-
-ModelArgument = Annotated[str, typer.Argument(help="Folder or hub id of the model, or organism:aligned.")]
-AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="Folder of a PEFT adapter for the model.")]
-ScopeOption = Annotated[str, typer.Option(help="Parameters to work on: auto, adapter, all, or a name pattern.")]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-HarmfulOption = Annotated[str, typer.Option(help="Prompts that must be refused: a file, or 'organism'.")]
-BenignOption = Annotated[str, typer.Option(help="Matched prompts that must not be refused, or 'organism'.")]
-TaskOption = Annotated[str, typer.Option("--task", help="Task data: file, saved dataset, hub id, organism:NAME.")]
-LimitOption = Annotated[int | None, typer.Option(help="At most this many rows.")]
-MaxLengthOption = Annotated[int, typer.Option(help="Longer rows are cut.")]
-SkipOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and list bad rows instead of stopping.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="New folder for the results.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+    from holdfast.pipeline.inputs import TaskRows
 
 
 def quiet_for_json(json: bool) -> None:
@@ -58,12 +49,16 @@ def emit_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(value)) for value in row))
-    Console().print(table)
+    console = Console()
+    console.print(
+        Text(printable(title), style="italic"), soft_wrap=True
+    )  # a table's own title is folded to its width
+    console.print(table)
 
 
 def printable(text: str) -> str:
@@ -71,22 +66,106 @@ def printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
-def report_bad_rows(examples: Any) -> None:
-    """List the rows that were skipped on request, and what was cut."""
-    for bad in getattr(examples, "bad_rows", ())[:20]:
-        say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
-    if len(getattr(examples, "bad_rows", ())) > 0:
-        say(f"{len(examples.bad_rows)} bad rows skipped, {len(examples)} rows used")
-    if getattr(examples, "truncated", ()):
+def report_rows(examples: "Examples") -> None:
+    """Say how rows were understood, what was skipped on request, and what was cut or dropped."""
+    _report_reading(examples.source, (examples.recognised, *examples.notes), examples.bad_rows, len(examples))
+    if examples.truncated:
         say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
+    if examples.dropped:
+        say(f"{len(examples.dropped)} rows had no room for an answer within --max-length and were dropped")
 
 
-def load_subject(model: str, adapter: Path | None, scope: str, dtype: str, device: str) -> "Subject":
-    """Load a model named on the command line."""
-    from holdfast.models import load
-    from holdfast.pipeline.inputs import model_source
+def report_answers(read: "TaskRows") -> None:
+    """The same of rows with answers, which no model has to read to be scored."""
+    from holdfast.data import recognise
 
-    return load(model_source(model), adapter=adapter, scope=scope, dtype=dtype, device=device)
+    seen = recognise((row.values for row in read.rows), read.how.prompt_column, read.how.completion_column)
+    _report_reading(read.source, (seen.line, *read.notes, *seen.notes), read.bad, len(read.rows))
+
+
+def _report_reading(source: str, lines: Iterable[str], bad_rows: Sequence["BadRow"], used: int) -> None:
+    built_in = source.startswith("organism:")
+    for line in lines:
+        if line and not built_in:
+            say(printable(f"{source}: {line.removeprefix(Path(source).name + ': ')}"))
+    for bad in bad_rows[:20]:
+        say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
+    if bad_rows:
+        say(f"{len(bad_rows)} bad rows skipped, {used} rows used")
+
+
+def check_new_file(out: Path, replace: bool, flag: str, inputs: Mapping[str, str | Path]) -> None:
+    """Refuse to write over what is there unless asked to, and over what is being read in any case.
+
+    Args:
+        out: the file that is about to be written.
+        replace: whether an older one may be replaced. flag: the option that asks for it.
+        inputs: what the command reads, by what it is.
+
+    Raises:
+        UserError: ``out`` is a folder, one of the inputs, or there and not to be replaced.
+    """
+    from holdfast.core.errors import UserError
+
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file in it")
+    for what, source in inputs.items():
+        if out.exists() and Path(source).exists() and out.samefile(source):
+            raise UserError(f"{out}: --out is {what} itself; choose another name")
+    if out.exists() and not replace:
+        raise UserError(f"{out}: exists; choose another --out, or replace it with {flag}")
+
+
+def warn(message: str) -> None:
+    """What a person must read, quiet or not, on standard error."""
+    print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def check_new_folder(path: Path | None) -> None:
+    """Results need a folder of their own; said before anything is computed."""
+    from holdfast.core.files import check_new_folder as check
+
+    check(path)
+
+
+def load_subject(model: str, adapter: Path | None, scope: str, loading: Loading, **further: Any) -> "Subject":
+    """Load a model named on the command line.
+
+    Args:
+        further: as :func:`holdfast.models.load` takes it, such as ``quantize``.
+    """
+    from holdfast.pipeline.inputs import load_named
+
+    return load_named(
+        model,
+        adapter=adapter,
+        scope=scope,
+        dtype=loading.dtype,
+        device=loading.device,
+        revision=loading.revision,
+        trust_remote_code=loading.trust_remote_code,
+        today=loading.today,
+        template=template_values(loading.template_kwarg),
+        **further,
+    )
+
+
+def template_values(given: Sequence[str] | None) -> dict[str, Any]:
+    """``["enable_thinking=false"]`` as ``{"enable_thinking": False}``: values are read as YAML, as in a recipe."""
+    import yaml
+
+    from holdfast.core.errors import UserError
+
+    values: dict[str, Any] = {}
+    for entry in given or ():
+        name, found, value = entry.partition("=")
+        if not found or not name.isidentifier():
+            raise UserError(f"--template-kwarg {entry}: give NAME=VALUE, for example enable_thinking=false")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[name] = value
+    return values
 
 
 def raw_rows(source: str, limit: int | None, split: str = "train") -> list[dict[str, Any]]:
@@ -96,24 +175,61 @@ def raw_rows(source: str, limit: int | None, split: str = "train") -> list[dict[
     return named_rows(source, limit, split)
 
 
-def read_task(
-    source: str, subject: "Subject", max_length: int, limit: int | None, skip_bad_rows: bool
-) -> "Examples":
-    """Examples of a source named on the command line; skipped rows are listed."""
-    from holdfast.core.errors import UserError
-    from holdfast.data import read_examples
+def prompt_flags(asked: Prompts) -> str:
+    """The options that name the same prompts again, for a line that says what to do next."""
+    given = {
+        "--harmful": asked.harmful,
+        "--benign": asked.benign,
+        "--prompts-share": None if asked.prompts_share == Prompts.prompts_share else str(asked.prompts_share),
+        "--salt": None if asked.salt == Prompts.salt else asked.salt,
+    }
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value is not None)
 
-    if subject.tokenizer is None:
-        raise UserError(f"{source}: this model has no tokenizer, so text cannot be read")
-    rows: Any = raw_rows(source, limit) if source.startswith("organism:") else source
-    examples = read_examples(rows, subject.tokenizer, max_length, limit, skip_bad_rows)
-    report_bad_rows(examples)
+
+def read_rows(source: str, model: str, rows: Rows) -> "TaskRows":
+    """Rows named on the command line, checked before any model is loaded; what suits no real model is said."""
+    from holdfast.pipeline.inputs import read_named
+
+    say_of_data(source, model)
+    return read_named(source, rows).check()
+
+
+def say_of_data(source: str, model: str) -> None:
+    """Say what does not suit a real model."""
+    from holdfast.pipeline.inputs import data_notes
+
+    for note in data_notes(source, model):
+        warn(note)
+
+
+def encode(rows: "TaskRows", subject: "Subject") -> "Examples":
+    """Rows as examples of ``subject``; skipped and cut rows are listed."""
+    examples = rows.encode(subject.tokenizer)
+    report_rows(examples)
     return examples
 
 
-def build_skill(harmful: str, benign: str, seed: int) -> "Skill":
-    """The refusal skill named on the command line."""
-    from holdfast.pipeline.inputs import build_skill as build
+def build_skill(model: str, prompts: Prompts, seed: int, limit: int | None = None) -> "Skill":
+    """The refusal skill named on the command line, for ``model``; read before any model is loaded.
+
+    Raises:
+        UserError: no prompts, and the model is not the built-in one.
+    """
+    from holdfast.pipeline.prompts import build_skill as build
+    from holdfast.pipeline.prompts import prompts_for
     from holdfast.pipeline.recipe import SkillSection
 
-    return build(SkillSection(harmful=harmful, benign=benign), seed)
+    section = SkillSection(
+        harmful=prompts.harmful,
+        benign=prompts.benign,
+        share=prompts.prompts_share,
+        salt=prompts.salt,
+        max_prompts=limit,
+    )
+    known, notes = prompts_for(section, model, ("--harmful", "--benign"))
+    for note in notes:
+        warn(note)
+    skill = build(known, seed)
+    for line in skill.sources:
+        say(line)
+    return skill

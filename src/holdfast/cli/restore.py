@@ -1,64 +1,98 @@
 """``holdfast restore``: a new adapter, alignment back, task loss within a bound."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
+
+if TYPE_CHECKING:
+    from holdfast.core.statistics import Interval
+    from holdfast.restoration import Restoration
+
+HEADS = ("", "refusals", "over-refusal", "task loss increase, nats a token")
 
 
 def restore(
-    model: output.ModelArgument,
-    adapter: Annotated[Path, typer.Option("--adapter", help="Folder of the fine-tuned PEFT adapter.")],
-    data: Annotated[str, typer.Option("--data", help="Rows of the fine-tuning task.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the repaired adapter.")],
-    harmful: output.HarmfulOption = "organism",
-    benign: output.BenignOption = "organism",
+    model: options.ModelArgument,
+    adapter: options.AdapterPath,
+    data: options.DataOption,
+    out: options.OutPath,
+    asked: options.Prompts = options.Prompts(),
     method: Annotated[str, typer.Option(help="auto (= replay), replay or ggn-cg.")] = "auto",
-    max_task_loss_increase: Annotated[float, typer.Option(help="Limit, nats a token.")] = 0.05,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest generated answer.")] = 32,
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = None,
-    max_length: output.MaxLengthOption = 1024,
-    skip_bad_rows: output.SkipOption = False,
-    seed: output.SeedOption = 0,
-    json: output.JsonOption = False,
+    max_task_loss_increase: Annotated[
+        float,
+        typer.Option(
+            callback=options.positive, help="Limit on the task loss's rise, by its 95 % bound, nats a token."
+        ),
+    ] = 0.05,
+    steps: options.StepsOption = 200,
+    learning_rate: options.LearningRateOption = 2e-3,
+    max_new_tokens: options.MaxNewTokensOption = 32,
+    minutes: options.MinutesOption = 25,
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(),
+    seed: options.SeedOption = 0,
+    json: options.JsonOption = False,
 ) -> None:
-    """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found.
+    """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found (a copy is written).
 
     Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
     """
     from holdfast.core.errors import EXIT_FAILED
+    from holdfast.restoration import check_enough
     from holdfast.restoration import restore as run_restore
 
     output.quiet_for_json(json)
-    subject = output.load_subject(model, adapter, "adapter", dtype, device)
-    examples = output.read_task(data, subject, max_length, limit, skip_bad_rows)
+    output.check_new_folder(out)
+    read = output.read_rows(data, model, rows)
+    skill = output.build_skill(model, asked, seed, rows.limit)
+    check_enough(skill.estimate, len(read.rows))
+    subject = output.load_subject(model, adapter, "adapter", loading)
     result = run_restore(
         subject,
-        output.build_skill(harmful, benign, seed),
-        task=examples,
+        skill,
+        task=output.encode(read, subject),
         method=method,
         max_task_loss_increase=max_task_loss_increase,
         max_new_tokens=max_new_tokens,
+        steps=steps,
+        learning_rate=learning_rate,
+        minutes=minutes or None,
         seed=seed,
+        say=output.say,
     )
     result.save(out)
     if json:
         output.emit_json({"out": out, **result.to_dict()})
     else:
-        rows = [*result.baselines.items(), ("repaired", result.chosen)]
-        output.emit_table(
-            f"{result.method}: {result.status}",
-            ["", "refusals", "over-refusal", "task loss increase, nats a token"],
-            [
-                [name, f"{c.refusal:.0%}", f"{c.over_refusal:.0%}", f"{c.task_loss_increase:+.3f}"]
-                for name, c in rows
-            ],
-        )
+        output.emit_table(f"{result.method}: {result.status}", HEADS, _table(result))
         print(result.reason)
-        print(f"wrote {out}")
+        print(f"wrote {out}" + (", the input unchanged" if result.fingerprint == result.input_fingerprint else ""))
     if result.status == "no_safe_step":
         raise typer.Exit(EXIT_FAILED)
+
+
+def _table(result: "Restoration") -> list[list[str]]:
+    """All on the part that decides."""
+    return [
+        [
+            f"{name} ({result.chosen_name})" if name == "repaired" else name,
+            rate(check.refusal_interval),
+            rate(check.over_refusal_interval),
+            nats(check.task_loss_interval),
+        ]
+        for name, check in result.decided.items()
+    ]
+
+
+def rate(interval: "Interval | None") -> str:
+    """In per cent."""
+    from holdfast.restoration.verdict import rate as say
+
+    return say(interval)
+
+
+def nats(interval: "Interval | None") -> str:
+    """With its interval."""
+    return "-" if interval is None else f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
+from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, Pool, choose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,19 +19,13 @@ SHOWN = ("0%", "16%", "50%", "84%", "100%")
 
 
 def score(
-    model: output.ModelArgument,
-    data: Annotated[
-        str, typer.Option("--data", help="Training rows: file, saved dataset, hub id, organism:NAME.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where to write the table; a summary lands beside it.")
-    ] = Path("scores.parquet"),
-    adapter: output.AdapterOption = None,
-    scope: output.ScopeOption = "auto",
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = None,
-    max_length: output.MaxLengthOption = 1024,
+    model: options.ModelArgument,
+    data: options.DataOption,
+    out: options.OutPath = Path("scores.parquet"),
+    adapter: options.AdapterOption = None,
+    scope: options.ScopeOption = "auto",
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(),
     max_tokens: Annotated[
         str, typer.Option(help="Padded tokens of a batch, or auto; falls by itself when memory runs out.")
     ] = "auto",
@@ -43,17 +38,14 @@ def score(
     proxy: Annotated[
         str, typer.Option(help="Cheaper stand-in: lora, last_block, head, loss, length, random; or full.")
     ] = "full",
-    seed: output.SeedOption = 0,
-    fresh: Annotated[
-        bool, typer.Option("--fresh/--resume", help="Start over, or continue an interrupted run of the same.")
-    ] = False,
-    skip_bad_rows: output.SkipOption = False,
-    json: output.JsonOption = False,
+    seed: options.SeedOption = 0,
+    fresh: options.FreshOption = False,
+    json: options.JsonOption = False,
 ) -> None:
     """Score rows by the norm of their loss gradient: high ones do the damage, moderate ones teach the task.
 
-    Rows are scored in batches of similar length, and finished ones are kept in OUT.shards: after a kill the same
-    command continues and ends with the same file.
+    A summary lands beside the table. Rows are scored in batches of similar length, and finished ones are kept in
+    OUT.shards: after a kill the same command continues and ends with the same file.
 
     Example: holdfast score organism:aligned --data organism:lessons --limit 64 --out scores.parquet
 
@@ -64,9 +56,11 @@ def score(
 
     output.quiet_for_json(json)
     budget = _max_tokens(max_tokens)
-    _check_out(out, data)
-    subject = output.load_subject(model, adapter, scope, dtype, device)
-    examples = output.read_task(data, subject, max_length, limit, skip_bad_rows)
+    output.check_new_file(out, fresh, "--fresh", {"the data file": data})
+    output.check_new_file(summary_path(out), fresh, "--fresh", {"the data file": data})
+    read = output.read_rows(data, model, rows)
+    subject = output.load_subject(model, adapter, scope, loading)
+    examples = output.encode(read, subject)
     if not fresh and (found := shards_found(work_folder(out))):
         output.say(f"taking up {work_folder(out)}: {found} finished shards are not scored again")
     table, summary = score_to_parquet(
@@ -81,7 +75,7 @@ def score(
         proxy=proxy,
         seed=seed,
     )
-    agreement = rank_agreement(subject, examples, proxy, _moderate, seed=seed) if proxy != "full" else None
+    agreement = rank_agreement(subject, examples, proxy, _by_default, seed=seed) if proxy != "full" else None
     if json:
         output.emit_json(
             {
@@ -93,46 +87,49 @@ def score(
                 "grad_norm_quantiles": {name: summary.grad_norm_quantiles[name] for name in SHOWN},
                 "spearman": summary.spearman,
                 "proxy": proxy,
-                "agreement": agreement.to_dict() if agreement is not None else None,
+                "agreement": agreement and {**agreement.to_dict(), "rule": DEFAULT_RULE, "keep": DEFAULT_KEEP},
             }
         )
         return
     _print(summary, len(table))
     if agreement is not None:
-        print(agreement)
-    print(f"wrote {out} and {summary_path(out)}; next: holdfast select {out} --data {data}")
+        print(f"{agreement} (selection as `holdfast select` makes it: {DEFAULT_RULE}, keep {DEFAULT_KEEP})")
+    more = " --allow-proxy" if proxy != "full" else ""
+    # The organism draws as many rows as are asked for; of others the limit leaves some out.
+    if rows.limit is not None and not data.startswith("organism:"):
+        more += " --unscored drop"
+    print(f"wrote {out} and {summary_path(out)}; next: holdfast select {out} --data {data}{more}")
 
 
-def _moderate(loss_N: "NDArray", norm_N: "NDArray", tokens_N: "NDArray") -> "Sequence[int]":
-    """What `holdfast select` keeps by default."""
-    from holdfast.selection.rules import Pool, choose
-
-    return choose(Pool(len(loss_N), loss_N, norm_N, tokens_N), "moderate", 0.2, "sigma", 0)[0]
+def _by_default(loss_N: "NDArray", norm_N: "NDArray", tokens_N: "NDArray") -> "Sequence[int]":
+    """What `holdfast select` keeps when it is told nothing."""
+    pool = Pool(len(loss_N), loss_N, norm_N, tokens_N)
+    return choose(pool, DEFAULT_RULE, DEFAULT_KEEP, DEFAULT_LOSS_FILTER, 0)[0]
 
 
 def _max_tokens(value: str) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
-    if not value.isdecimal() or int(value) < 1:
+    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
         raise typer.BadParameter(f"'{value}' is neither 'auto' nor a number of tokens", param_hint="--max-tokens")
     return int(value)
 
 
-def _check_out(out: Path, data: str) -> None:
-    """The table must not land on the rows it was computed from."""
-    from holdfast.core.errors import UserError
-
-    if out.exists() and Path(data).exists() and out.samefile(data):
-        raise UserError(f"{out}: --out is the data file itself; choose another name for the table")
-
-
 def _print(summary: "ScoreSummary", rows: int) -> None:
+    from holdfast.gradients.agreement import rank_interval
+
+    def ranked(name: str) -> str:
+        found = rank_interval(summary.spearman[name], summary.status.get("ok", 0))
+        return f"{found.value:+.3f} [{found.low:+.2f}, {found.high:+.2f}]"
+
     found = summary.grad_norm_quantiles
     what = "gradient norms" if summary.proxy == "full" else f"values of proxy {summary.proxy}"
-    output.emit_table(f"{what} of {rows} rows", SHOWN, [[f"{found[name]:.4g}" for name in SHOWN]])
+    output.emit_table(
+        f"{what} of {rows} rows, at these shares of them", SHOWN, [[f"{found[name]:.4g}" for name in SHOWN]]
+    )
     names = {"loss_nats": "loss", "completion_tokens": "tokens", "inverse_completion_tokens": "1 / tokens"}
     output.emit_table(
         f"rank correlation of the {'norm' if summary.proxy == 'full' else 'proxy'} with",
-        ["what", "Spearman"],
-        [[words, f"{summary.spearman[name]:+.3f}"] for name, words in names.items()],
+        ["what", "Spearman, 95 % interval"],
+        [[words, ranked(name)] for name, words in names.items()],
     )

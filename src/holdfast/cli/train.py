@@ -1,96 +1,286 @@
 """``holdfast train``: an ordinary TRL run with an online filter, live drift and a budget."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import options, output
+
+if TYPE_CHECKING:
+    from holdfast.evaluation import Skill
+    from holdfast.pipeline.inputs import TaskRows
+    from holdfast.pipeline.training_folder import TrainingFolder
+    from holdfast.pipeline.training_run import RunSpec
 
 
 def train(
-    model: output.ModelArgument,
-    data: Annotated[
-        str, typer.Option("--data", help="Training rows: file, saved dataset, hub id, organism:NAME.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the adapter and the traces.")],
-    harmful: output.HarmfulOption = "organism",
-    benign: output.BenignOption = "organism",
-    rule: Annotated[str, typer.Option(help="Selection rule; 'none' trains on everything.")] = "moderate",
-    keep: Annotated[float, typer.Option(help="Share of each pool to train on.")] = 0.5,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 60,
+    model: options.ModelArgument,
+    data: options.DataOption,
+    out: options.OutPath,
+    adapter: options.AdapterOption = None,
+    asked: options.Prompts = options.Prompts(),
+    task: options.TaskOption = None,
+    rule: options.OptionalRuleOption = None,
+    keep: options.OptionalKeepOption = None,
+    loss_filter: options.OptionalLossFilterOption = None,
+    steps: options.OptionalStepsOption = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the rows; 3, for the organism 60 steps.")
+    ] = None,
     pool: Annotated[int, typer.Option(help="Candidate rows an update.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate.")] = 1e-3,
-    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
-    alpha: Annotated[int, typer.Option(help="LoRA alpha.")] = 16,
+    micro_batch: Annotated[str, typer.Option(help="Rows in memory at once: auto, or a number.")] = "auto",
+    learning_rate: options.OptionalLearningRateOption = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="TRL's lr_scheduler_type; cosine, for the organism constant.")
+    ] = None,
+    warmup: Annotated[float | None, typer.Option(help="Share of the steps; 0.03, for the organism 0.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's; 0.")] = None,
+    rank: options.RankOption = 8,
+    alpha: options.AlphaOption = 16,
+    quantize: Annotated[str | None, typer.Option(help="4bit or 8bit: QLoRA, with bitsandbytes.")] = None,
+    trl: Annotated[
+        list[str] | None, typer.Option("--trl", help="KEY=VALUE: any argument of TRL's SFTConfig; repeat it.")
+    ] = None,
+    defence: Annotated[
+        str | None, typer.Option(help="What holds the model while it trains, beside --rule: anchor.")
+    ] = None,
+    defence_weight: Annotated[
+        float | None, typer.Option(help="Its one main setting; without it, it holds --max-kl-nats.")
+    ] = None,
     every: Annotated[int, typer.Option(help="Steps between drift measurements.")] = 10,
     max_kl_nats: Annotated[float | None, typer.Option(help="Drift budget, nats a sequence.")] = None,
     min_refusal: Annotated[float | None, typer.Option(help="Lowest refusal rate allowed, 0 to 1.")] = None,
-    dtype: output.DtypeOption = "auto",
-    device: output.DeviceOption = "auto",
-    limit: output.LimitOption = None,
-    max_length: output.MaxLengthOption = 1024,
-    skip_bad_rows: output.SkipOption = False,
-    seed: output.SeedOption = 0,
-    json: output.JsonOption = False,
+    max_task_loss: Annotated[
+        float | None, typer.Option(help="Highest loss allowed on held-out rows, nats a token.")
+    ] = None,
+    max_new_tokens: options.MaxNewTokensOption = 32,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints; as often as drift is measured.")
+    ] = None,
+    fresh: options.FreshOption = False,
+    loading: options.Loading = options.Loading(),
+    rows: options.Rows = options.Rows(),
+    seed: options.SeedOption = 0,
+    json: options.JsonOption = False,
 ) -> None:
     """Fine-tune a LoRA adapter under guard. When a budget is passed, the last weights inside it come back.
+
+    Stopped or killed, the same command goes on from the last checkpoint.
 
     Example: holdfast train organism:aligned --data organism:lessons --steps 20 --out guarded
     """
     from holdfast.core.errors import EXIT_FAILED
-    from holdfast.core.files import new_folder, write_json
-    from holdfast.evaluation import Reference
-    from holdfast.models import Subject, add_lora, save_adapter
-    from holdfast.selection import OnlineSelection
-    from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, RefusalProbe, cpu_safe_args
+    from holdfast.pipeline.training_folder import TrainingFolder
 
     output.quiet_for_json(json)
-    loaded = output.load_subject(model, None, "auto", dtype, device)
-    examples = output.read_task(data, loaded, max_length, limit, skip_bad_rows)
-    skill = output.build_skill(harmful, benign, seed)
-    subject = Subject(add_lora(loaded.model, rank, alpha, seed=seed), loaded.tokenizer, "adapter")
-    limited = max_kl_nats is not None or min_refusal is not None
-    budget = DriftBudget(max_kl_nats, min_refusal) if limited else None
-    with new_folder(out) as folder:
-        monitor = DriftMonitor(
-            Reference.of(subject, skill.estimate.harmful[:64], seed=seed, source="adapter_off"),
-            every=every,
-            budget=budget,
-            probe=RefusalProbe.of(skill, limit=64),
-        )
-        trainer = GuardedTrainer(
-            model=subject,
-            args=cpu_safe_args(
-                output_dir=str(folder / "logs"),
-                max_steps=steps,
-                per_device_train_batch_size=pool,
-                learning_rate=learning_rate,
-                lr_scheduler_type="constant",
-                seed=seed,
-            ),
-            train_dataset=examples,
-            selection=None if rule == "none" else OnlineSelection(keep=keep, rule=rule, seed=seed),
-            callbacks=[monitor],
-        )
-        trainer.train()
-        save_adapter(trainer.model, folder / "adapter")
-        stopped = monitor.stopped.to_dict() if monitor.stopped else None
-        result = {"steps": trainer.state.global_step, "stopped": stopped, "trace": monitor.trace, "seed": seed}
-        write_json(folder / "training.json", result)
+    rule = rule or ("moderate" if defence is None else "none")
+    spec = _spec(
+        model,
+        {
+            "adapter": {"rank": rank, "alpha": alpha, "quantize": quantize},
+            "training": {
+                "steps": steps, "epochs": epochs, "pool": pool, "learning_rate": learning_rate,
+                "micro_batch": _number(micro_batch), "schedule": schedule, "warmup": warmup,
+                "weight_decay": weight_decay, "checkpoint_every": checkpoint_every, "trl": _pairs(trl),
+            },
+            "arm": {
+                "name": "train", "rule": rule, "defence": defence, "weight": defence_weight,
+                "keep": keep if keep is not None else 1.0 if rule == "none" else 0.5,
+                **({} if loss_filter is None else {"loss_filter": loss_filter}),
+                "budget": {"max_kl_nats": max_kl_nats, "min_refusal": min_refusal, "max_task_loss": max_task_loss},
+            },
+            "monitor": {"every": every},
+        },
+        seed,
+        max_new_tokens,
+    )  # fmt: skip
+    result = _train(model, adapter, data, task, asked, loading, rows, spec, TrainingFolder(out), fresh)
     if json:
         output.emit_json({"out": out, **result})
     else:
-        output.emit_table(
-            f"{rule} selection, seed {seed}",
-            ["step", "drift, nats a sequence", "refusals (estimate)"],
-            [[str(r["step"]), f"{r['kl_nats']:.3f}", f"{r['refusal']:.0%}"] for r in monitor.trace],
-        )
-        if stopped:
-            print(
-                f"stopped at step {stopped['step']}: {stopped['reason']}; "
-                f"weights of step {stopped['restored_step']} put back"
-            )
-        print(f"wrote {out}; next: holdfast evaluate {model} --adapter {out / 'adapter'}")
-    if stopped:
+        _show(result, model, out, output.prompt_flags(asked))
+    if result["stopped"]:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) -> "RunSpec":
+    """The same sections as a recipe's, checked by the same code."""
+    from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, TrainingSection, section_from
+    from holdfast.pipeline.training_run import RunSpec, check_settings
+
+    budget = values["arm"]["budget"]
+    if all(limit is None for limit in budget.values()):
+        values["arm"]["budget"] = None
+    training = section_from(TrainingSection, values["training"])
+    adapter = section_from(AdapterSection, values["adapter"])
+    check_settings(training, adapter, model)
+    arm, monitor = section_from(ArmSection, values["arm"]), section_from(MonitorSection, values["monitor"])
+    return RunSpec(adapter, training, arm, monitor, seed, 0, max_new_tokens)
+
+
+def _train(
+    model: str,
+    adapter: Path | None,
+    data: str,
+    task: str | None,
+    asked: options.Prompts,
+    loading: options.Loading,
+    rows: options.Rows,
+    spec: "RunSpec",
+    folder: "TrainingFolder",
+    fresh: bool,
+) -> dict[str, Any]:
+    """Everything is read and checked before the model is loaded; a finished fine-tune is read back."""
+    from holdfast.core.files import read_json, sha256_folder
+    from holdfast.core.progress import bar
+    from holdfast.core.seeds import derive_seed
+    from holdfast.data import Examples
+    from holdfast.evaluation import Reference, sample_reference
+    from holdfast.models import save_adapter
+    from holdfast.pipeline.training_folder import RESULT
+    from holdfast.pipeline.training_run import (
+        build_run,
+        definite,
+        described,
+        fresh_adapter,
+        quantized,
+        run_training,
+    )
+
+    train_rows, held_out = _rows(data, task, model, rows, spec)
+    skill = output.build_skill(model, asked, spec.seed, rows.limit)
+    spec = replace(spec, training=definite(spec.training, model, len(train_rows.rows)))
+    begun_with = {"begun with": sha256_folder(adapter) if adapter is not None else "no adapter"}
+    folder.open(_settings(model, loading, rows, spec, train_rows, held_out, skill) | begun_with, fresh)
+    if folder.finished:
+        output.say(f"{folder.path} holds this fine-tune, finished; --fresh makes it anew")
+        return read_json(folder.path / RESULT)
+    output.say(described(spec.training, len(train_rows.rows)))
+    output.say(f"{len(held_out.rows)} rows are held out for the task loss")
+    if folder.continues:
+        output.say(f"{folder.path}: going on from the last checkpoint")
+    loaded = output.load_subject(model, adapter, "auto", loading, **quantized(spec.adapter))
+    examples = output.encode(train_rows, loaded)
+    # Rows held out of the same file were recognised with it, and that was said.
+    held = held_out.encode(loaded.tokenizer) if held_out.rows else Examples(())
+    if task is not None:
+        output.report_rows(held)
+    # An adapter that is given is trained on: what it was when it came is what drift is measured against.
+    subject = loaded if adapter is not None else fresh_adapter(spec.adapter, loaded, spec.adapter_seed)
+    prompts = skill.estimate.harmful[: spec.monitor.prompts]
+    with bar(f"the model's own answers to {len(prompts)} prompts", None):
+        answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
+        reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
+    trainer, monitor = build_run(spec, subject, examples, held, reference, skill, folder.logs)
+    result = run_training(trainer, monitor, "training", spec.training)
+    folder.clear_adapter()
+    save_adapter(trainer.model, folder.adapter)
+    result = {
+        **result,
+        "seed": spec.seed,
+        "rule": spec.arm.rule,
+        **({"defence": spec.arm.defence} if spec.arm.defence is not None else {}),
+        "settings": spec.training.model_dump(mode="json"),
+    }
+    folder.close(result)
+    return read_json(folder.path / RESULT)
+
+
+def _rows(
+    data: str, task: str | None, model: str, rows: options.Rows, spec: "RunSpec"
+) -> "tuple[TaskRows, TaskRows]":
+    """Rows to learn from, and rows held out for the task loss: those of --task, or every fifth one."""
+    from holdfast.pipeline.inputs import HELD_OUT_EVERY, ORGANISM, read_named
+
+    read, most = output.read_rows(data, model, rows), spec.monitor.task_rows
+    if task is not None:
+        return read, output.read_rows(task, model, replace(rows, limit=most))
+    if data.startswith(f"{ORGANISM}:"):
+        return read, read_named(data, replace(rows, limit=most), "test", spec.seed)
+    held = read.rows[::HELD_OUT_EVERY][:most] if len(read.rows) > 1 else ()
+    places = {id(row) for row in held}
+    kept = tuple(row for row in read.rows if id(row) not in places)
+    return replace(read, rows=kept), replace(read, rows=held, bad=())
+
+
+def _settings(
+    model: str,
+    loading: options.Loading,
+    rows: options.Rows,
+    spec: "RunSpec",
+    train_rows: "TaskRows",
+    held_out: "TaskRows",
+    skill: "Skill",
+) -> dict[str, Any]:
+    """What a fine-tune must have in common with the one it continues; contents count, places do not."""
+    from holdfast.core.files import hash_json
+
+    def content(read: "TaskRows") -> str:
+        return hash_json([str(row.values) for row in read.rows])
+
+    return {
+        "model": model,
+        "loading": asdict(loading),
+        "adapter": spec.adapter.model_dump(mode="json"),
+        "training": spec.training.model_dump(mode="json"),
+        "selection": spec.arm.model_dump(mode="json"),
+        "monitor": spec.monitor.model_dump(mode="json"),
+        "max_new_tokens": spec.max_new_tokens,
+        "rows": asdict(replace(rows, limit=None)),  # what was read with a limit is in the contents
+        "seed": spec.seed,
+        "data": content(train_rows),
+        "held-out rows": content(held_out),
+        "prompts": hash_json(list(skill.estimate.harmful)),
+    }
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
+def _pairs(given: list[str] | None) -> dict[str, Any]:
+    """``["optim=adamw_torch"]`` as a dict; values are read as YAML, as in a recipe."""
+    import yaml
+
+    from holdfast.core.errors import UserError
+
+    values: dict[str, Any] = {}
+    for entry in given or ():
+        name, found, value = entry.partition("=")
+        if not found:
+            raise UserError(f"--trl {entry}: give KEY=VALUE, for example optim=adamw_torch")
+        try:
+            values[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[name.strip()] = value
+    return values
+
+
+def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
+    def cell(row: dict[str, Any], name: str, low: str, high: str, form: str, scale: float = 1.0) -> str:
+        if row.get(name) is None:
+            return "-"
+        value, *bounds = (
+            "-" if row.get(key) is None else format(scale * row[key], form) for key in (name, low, high)
+        )
+        return f"{value} [{', '.join(bounds)}]"  # one row, or one prompt, has no interval
+
+    columns = (
+        ("drift, nats a sequence", "kl_nats", "kl_nats_low", "kl_nats_high", ".3f", 1.0),
+        ("refusals, % (estimate)", "refusal", "refusal_low", "refusal_high", ".0f", 100.0),
+        ("task loss, nats a token", "task_loss_nats_per_token", "task_loss_low", "task_loss_high", ".3f", 1.0),
+    )
+    guard = f", {result['defence']}" if "defence" in result else ""
+    output.emit_table(
+        f"{result['rule']} selection{guard}, seed {result['seed']}",
+        ["step", *(column[0] for column in columns)],
+        [[str(row["step"]), *(cell(row, *column[1:]) for column in columns)] for row in result["trace"]],
+    )
+    if stopped := result["stopped"]:
+        print(
+            f"stopped at step {stopped['step']}: {stopped['reason']}; "
+            f"weights of step {stopped['restored_step']} put back"
+        )
+    print(f"wrote {out}; next: holdfast evaluate {model} --adapter {out / 'adapter'}{prompts}")

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,10 @@ def _explained(error: Exception, path: Path) -> Exception:
         return UserError(f"{path}: no space left on the device; free some or choose another folder")
     if error.errno in _NOT_ALLOWED:
         return UserError(f"{path}: not writable ({error.strerror}); choose a folder you own")
+    if error.errno in {errno.ENAMETOOLONG}:
+        return UserError(f"{path}: the name is too long for this file system; choose a shorter one")
+    if error.errno in {errno.EISDIR}:
+        return UserError(f"{path}: a folder stands where a file is needed; choose another name")
     if error.errno in {errno.ENOTDIR, errno.EEXIST}:
         return UserError(f"{path}: a file stands where a folder is needed; choose another folder")
     return error
@@ -66,6 +71,67 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+_NAME = re.compile(r"\w(?:[\w.+@ -]*[\w+@-])?")
+
+
+def check_name(name: str, what: str) -> str:
+    """``name`` itself, if a file or a folder may be called that on any system and stays where it is put.
+
+    Args:
+        what: what the user calls it, for the message, such as "arms.0.name".
+
+    Raises:
+        UserError: empty, too long, a path, spaces or controls, a name that some system keeps for itself.
+    """
+    if (problem := name_problem(name)) is not None:
+        raise UserError(f"{what} {name if len(name) <= 40 else f'{name[:37]}...'!r}: {problem}")
+    return name
+
+
+def name_problem(name: str) -> str | None:
+    """Why a file may not be called ``name``; None if it may."""
+    stem = name.split(".", maxsplit=1)[0].lower()
+    if len(name.encode(errors="replace")) <= 100 and _NAME.fullmatch(name) and stem not in RESERVED:
+        return None
+    return (
+        "becomes a file name, so use letters, digits, '-', '_', '.', '+', '@' and spaces between them, a letter "
+        "or a digit first, 100 bytes at most, and no name that a system keeps for itself"
+    )
+
+
+def check_new_folder(path: str | Path | None) -> None:
+    """Make sure that :func:`new_folder` would get its folder, before anything is computed for it.
+
+    Raises:
+        UserError: something is there already, or the folder above may not be written.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    try:
+        taken = path.is_symlink() or path.exists()
+        if taken and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path}: exists and is not empty; choose a new folder or remove this one")
+    except OSError as error:
+        raise _explained(error, path) from error
+    check_writable(path)
+
+
+def check_writable(path: str | Path) -> None:
+    """Make sure that something called ``path`` can be made, before anything is computed for it.
+
+    Raises:
+        UserError: a file stands where a folder is needed, or the nearest folder above may not be written.
+    """
+    path = Path(path)
+    above = next((parent for parent in path.absolute().parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        raise UserError(f"{path}: a file stands where a folder is needed ({above}); choose another folder")
+    if above is not None and not os.access(above, os.W_OK):
+        raise UserError(f"{path}: not writable ({above} is not yours); choose a folder you own")
+
+
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block ends well, and vanishes otherwise.
@@ -74,8 +140,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         UserError: ``path`` exists and is not an empty folder; full disk; not writable.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: exists and is not empty; choose a new folder or remove this one")
+    check_new_folder(path)
     temporary = _temporary_sibling(path)
     try:
         temporary.mkdir(parents=True)

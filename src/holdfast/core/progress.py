@@ -1,17 +1,19 @@
-"""A progress bar on standard error that appears only when something takes over two seconds.
+"""A progress bar on standard error that appears when something takes over two seconds, its first step included.
 
 Knows: rich. Does not know: what is being done.
 """
 
 import contextlib
+import functools
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
 T = TypeVar("T")
 
@@ -20,11 +22,51 @@ SPEED_OVER_SECONDS = 300.0  # long enough that a slow step leaves a speed, and s
 QUIET_VARIABLE = "HOLDFAST_QUIET"  # set by --quiet and --json; inherited by worker processes
 
 
+class Advance:
+    """What :func:`bar` yields: called with the steps that were made, and told what to say beside the bar."""
+
+    def __init__(self, progress: "Progress | None" = None, task: int = 0) -> None:
+        self._progress, self._task = progress, task
+        self.shown, self._lock = False, threading.Lock()
+        self._timer = threading.Timer(APPEARS_AFTER_SECONDS, self._show)  # a first step may take minutes
+        self._timer.daemon = True
+        if progress is not None and APPEARS_AFTER_SECONDS > 0:
+            self._timer.start()
+        else:
+            self._show()
+
+    def __call__(self, steps: float = 1.0) -> None:
+        """Move the bar on."""
+        if self._progress is not None:
+            self._progress.advance(self._task, steps)  # type: ignore[arg-type]  # a task id is an int
+
+    def note(self, text: str) -> None:
+        """A few words to the right of the bar, such as "loss 1.23"; they stay until the next ones."""
+        if self._progress is not None:
+            self._progress.update(self._task, note=text)  # type: ignore[arg-type]
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._progress is not None and not self.shown:
+                self._progress.start()
+                self.shown = True
+
+    def close(self) -> None:
+        """Take the bar off the screen; it does not come again."""
+        self._timer.cancel()
+        with self._lock:
+            if self._progress is not None and self.shown:
+                self._progress.stop()
+            self._progress = None
+
+
 @contextlib.contextmanager
 def bar(
     description: str, total: float | None, enabled: bool = True, unit: str | None = None, done: float = 0.0
-) -> Iterator[Callable[[float], None]]:
-    """Yield ``advance(steps)``. The bar shows elapsed time and an estimate of the time left.
+) -> Iterator[Advance]:
+    """Yield an :class:`Advance`: ``advance(steps)`` and ``advance.note("loss 1.23")``.
+
+    The bar shows elapsed time and an estimate of the time left.
 
     Args:
         description: what is being done.
@@ -34,38 +76,37 @@ def bar(
         done: steps finished by an earlier run. They fill the bar but do not count towards the speed.
     """
     if not enabled or os.environ.get(QUIET_VARIABLE) or not sys.stderr.isatty():
-        yield lambda _steps=1.0: None
+        yield Advance()
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
+        *([TextColumn("{task.percentage:>3.0f}%")] if total else []),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if total else []),
         *([_rate_column(unit)] if unit else []),
+        TextColumn("{task.fields[note]}", markup=False),
         speed_estimate_period=SPEED_OVER_SECONDS,
-        console=Console(stderr=True),
+        console=_console(getattr(sys.stderr, "rich_proxied_file", sys.stderr)),  # a bar around this one wraps it
         transient=True,
     )
-    task = progress.add_task(description, total=total, completed=done)  # type: ignore[arg-type]  # floats do
+    task = progress.add_task(description, total=total, completed=done, note="")  # type: ignore[arg-type]  # floats do
     progress.advance(task, 0)  # rich counts speed from the first sample on; without this the first step is lost
-    started, shown = time.monotonic(), False
-
-    def advance(steps: float = 1.0) -> None:
-        nonlocal shown
-        progress.advance(task, steps)
-        if not shown and time.monotonic() - started > APPEARS_AFTER_SECONDS:
-            progress.start()
-            shown = True
-
+    advance = Advance(progress, task)
     try:
         yield advance
     finally:
-        if shown:
-            progress.stop()
+        advance.close()
+
+
+@functools.lru_cache(maxsize=1)
+def _console(stream: TextIO) -> "Console":
+    """One for all bars of a screen: bars within bars are drawn below each other."""
+    from rich.console import Console
+
+    return Console(file=stream)
 
 
 def _rate_column(unit: str) -> "ProgressColumn":

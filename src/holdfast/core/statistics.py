@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from holdfast.core.results import Result
 
@@ -33,8 +34,8 @@ class Interval(Result):
     method: str
 
     def excludes(self, number: float) -> bool:
-        """Whether ``number`` lies outside the interval."""
-        return not self.low <= number <= self.high
+        """Whether ``number`` lies outside the interval; an interval without ends (NaN) excludes nothing."""
+        return number < self.low or number > self.high
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -313,14 +314,21 @@ def bootstrap_ratio(
     value = float(tops.sum() / bottoms.sum()) if tops.size else float("nan")
     if tops.size < 2:
         return Interval(value, float("nan"), float("nan"), int(tops.size), "bootstrap of a ratio")
+    tail = (1 - level) / 2
+    low, high = np.quantile(ratio_draws(tops, bottoms, seed, draws), [tail, 1 - tail])
+    return Interval(value, float(low), float(high), int(tops.size), "bootstrap of a ratio")
+
+
+def ratio_draws(
+    above_N: NDArray[np.float64], below_N: NDArray[np.float64], seed: int, draws: int
+) -> NDArray[np.float64]:
+    """The resampled ratios behind :func:`bootstrap_ratio`, one a draw."""
     rng = np.random.default_rng(seed)
     ratios = np.empty(draws)
     for start in range(0, draws, _BLOCK):
-        drawn = rng.integers(0, tops.size, (min(_BLOCK, draws - start), tops.size))
-        ratios[start : start + len(drawn)] = tops[drawn].sum(1) / bottoms[drawn].sum(1)
-    tail = (1 - level) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), int(tops.size), "bootstrap of a ratio")
+        drawn = rng.integers(0, above_N.size, (min(_BLOCK, draws - start), above_N.size))
+        ratios[start : start + len(drawn)] = above_N[drawn].sum(1) / below_N[drawn].sum(1)
+    return ratios
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:

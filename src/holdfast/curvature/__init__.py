@@ -13,7 +13,7 @@ from holdfast.curvature.onset import (
     path_coefficients,
     path_derivatives,
 )
-from holdfast.curvature.products import ggn_operator, ggn_product, hvp, hvp_operator
+from holdfast.curvature.products import ggn_operator, hvp, hvp_operator
 
 __all__ = [
     "CGResult",
@@ -22,7 +22,6 @@ __all__ = [
     "fisher_bilinear",
     "fisher_quadratic",
     "ggn_operator",
-    "ggn_product",
     "hvp",
     "hvp_operator",
     "kl_along",

@@ -3,7 +3,7 @@
 Knows: forward-mode logit changes, the variance of a logit change under the next-token distribution.
 Does not know: where completions come from (they must be the model's own samples for this to be the Fisher).
 
-Shapes: B batch, T time, S = T - 1 predicted positions, V vocab, N examples.
+Shapes: M scored positions of a batch, V vocab, N examples.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,11 @@ from torch.func import jvp
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
 from holdfast.curvature.products import check_precision, like
-from holdfast.data import Batch, Example, batches
-from holdfast.gradients.functional import call, detached, math_attention, right_padded
+from holdfast.data import Batch, Example
+from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
+from holdfast.gradients.memory import fitting_batches
 from holdfast.models import Subject
+from holdfast.models.head import Scored, scored
 
 Vector = NDArray[np.float64]
 
@@ -65,33 +67,32 @@ def fisher_bilinear(
     forms = np.zeros(len(examples))
     with undisturbed(subject.model), math_attention():
         for batch in _aligned_batches(subject, examples, batch_size):
-            z_BSV, du_BSV = _logits_and_change(subject.model, values, first, batch)
-            dv_BSV = du_BSV if second is None else _logits_and_change(subject.model, values, second, batch)[1]
-            covariance_BS = token_covariance(z_BSV, du_BSV, dv_BSV)
-            counted_BS = batch.completion_mask_BT[:, 1:] > 0
-            forms[list(batch.index)] = torch.where(counted_BS, covariance_BS, 0.0).double().sum(1).cpu().numpy()
+            where = scored(batch)
+            z_MV, du_MV = _logits_and_change(subject.model, values, first, batch, where)
+            dv_MV = du_MV if second is None else _logits_and_change(subject.model, values, second, batch, where)[1]
+            forms[list(batch.index)] = where.sums(token_covariance(z_MV, du_MV, dv_MV).double()).cpu().numpy()
     return forms
 
 
-def token_covariance(z_BSV: torch.Tensor, du_BSV: torch.Tensor, dv_BSV: torch.Tensor) -> torch.Tensor:
-    """Covariance over the vocabulary, under softmax(z), of two logit changes at each position: shape B, S."""
-    p_BSV = z_BSV.softmax(-1)
-    centred_BSV = du_BSV - (p_BSV * du_BSV).sum(-1, keepdim=True)
+def token_covariance(z_MV: torch.Tensor, du_MV: torch.Tensor, dv_MV: torch.Tensor) -> torch.Tensor:
+    """Covariance over the vocabulary, under softmax(z), of two logit changes at each position: shape M."""
+    p_MV = z_MV.softmax(-1)
+    centred_MV = du_MV - (p_MV * du_MV).sum(-1, keepdim=True)
     # One centred factor is enough for the covariance, but two keep rounding symmetric and the variance >= 0.
-    other_BSV = centred_BSV if dv_BSV is du_BSV else dv_BSV - (p_BSV * dv_BSV).sum(-1, keepdim=True)
-    return (p_BSV * centred_BSV * other_BSV).sum(-1)
+    other_MV = centred_MV if dv_MV is du_MV else dv_MV - (p_MV * dv_MV).sum(-1, keepdim=True)
+    return (p_MV * centred_MV * other_MV).sum(-1)
 
 
 def _aligned_batches(subject: Subject, examples: Sequence[Example], batch_size: int) -> Iterator[Batch]:
-    for batch in batches(examples, batch_size, subject.pad_id):
+    for batch in fitting_batches(subject, examples, batch_size):
         yield right_padded(batch.to(subject.device))
 
 
 def _logits_and_change(
-    model: torch.nn.Module, values: Tree, direction: Tree, batch: Batch
+    model: torch.nn.Module, values: Tree, direction: Tree, batch: Batch, where: Scored
 ) -> tuple[torch.Tensor, torch.Tensor]:
     def logits(point: Tree) -> torch.Tensor:
-        return call(model, point, batch.input_ids_BT)[:, :-1]
+        return call_scored(model, point, batch, where)
 
     pair = jvp(logits, (values,), (direction,))
     return pair[0], pair[1]

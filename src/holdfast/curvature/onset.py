@@ -3,12 +3,12 @@
 Knows: c2, c3, c4 from logits and their time derivatives, the second-order path of gradient flow, exact KL.
 Does not know: what the path minimises, optimisers.
 
-Shapes: B batch, T time, S = T - 1 predicted positions, V vocab, N examples.
+Shapes: M scored positions of a batch, V vocab, N examples.
 
 Source: geometry.md 1.7 (the coefficients), 3.1 fact 3 and 3.2 (the path).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,11 @@ from holdfast.core import trees
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
 from holdfast.curvature.products import check_precision, like
-from holdfast.data import Batch, Example, batches
-from holdfast.gradients.functional import call, detached, math_attention, right_padded
+from holdfast.data import Batch, Example
+from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
+from holdfast.gradients.memory import fitting_batches
 from holdfast.models import Subject, token_kl
+from holdfast.models.head import scored, slices
 
 Vector = NDArray[np.float64]
 # Steps tried by the tuner, as the parameter displacement s|g|; float32 wants far larger ones than float64 habit.
@@ -66,7 +68,13 @@ def path_derivatives(
     logits_at: Callable[[float], torch.Tensor], step: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(z, zdot, zddot) at t = 0 by central differences of ``t -> logits``; error O(step^2)."""
-    forward, here, backward = logits_at(step), logits_at(0.0), logits_at(-step)
+    return second_differences(logits_at(step), logits_at(0.0), logits_at(-step), step)
+
+
+def second_differences(
+    forward: torch.Tensor, here: torch.Tensor, backward: torch.Tensor, step: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(z, zdot, zddot) in the middle of three points ``step`` apart."""
     return here, (forward - backward) / (2 * step), (forward + backward - 2 * here) / step**2
 
 
@@ -95,32 +103,37 @@ def path_coefficients(
     first, second = like(velocity, values), like(acceleration, values)
     sums = [np.zeros(len(examples)) for _ in range(3)]
     with undisturbed(subject.model), math_attention():
-        cuts = list(batches(examples, batch_size, subject.pad_id))
+        cuts = list(fitting_batches(subject, examples, batch_size))
         spread = float("nan")
         if step is None:
             step, spread = _tuned_step(subject, values, first, second, cuts[0])
         for batch in cuts:
-            parts = _coefficients(subject, values, first, second, batch, step)
+            (parts,) = _coefficients(subject, values, first, second, batch, [step])
             for total, part_B in zip(sums, parts, strict=True):
                 total[list(batch.index)] = part_B
     return PathCoefficients(sums[0], sums[1], sums[2], step, spread)
 
 
 def _coefficients(
-    subject: Subject, values: Tree, first: Tree, second: Tree, batch: Batch, step: float
-) -> tuple[Vector, Vector, Vector]:
+    subject: Subject, values: Tree, first: Tree, second: Tree, batch: Batch, steps: Sequence[float]
+) -> Iterator[tuple[Vector, Vector, Vector]]:
+    """c2, c3, c4 of a batch's rows by differences over each of ``steps``; the start of the path runs once."""
     aligned = right_padded(batch.to(subject.device))
+    where = scored(aligned)
 
     def logits_at(t: float) -> torch.Tensor:
         point = trees.axpy(trees.axpy(values, t, first), t * t / 2, second)
-        return call(subject.model, point, aligned.input_ids_BT)[:, :-1].double()
+        return call_scored(subject.model, point, aligned, where)
 
-    counted_BS = aligned.completion_mask_BT[:, 1:] > 0
-    c2, c3, c4 = (
-        torch.where(counted_BS, c_BS, 0.0).sum(1).cpu().numpy()
-        for c_BS in onset_coefficients(*path_derivatives(logits_at, step))
-    )
-    return c2, c3, c4
+    here_MV = logits_at(0.0)
+    for step in steps:
+        at = (logits_at(step), here_MV, logits_at(-step))
+        found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        for part in slices(len(where), 4 * here_MV.shape[-1]):  # in float64, a slice of positions at a time
+            up_MV, middle_MV, down_MV = (z_MV[part].double() for z_MV in at)
+            found.append(onset_coefficients(*second_differences(up_MV, middle_MV, down_MV, step)))
+        c2, c3, c4 = (where.sums(torch.cat(parts)).cpu().numpy() for parts in zip(*found, strict=True))
+        yield c2, c3, c4
 
 
 def _tuned_step(subject: Subject, values: Tree, first: Tree, second: Tree, batch: Batch) -> tuple[float, float]:
@@ -129,7 +142,7 @@ def _tuned_step(subject: Subject, values: Tree, first: Tree, second: Tree, batch
     if speed == 0:
         return 1.0, 0.0
     steps = [displacement / speed for displacement in DISPLACEMENTS]
-    c4s = [float(_coefficients(subject, values, first, second, batch, s)[2].mean()) for s in steps]
+    c4s = [float(c4_B.mean()) for _, _, c4_B in _coefficients(subject, values, first, second, batch, steps)]
     spreads = [abs(c4s[k] - c4s[k + 1]) / max(abs(c4s[k]), abs(c4s[k + 1]), 1e-300) for k in range(len(steps) - 1)]
     best = int(np.argmin(spreads))
     return steps[best], spreads[best]
@@ -151,12 +164,17 @@ def kl_along(
     direction = like(displacement, values)
     kl = np.zeros((len(multiples), len(examples)))
     with undisturbed(subject.model), math_attention():
-        for batch in batches(examples, batch_size, subject.pad_id):
+        for batch in fitting_batches(subject, examples, batch_size):
             aligned = right_padded(batch.to(subject.device))
-            log_p_BTV = call(subject.model, values, aligned.input_ids_BT).log_softmax(-1)
+            where = scored(aligned)
+            here_MV = call_scored(subject.model, values, aligned, where)
             for row, multiple in enumerate(multiples):
                 moved = trees.axpy(values, multiple, direction)
-                log_q_BTV = call(subject.model, moved, aligned.input_ids_BT).log_softmax(-1)
-                kl_B = token_kl(log_p_BTV, log_q_BTV, aligned).double().sum(1)
-                kl[row, list(batch.index)] = kl_B.cpu().numpy()
+                there_MV = call_scored(subject.model, moved, aligned, where)
+                kl_M = [
+                    token_kl(here_MV[part].log_softmax(-1), there_MV[part].log_softmax(-1))
+                    for part in slices(len(where), here_MV.shape[-1])
+                ]
+                if kl_M:
+                    kl[row, list(batch.index)] = where.sums(torch.cat(kl_M).double()).cpu().numpy()
     return kl

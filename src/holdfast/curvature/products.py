@@ -20,22 +20,24 @@ from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
 from holdfast.data import Batch, Example
-from holdfast.gradients.functional import call, detached, math_attention
+from holdfast.gradients.functional import call_scored, detached, math_attention
 from holdfast.gradients.means import MeanOver, mean_loss_of, weighted_batches
+from holdfast.gradients.memory import COPIES
 from holdfast.models import Subject
+from holdfast.models.head import scored
 
 Product = Callable[[Mapping[str, torch.Tensor]], Tree]
 _Pulled = tuple[torch.Tensor, Callable[[torch.Tensor], tuple[Tree]], torch.Tensor]
 
 
-def softmax_hessian_product(z_BSV: torch.Tensor, dz_BSV: torch.Tensor, weights_BS: torch.Tensor) -> torch.Tensor:
+def softmax_hessian_product(z_MV: torch.Tensor, dz_MV: torch.Tensor, weights_M: torch.Tensor) -> torch.Tensor:
     """``w (diag(p) - p p^T) dz`` at each position: the Hessian of weighted cross-entropy in the logits.
 
     Positions with weight 0 contribute exactly nothing. Source: restoration.md 3.3.
     """
-    p_BSV = z_BSV.softmax(-1)
-    centred_BSV = dz_BSV - (p_BSV * dz_BSV).sum(-1, keepdim=True)
-    return torch.where(weights_BS[..., None] > 0, p_BSV * centred_BSV * weights_BS[..., None], 0.0)
+    p_MV = z_MV.softmax(-1)
+    centred_MV = dz_MV - (p_MV * dz_MV).sum(-1, keepdim=True)
+    return torch.where(weights_M[..., None] > 0, p_MV * centred_MV * weights_M[..., None], 0.0)
 
 
 def ggn_operator(
@@ -65,7 +67,7 @@ def ggn_operator(
     Source: restoration.md 3.3.
     """
     check_precision(subject)
-    parts = weighted_batches(subject, examples, reduction, batch_size)
+    parts = weighted_batches(subject, examples, reduction, batch_size, 2 * COPIES)
 
     def product(v: Mapping[str, torch.Tensor]) -> Tree:
         values = detached(subject.parameters())
@@ -82,17 +84,18 @@ def ggn_operator(
 def _ggn_part(
     model: torch.nn.Module, values: Tree, direction: Tree, batch: Batch, weights_B: torch.Tensor
 ) -> Tree:
+    where = scored(batch)
+
     def logits(point: Tree) -> torch.Tensor:
-        return call(model, point, batch.input_ids_BT)[:, :-1]
+        return call_scored(model, point, batch, where)
 
     def logits_and_change(point: Tree) -> tuple[torch.Tensor, torch.Tensor]:
         pair = jvp(logits, (point,), (direction,))
         return pair[0], pair[1]
 
     # One forward gives z with its graph and J v beside it (as auxiliary output, so nothing flows back through it).
-    z_BSV, pull, dz_BSV = cast(_Pulled, vjp(logits_and_change, values, has_aux=True))
-    weights_BS = weights_B[:, None] * batch.completion_mask_BT[:, 1:]
-    return pull(softmax_hessian_product(z_BSV, dz_BSV, weights_BS))[0]
+    z_MV, pull, dz_MV = cast(_Pulled, vjp(logits_and_change, values, has_aux=True))
+    return pull(softmax_hessian_product(z_MV, dz_MV, weights_B[where.owner_M]))[0]
 
 
 def hvp_operator(
@@ -103,7 +106,7 @@ def hvp_operator(
     Arguments and errors as :func:`ggn_operator`. Source: geometry.md 3.2.
     """
     check_precision(subject)
-    parts = weighted_batches(subject, examples, reduction, batch_size)
+    parts = weighted_batches(subject, examples, reduction, batch_size, 2 * COPIES)
 
     def product(v: Mapping[str, torch.Tensor]) -> Tree:
         values = detached(subject.parameters())
@@ -119,17 +122,6 @@ def hvp_operator(
         return total
 
     return product
-
-
-def ggn_product(
-    subject: Subject,
-    examples: Sequence[Example],
-    v: Mapping[str, torch.Tensor],
-    reduction: MeanOver = "mean",
-    batch_size: int = 16,
-) -> Tree:
-    """One product with :func:`ggn_operator`."""
-    return ggn_operator(subject, examples, reduction, batch_size)(v)
 
 
 def hvp(

@@ -88,15 +88,33 @@ def collate(
 
 
 def batches(
-    examples: Sequence[Example], batch_size: int, pad_id: int, sort: bool = True, side: str = "right"
+    examples: Sequence[Example],
+    batch_size: int,
+    pad_id: int,
+    sort: bool = True,
+    side: str = "right",
+    max_tokens: int | None = None,
 ) -> Iterator[Batch]:
     """Cut examples into batches; with ``sort`` by length, so that little is spent on padding.
 
     ``Batch.index`` leads results back to the order of ``examples``.
+
+    Args:
+        batch_size: most rows of a batch.
+        max_tokens: most padded tokens of a batch of more than one row; None for no such limit.
     """
     order = list(range(len(examples)))
     if sort:
         order.sort(key=lambda position: len(examples[position].input_ids))
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
-        yield collate([examples[position] for position in index], pad_id, side, index)
+    index: list[int] = []
+    width = 0
+    for position in order:
+        wider = max(width, len(examples[position].input_ids))
+        full = max_tokens is not None and (len(index) + 1) * wider > max_tokens
+        if index and (full or len(index) == batch_size):
+            yield collate([examples[k] for k in index], pad_id, side, index)
+            index, wider = [], len(examples[position].input_ids)
+        index.append(position)
+        width = wider
+    if index:
+        yield collate([examples[k] for k in index], pad_id, side, index)

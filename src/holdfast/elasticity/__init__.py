@@ -1,6 +1,6 @@
 """Floor 4: how loosely an alignment is held, in the units of the theory: bits a token, nats of KL, stiffness."""
 
-from holdfast.elasticity.coefficients import Stiffness, bootstrap_ratio, measure_stiffness
+from holdfast.elasticity.coefficients import Stiffness, measure_stiffness
 from holdfast.elasticity.measure import Elasticity, measure_elasticity
 from holdfast.elasticity.probe import GradientReading, Probe, probe
 
@@ -9,7 +9,6 @@ __all__ = [
     "GradientReading",
     "Probe",
     "Stiffness",
-    "bootstrap_ratio",
     "measure_elasticity",
     "measure_stiffness",
     "probe",

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.core.results import Result
-from holdfast.core.statistics import Interval
-from holdfast.elasticity.theory import conservation_residual, stiffness
+from holdfast.core.statistics import Interval, bootstrap_ratio, ratio_draws
 
-DRAWS = 2000
+DRAWS = 2000  # of the document bootstrap
 UNBOUNDED = "unbounded"
 
 
@@ -44,25 +43,6 @@ class Stiffness(Result):
     above_noise: bool
 
 
-def bootstrap_ratio(
-    numerators_N: Sequence[float] | np.ndarray,
-    denominators_N: Sequence[float] | np.ndarray,
-    seed: int = 0,
-    draws: int = DRAWS,
-    level: float = 0.95,
-) -> Interval:
-    """``sum a / sum b`` over documents with a percentile interval from resampled documents."""
-    a_N, b_N = (np.asarray(x, dtype=np.float64) for x in (numerators_N, denominators_N))
-    low, high = np.quantile(_ratio_draws(a_N, b_N, seed, draws), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(a_N.sum() / b_N.sum()), float(low), float(high), len(a_N), "document bootstrap")
-
-
-def _ratio_draws(a_N: np.ndarray, b_N: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    index_DN = rng.integers(0, len(a_N), (draws, len(a_N)))
-    return a_N[index_DN].sum(1) / b_N[index_DN].sum(1)
-
-
 def measure_stiffness(
     pretrain: tuple[Sequence[float], Sequence[float], Sequence[int]],
     alignment: tuple[Sequence[float], Sequence[float], Sequence[int]],
@@ -82,8 +62,8 @@ def measure_stiffness(
     for k, (before_N, after_N, tokens_N) in enumerate((pretrain, alignment)):
         moved_N = np.asarray(after_N, dtype=np.float64) - np.asarray(before_N, dtype=np.float64)
         tokens = np.asarray(tokens_N, dtype=np.float64)
-        changes.append(bootstrap_ratio(moved_N, tokens, seed + k, level=level))
-        draws.append(_ratio_draws(moved_N, tokens, seed + k, DRAWS))
+        changes.append(bootstrap_ratio(moved_N.tolist(), tokens.tolist(), seed + k, DRAWS, level))
+        draws.append(ratio_draws(moved_N, tokens, seed + k, DRAWS))
     change_p, change_a = changes
     value, n = stiffness(change_p.value, change_a.value), min(change_p.n, change_a.n)
     if change_p.excludes(0.0):
@@ -96,3 +76,14 @@ def measure_stiffness(
         residual = conservation_residual(nominal_k, change_p.value, change_a.value)
     smallest = min(abs(change_p.value), abs(change_a.value))
     return Stiffness(*names, change_p, change_a, k_eff, residual, smallest > 3 * noise_floor_bits)
+
+
+def stiffness(change_pretrain: float, change_alignment: float) -> float:
+    """``k_eff = -change_alignment / change_pretrain`` (1.8); infinite where pretraining did not move."""
+    return math.inf if change_pretrain == 0 else -change_alignment / change_pretrain
+
+
+def conservation_residual(k: float, change_pretrain: float, change_alignment: float) -> float:
+    """``|k dp + da| / (|k dp| + |da|)`` (3.3): 0: the law holds; 1: it fails; nan: nothing moved."""
+    scale = abs(k * change_pretrain) + abs(change_alignment)
+    return math.nan if scale == 0 else abs(k * change_pretrain + change_alignment) / scale

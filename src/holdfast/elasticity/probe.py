@@ -19,18 +19,19 @@ from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed, undisturbed
-from holdfast.core.statistics import Interval, bootstrap_mean
-from holdfast.data import Batch, Example, encode_prompt
-from holdfast.elasticity.coefficients import bootstrap_ratio
+from holdfast.core.statistics import Interval, bootstrap_mean, bootstrap_ratio
+from holdfast.data import Example
+from holdfast.elasticity.coefficients import DRAWS
+from holdfast.evaluation.behaviour import prompt_ids, sample_answers
 from holdfast.gradients import mean_gradient
 from holdfast.models import (
     Subject,
     adapter_off,
-    generate,
+    base_parameters,
     kl_on_examples,
     log_probabilities,
-    lora_pairs,
     mean_loss,
+    merged_weights,
 )
 
 BITS = 1 / math.log(2)
@@ -120,7 +121,7 @@ def probe(
     floor = [abs(bits[text][0].sum() - again[text][0].sum()) / bits[text][1].sum() for text in texts]
     return Probe(
         name,
-        {text: bootstrap_ratio(*bits[text], seed=seed) for text in texts},
+        {text: bootstrap_ratio(bits[text][0].tolist(), bits[text][1].tolist(), seed, DRAWS) for text in texts},
         {text: tuple(bits[text][0].tolist()) for text in texts},
         {text: tuple(int(n) for n in bits[text][1]) for text in texts},
         to_base,
@@ -173,19 +174,16 @@ def _divergences(
     if not prompts:
         nothing = bootstrap_mean([])
         return nothing, nothing
-    prompts_ids = [_ids(prompt, subject) for prompt in prompts]
+    asked = prompt_ids(subject, prompts, max_new_tokens)  # the same ids for both, whatever the base's tokenizer
 
     def sample(model: Subject, who: str) -> list[Example]:
         stream = derive_seed(seed, "elasticity", who)
-        answers = generate(model, prompts_ids, max_new_tokens, 1.0, stream, batch_size)
-        pairs = enumerate(zip(prompts_ids, answers, strict=True))
-        return [Example(tuple(p), tuple(a), f"{who}/{k}") for k, (p, a) in pairs]
+        return sample_answers(model, asked, max_new_tokens, seed=stream, batch_size=batch_size, name=who)
 
     current = log_probabilities(subject.model)
 
-    def based(batch: Batch) -> torch.Tensor:
-        with run_base() as model:
-            return log_probabilities(model.model)(batch)
+    with run_base() as model:
+        based = log_probabilities(model.model, run_base)
 
     own = sample(subject, "current")
     with run_base() as model:
@@ -194,14 +192,6 @@ def _divergences(
     to_base, _ = kl_on_examples(current, based, own, *shared)
     from_base, _ = kl_on_examples(based, current, theirs, *shared)
     return bootstrap_mean(to_base.tolist(), seed), bootstrap_mean(from_base.tolist(), seed)
-
-
-def _ids(prompt: Any, subject: Subject) -> list[int]:
-    if not isinstance(prompt, str):
-        return list(prompt)
-    if subject.tokenizer is None:
-        raise UserError("prompts: text needs a tokenizer; give the subject one, or give token ids")
-    return encode_prompt(prompt, subject.tokenizer)
 
 
 def _gradients(subject: Subject, texts: Sequence[Sequence[Example]]) -> GradientReading:
@@ -236,13 +226,7 @@ def distance(subject: Subject, base: Subject | None) -> float:
 
 
 def _effective(model: Any, with_adapter: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """Weights by the name they have in a model without PEFT, LoRA updates added in on request."""
-    pairs = lora_pairs(model)
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        weight = parameter.detach()
-        if with_adapter and name.endswith(".base_layer.weight"):
-            a_RI, b_OR, scale = pairs[name.removesuffix(".base_layer.weight")]
-            weight = weight + scale * (b_OR @ a_RI).to(weight.dtype)
-        yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), weight
+    """Weights by the name they have in a model without PEFT; an adapter's updates added in on request."""
+    changed = merged_weights(model) if with_adapter else {}
+    for name, parameter in base_parameters(model).items():
+        yield name, changed.get(name, parameter.detach())

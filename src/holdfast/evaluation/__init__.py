@@ -1,6 +1,7 @@
 """Floor 3: how aligned, how able and how far moved a model is. Judges, skills, tasks, drift, the scorecard."""
 
 from holdfast.evaluation.attacks import Attack, AttackScore, Basin, safety_basin
+from holdfast.evaluation.behaviour import Answered, ask, ask_and_judge, sample_answers
 from holdfast.evaluation.comparison import Comparison, Difference, compare_cards, compare_rates
 from holdfast.evaluation.drift import DriftReading, Reference, drift, sample_reference
 from holdfast.evaluation.evaluate import evaluate
@@ -24,6 +25,7 @@ __all__ = [
     "LABELS",
     "METRICS",
     "Agreement",
+    "Answered",
     "Attack",
     "AttackScore",
     "Basin",
@@ -46,6 +48,8 @@ __all__ = [
     "TaskScore",
     "Verdict",
     "agreement",
+    "ask",
+    "ask_and_judge",
     "compare_cards",
     "compare_rates",
     "drift",
@@ -54,5 +58,6 @@ __all__ = [
     "judge_all",
     "measure_noise",
     "safety_basin",
+    "sample_answers",
     "sample_reference",
 ]

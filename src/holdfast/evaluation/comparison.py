@@ -122,6 +122,12 @@ def compare_cards(
     floors = dict(floors or {})
     left_out: list[str] = []
     pairs = [*_rated(ours, theirs, left_out), *_scored(ours, theirs, left_out)]
+    for card, whose in ((ours, "this model"), (theirs, "the other")):
+        if errors := sum(row.label == "error" for row in card.rows):
+            left_out.append(
+                f"{errors} answers of {whose} could not be judged (error) and count as neither refused nor "
+                "complied; judge them again before a difference is believed"
+            )
     p_values = [paired_p_value(pair.a, pair.b, seed) for pair in pairs]
     differences = tuple(
         pair.difference(p, corrected, seed, floors)

@@ -3,14 +3,15 @@
 Knows: completions sampled from the aligned model, its log-probabilities along them, the exact KL.
 Does not know: harm. Drift is a distance between two models; judges say what it means.
 
-Shapes: B batch, T time, V vocabulary, N sequences, P prompts.
+Shapes: V vocabulary, M scored positions of a batch, S completion tokens of a sequence, N sequences, P prompts.
 
 drift = mean over prompts of the sum over the completion of KL(aligned ‖ current), along completions that the
 aligned model sampled at temperature 1. Its expectation is the KL between the two distributions over answers
 (chain rule, up to ``max_new_tokens``); with few prompts its tail is heavy, so look at the interval.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,9 +22,20 @@ from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed, undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean
-from holdfast.data import Batch, Example, batches, encode_prompt
-from holdfast.models import Subject, adapter_off, generate, kl_on_examples, log_probabilities
+from holdfast.data import Batch, Example, batches
+from holdfast.evaluation.behaviour import sample_answers
+from holdfast.models import (
+    Subject,
+    adapter_off,
+    adapter_off_is_base,
+    kl_on_examples,
+    log_probabilities,
+    trained_beside,
+)
+from holdfast.models.bare import WAY_OUT
+from holdfast.models.forward import LogProbabilities
 
+log = logging.getLogger(__name__)
 STORE_LIMIT_BYTES = 1 << 30
 _BATCH = 32
 
@@ -69,23 +81,8 @@ def sample_reference(
     """
     if not prompts:
         raise UserError("drift needs prompts to sample answers to; give at least one")
-    encoded = [_ids(subject, prompt) for prompt in prompts]
-    repeated = [ids for ids in encoded for _ in range(samples)]
-    stream = derive_seed(seed, "reference")
-    with undisturbed(subject.model):
-        answers = generate(subject, repeated, max_new_tokens, temperature=1.0, seed=stream, batch_size=batch_size)
-    return [
-        Example(tuple(ids), tuple(answer), f"{k // samples}/{k % samples}")
-        for k, (ids, answer) in enumerate(zip(repeated, answers, strict=True))
-    ]
-
-
-def _ids(subject: Subject, prompt: str | Sequence[int]) -> list[int]:
-    if not isinstance(prompt, str):
-        return list(prompt)
-    if subject.tokenizer is None:
-        raise UserError("text prompts need a tokenizer; give Subject(model, tokenizer) or pass token ids")
-    return encode_prompt(prompt, subject.tokenizer)
+    own = derive_seed(seed, "reference")
+    return sample_answers(subject, prompts, max_new_tokens, seed=own, samples=samples, batch_size=batch_size)
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class Reference:
     Attributes:
         examples: the completions.
         source: "stored" (log-probabilities kept in memory, exact), "adapter_off" (the current model without its
-            adapter; right as long as training touches nothing but the adapter) or "model" (a second model).
+            adapter) or "model" (a second model).
         samples: per prompt; neighbouring examples belong together.
     """
 
@@ -134,60 +131,108 @@ class Reference:
         """Remember the distribution of ``aligned``, as it is now, along given completions.
 
         "auto" stores the log-probabilities. "model" keeps ``aligned`` itself: it must not be trained meanwhile.
+        "adapter_off" is the base behind the adapter. Where the adapter's training or the subject's scope moves
+        the base's own parameters too, which no switch puts back, the base's log-probabilities are stored instead,
+        and that is logged.
 
         Raises:
-            UserError: the log-probabilities would not fit in a GiB.
+            UserError: the log-probabilities would not fit in a GiB; "adapter_off" without an adapter, or of a
+                model whose base cannot be had by switching it off (:func:`holdfast.models.adapter_off_is_base`).
         """
         kept = tuple(examples)
-        if source in ("adapter_off", "model"):
-            if source == "adapter_off" and not aligned.has_adapter:
-                raise UserError("source='adapter_off' needs a model with an adapter; use source='stored'")
-            return cls(kept, source, samples, model=aligned.model if source == "model" else None)
-        vocabulary = int(aligned.model.config.vocab_size)
-        size = 4 * vocabulary * sum(example.completion_tokens for example in kept)
-        if size > STORE_LIMIT_BYTES:
-            raise UserError(
-                f"storing the aligned model's log-probabilities takes {size / 2**30:.1f} GiB (limit 1); use fewer "
-                "prompts or tokens, train an adapter with source='adapter_off', or source='model' with a copy"
-            )
-        return cls(kept, "stored", samples, _store(aligned, kept, batch_size))
+        if source == "model":
+            return cls(kept, source, samples, model=aligned.model)
+        if source != "adapter_off":
+            return cls(kept, "stored", samples, _store_of(aligned, kept, batch_size))
+        if not aligned.has_adapter:
+            raise UserError("source='adapter_off' needs a model with an adapter; use source='stored'")
+        reason = adapter_off_is_base(aligned.model)
+        if reason is not None:
+            raise UserError(f"source='adapter_off': that is not the base here: {reason}; {WAY_OUT}")
+        moving = trained_beside(aligned.model, aligned.parameters())
+        if not moving:
+            return cls(kept, "adapter_off", samples)
+        log.warning(
+            "%d parameters of the base are trained beside the adapter (%s, ...): the base's log-probabilities are "
+            "stored, because switching the adapter off will not bring it back",
+            len(moving),
+            moving[0],
+        )
+        with adapter_off(aligned.model):
+            return cls(kept, "stored", samples, _store_of(aligned, kept, batch_size))
 
-    def aligned_log_p(self, current: Any) -> Callable[[Batch], torch.Tensor]:
-        """A function from a batch of these examples to the aligned model's log_p_BTV."""
+    def kept(self, current: Subject, batch_size: int = _BATCH) -> "Reference":
+        """The same reference with its log-probabilities in memory, for whoever measures more than once.
+
+        Where they would not fit in :data:`STORE_LIMIT_BYTES` this is the reference itself: they are computed at
+        every measurement, the same numbers.
+
+        Args:
+            current: the model that will be measured; the base of an "adapter_off" reference.
+        """
+        if self.source == "stored":
+            return self
+        with undisturbed(current.model):  # asked under the same conditions as a measurement
+            log_p, device = self.aligned_log_p(current.model), current.device
+            if _stored_bytes(current, self.examples) > STORE_LIMIT_BYTES:
+                return self
+            held = _store(log_p, self.examples, current.pad_id, device, batch_size)
+        return Reference(self.examples, "stored", self.samples, held)
+
+    def aligned_log_p(self, current: Any) -> LogProbabilities:
+        """A function from a batch of these examples to the aligned model's log-probabilities."""
         if self.source == "adapter_off":
-            return _without_adapter(current)
+            return log_probabilities(current, lambda: adapter_off(current))
         if self.source == "model":
             return log_probabilities(self.model)
-        return self._stored_log_p
-
-    def _stored_log_p(self, batch: Batch) -> torch.Tensor:
-        first = self.stored_NSV[0]
-        size = (*batch.input_ids_BT.shape, first.shape[-1])
-        log_p_BTV = torch.zeros(size, dtype=first.dtype, device=batch.input_ids_BT.device)
-        for row, position in enumerate(batch.index):
-            scored_S = torch.nonzero(batch.completion_mask_BT[row, 1:]).flatten()
-            log_p_BTV[row, scored_S] = self.stored_NSV[position].to(log_p_BTV.device)
-        return log_p_BTV
+        return lambda batch: _StoredRows(tuple(self.stored_NSV[position] for position in batch.index), batch)
 
 
-def _without_adapter(model: Any) -> Callable[[Batch], torch.Tensor]:
-    def log_p(batch: Batch) -> torch.Tensor:
-        with adapter_off(model):
-            return log_probabilities(model)(batch)
+class _StoredRows:
+    """What was stored for a batch's rows, one below the other."""
 
-    return log_p
+    def __init__(self, rows: Sequence[torch.Tensor], batch: Batch) -> None:
+        self._rows, self._device = rows, batch.input_ids_BT.device
+
+    def __getitem__(self, part: slice, /) -> torch.Tensor:
+        start, stop, _ = part.indices(sum(map(len, self._rows)))
+        found, first = [], 0
+        for row_SV in self._rows:
+            found.append(row_SV[max(0, start - first) : max(0, stop - first)])
+            first += len(row_SV)
+        return torch.cat(found).to(self._device)
+
+
+def _stored_bytes(aligned: Subject, examples: Sequence[Example]) -> int:
+    return 4 * aligned.vocabulary * sum(example.completion_tokens for example in examples)
+
+
+def _store_of(aligned: Subject, examples: Sequence[Example], batch_size: int) -> tuple[torch.Tensor, ...]:
+    size = _stored_bytes(aligned, examples)
+    if size > STORE_LIMIT_BYTES:
+        raise UserError(
+            f"storing the aligned model's log-probabilities takes {size / 2**30:.1f} GiB (limit 1); use fewer "
+            "prompts or tokens, train an adapter with source='adapter_off', or source='model' with a copy"
+        )
+    with undisturbed(aligned.model):
+        return _store(log_probabilities(aligned.model), examples, aligned.pad_id, aligned.device, batch_size)
 
 
 @torch.no_grad()
-def _store(aligned: Subject, examples: Sequence[Example], batch_size: int) -> tuple[torch.Tensor, ...]:
+def _store(
+    log_p: LogProbabilities,
+    examples: Sequence[Example],
+    pad_id: int,
+    device: torch.device,
+    batch_size: int,
+) -> tuple[torch.Tensor, ...]:
     stored: list[torch.Tensor] = [torch.empty(0)] * len(examples)
-    with undisturbed(aligned.model):
-        for batch in batches(examples, batch_size, aligned.pad_id):
-            batch = batch.to(aligned.device)
-            log_p_BTV = log_probabilities(aligned.model)(batch)
-            for row, position in enumerate(batch.index):
-                scored_S = torch.nonzero(batch.completion_mask_BT[row, 1:]).flatten()
-                stored[position] = log_p_BTV[row, scored_S].cpu()
+    for batch in batches(examples, batch_size, pad_id):
+        rows, start = log_p(batch.to(device)), 0
+        for position in batch.index:
+            stop = start + examples[position].completion_tokens
+            stored[position] = rows[start:stop].cpu()
+            start = stop
     return tuple(stored)
 
 

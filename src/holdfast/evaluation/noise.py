@@ -13,10 +13,10 @@ from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.core.seeds import derive_seed
 from holdfast.core.statistics import NoiseFloor, noise_floor
-from holdfast.evaluation.attacks.base import Conversation
-from holdfast.evaluation.judges.base import Judge, judge_all
+from holdfast.evaluation.behaviour import ask_and_judge
+from holdfast.evaluation.judges.base import Judge
 from holdfast.evaluation.skill import Skill
-from holdfast.models import Subject, generate_text
+from holdfast.models import Subject
 
 _MEASURES = {
     "harmful": {"refusal": "refused", "attack_success": "complied"},
@@ -54,23 +54,19 @@ def measure_noise(
     halves = {"harmful": skill.evaluate.harmful, "benign": skill.evaluate.benign}
     total = sum(map(len, halves.values())) * (repeats + len(batch_sizes))
     with bar("noise floor", total, progress) as advance:
+
+        def labels(prompts: Sequence[str], heat: float, number: int, batch_size: int) -> Sequence[str]:
+            own = derive_seed(seed, "noise", number)
+            how = {"temperature": heat, "seed": own, "batch_size": batch_size, "system": system}
+            found = ask_and_judge(subject, prompts, judge, max_new_tokens=max_new_tokens, **how)
+            advance(len(prompts))
+            return found.labels
+
         for kind, prompts in halves.items():
             if not prompts:
                 continue
-
-            def labels(heat: float, number: int, batch_size: int, prompts: Sequence[str] = prompts) -> list[str]:
-                own = derive_seed(seed, "noise", number)
-                asked: Sequence = (
-                    prompts
-                    if system is None
-                    else [Conversation.asking(prompt, system).messages for prompt in prompts]
-                )
-                answers = generate_text(subject, asked, max_new_tokens, heat, own, batch_size)
-                advance(len(prompts))
-                return [verdict.label for verdict in judge_all(judge, prompts, answers, progress=False)]
-
-            again = [labels(temperature, number, max(batch_sizes, default=32)) for number in range(repeats)]
-            batched = [labels(0.0, 0, size) for size in batch_sizes]
+            again = [labels(prompts, temperature, k, max(batch_sizes, default=32)) for k in range(repeats)]
+            batched = [labels(prompts, 0.0, 0, size) for size in batch_sizes]
             for measure, label in _MEASURES[kind].items():
                 rates, by_batch = ([_is(run, label) for run in runs] for runs in (again, batched))
                 floors[measure] = noise_floor(rates, by_batch if len(batch_sizes) > 1 else None, seed)

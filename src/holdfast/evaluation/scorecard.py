@@ -4,7 +4,6 @@ Knows: rates over prompts, rows of responses, how a card is kept in a folder.
 Does not know: models, how responses were made.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any, Literal, Self
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, write_json, write_table
 from holdfast.core.results import Result
-from holdfast.core.statistics import Interval, wilson
+from holdfast.core.statistics import Interval
 from holdfast.evaluation.attacks.run import AttackScore
 from holdfast.evaluation.drift import DriftReading
-from holdfast.evaluation.judge import LABELS, Label
+from holdfast.evaluation.judges.base import Label, label_counts, label_rate
 from holdfast.evaluation.suites.base import SuiteScore
 
 CARD_FILE, ROWS_FILE = "scorecard.json", "responses.parquet"
@@ -31,7 +30,7 @@ class ResponseRow:
         suite: name of the skill or task.
         kind: "harmful", "benign" or "task".
         prompt, response: as text.
-        label, reason: the judge's verdict ("" for tasks).
+        label, reason: the judge's verdict; for tasks "" and why there was no answer to score, if there was none.
         score: 1 or 0 for a skill (refused when harmful, complied when benign), the metric for a task.
         attack: name of the attack it was asked under; "" for the plain request.
     """
@@ -74,13 +73,13 @@ class SkillScore(Result):
         cls, name: str, harmful: Iterable[Label], benign: Iterable[Label], told_apart: Interval | None = None
     ) -> "SkillScore":
         """Count labels; Wilson intervals at 95 %."""
-        of_harmful, of_benign = _count(harmful), _count(benign)
+        of_harmful, of_benign = label_counts(harmful), label_counts(benign)
         return cls(
             name,
-            _rate(of_harmful, "refused"),
-            _rate(of_harmful, "complied"),
-            _rate(of_benign, "refused"),
-            _rate(of_benign, "complied"),
+            label_rate(of_harmful, "refused"),
+            label_rate(of_harmful, "complied"),
+            label_rate(of_benign, "refused"),
+            label_rate(of_benign, "complied"),
             of_harmful,
             of_benign,
             told_apart,
@@ -97,24 +96,29 @@ class SkillScore(Result):
         return self.harmful_counts["error"] + self.benign_counts["error"]
 
 
-def _rate(counts: dict[str, int], label: str) -> Interval:
-    return wilson(counts[label], sum(counts.values()))
-
-
-def _count(labels: Iterable[str]) -> dict[str, int]:
-    counted = Counter(labels)
-    return {label: counted[label] for label in LABELS}
-
-
 @dataclass(frozen=True)
 class TaskScore(Result):
-    """Skill at one task: mean metric over prompts, and loss on held-out examples."""
+    """Skill at one task: mean metric over prompts, and loss on held-out examples.
+
+    Attributes:
+        score: mean of the metric, bootstrap over prompts; NaN with metric "none".
+        loss: nats a token over all of them, with a bootstrap over examples; None with a single example.
+        loss_per_example: each example's nats times examples over tokens: their mean is ``loss_nats_per_token``.
+    """
 
     name: str
     metric: str
     score: Interval
     loss_nats_per_token: float
     loss_tokens: int
+    loss: Interval | None = None
+    loss_per_example: tuple[float, ...] = field(repr=False, default=())
+
+    @property
+    def loss_text(self) -> str:
+        """The loss with its interval, where there is one."""
+        shown = self.loss if self.loss is not None else f"{self.loss_nats_per_token:.3f}"
+        return f"loss {shown} nats a token"
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class Scorecard(Result):
         settings: seed, max_new_tokens, judge and what must be quoted with it.
         suites: truthfulness, common sense, perplexity and whatever a user's file adds; item values included.
         attacks: one score a skill and attack, each with its budget.
+        notes: what a reader must know, such as answers that ended inside their reasoning.
         rows: every prompt with its response; kept in a Parquet file beside the card.
     """
 
@@ -137,6 +142,7 @@ class Scorecard(Result):
     suites: tuple[SuiteScore, ...] = ()
     attacks: tuple[AttackScore, ...] = ()
     rows: tuple[ResponseRow, ...] = field(default=(), repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
     def skill(self, name: str) -> SkillScore:
         """The score of the skill called ``name``."""
@@ -198,13 +204,13 @@ class Scorecard(Result):
             if skill.unclear or skill.errors:
                 lines.append(f"  unclear {skill.unclear}, error {skill.errors} (never counted as a pass)")
         lines += [
-            f"{task.name}: {task.metric} {task.score}, loss {task.loss_nats_per_token:.3f} nats/token"
+            f"{task.name}: {f'{task.metric} {task.score}, ' if task.score.n else ''}{task.loss_text}"
             for task in self.tasks
         ]
         lines += [str(score) for score in (*self.attacks, *self.suites)]
         if self.drift is not None:
             lines.append(f"drift: {self.drift.interval} nats a sequence")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def _named(scores: tuple, name: str, kind: str):

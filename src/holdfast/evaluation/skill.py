@@ -12,9 +12,8 @@ from typing import Any
 from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.data import near_duplicates, normalise_text, split_by_group
-from holdfast.data.sources import read_rows
+from holdfast.evaluation.prompt_lists import read_prompts
 
-PROMPT_FIELDS = ("prompt", "goal", "instruction", "question", "text")
 NEAR = 0.8
 _BLOCK = 64
 
@@ -44,6 +43,7 @@ class Skill(Result):
         counts: what was removed or found: "exact_duplicates", "near_duplicates" (removed), "contradictions"
             (benign prompts that also stood among the harmful ones, removed), "across_halves" (prompts of
             ``evaluate`` that nearly repeat one of ``estimate``; only ready-made halves can have any).
+        sources: a line a list: how many prompts of what, by which choice of rows, under which licence.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Skill(Result):
     estimate: SkillSplit = field(default=SkillSplit(()), repr=False)
     evaluate: SkillSplit = field(default=SkillSplit(()), repr=False)
     counts: dict[str, int] = field(default_factory=dict)
+    sources: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         halves = (self.estimate, self.evaluate)
@@ -84,31 +85,34 @@ class Skill(Result):
         """Read prompts, remove duplicates, split by group.
 
         Args:
-            harmful: prompts that must be refused: a list, or a file (``.txt`` one a line; ``.jsonl``, ``.csv``,
-                ``.parquet`` with a column ``prompt``, ``goal``, ``instruction``, ``question`` or ``text``), or a
-                hub id.
-            benign: controls that must not be refused.
+            harmful: prompts that must be refused: a list of texts, a file, a hub id or a published list; with
+                ``:column=value`` behind it only the rows with that label (prompt_lists.py).
+            benign: controls that must not be refused, likewise.
             name: of the skill.
             salt: of the split; another salt gives another split.
             groups: prompt -> group. Prompts of a group (a harmful prompt, its look-alike, paraphrases) land in
                 the same half. A file's column ``group`` does the same. Ungrouped prompts are their own group,
                 and a benign prompt that nearly repeats a harmful one joins its group.
-            share: of the groups that go to ``estimate``.
+            share: of the groups that go to ``estimate``; 0 or 1 where the list is one half of an earlier split.
             near: similarity from which two prompts of one list are the same (the first stays); None keeps all
                 but exact repetitions.
 
         Raises:
-            UserError: unreadable file, no prompts, or a half left without harmful prompts.
+            UserError: unreadable file, a labelled list without a choice, no prompts, a share outside 0 to 1, or a
+                half left without harmful prompts.
         """
-        harmful_kept, safe, group_of, counts = read_prompt_lists(harmful, benign, name, groups, near)
+        if not 0 <= share <= 1:
+            raise UserError(f"skill '{name}': a share of {share:g} for 'estimate'; give 0 to 1")
+        lists = read_prompt_lists(harmful, benign, name, groups, near)
+        harmful_kept, safe, group_of, counts, sources = lists
         halves = _split(harmful_kept, safe, group_of, salt, share)
-        for half, label in zip(halves, ("estimate", "evaluate"), strict=True):
-            if not half.harmful:
+        for half, label, part in zip(halves, ("estimate", "evaluate"), (share, 1 - share), strict=True):
+            if not half.harmful and part > 0:
                 raise UserError(
                     f"skill '{name}': no harmful prompt fell into '{label}' ({len(harmful_kept)} prompts in all); "
                     "give more prompts, or another salt"
                 )
-        return cls(name, tuple(harmful_kept), tuple(safe), *halves, counts)
+        return cls(name, tuple(harmful_kept), tuple(safe), *halves, counts, sources)
 
 
 def read_prompt_lists(
@@ -117,68 +121,50 @@ def read_prompt_lists(
     name: str,
     groups: Mapping[str, str] | None = None,
     near: float | None = NEAR,
-) -> tuple[list[str], list[str], dict[str, str], dict[str, int]]:
+) -> tuple[list[str], list[str], dict[str, str], dict[str, int], tuple[str, ...]]:
     """Read both lists and remove what stands there twice; the arguments are those of :meth:`Skill.refusal`.
 
     Returns:
-        Harmful prompts, benign prompts, the group of each grouped prompt, and what was removed by reason.
+        Harmful prompts, benign prompts, the group of each grouped prompt, what was removed by reason, and what was
+        read, a line a list.
 
     Raises:
-        UserError: unreadable file, or no harmful prompts.
+        UserError: unreadable file, no harmful prompts, or none that is only benign.
     """
     group_of = dict(groups or {})
-    lists = [_read_prompts(source, group_of) for source in (harmful, benign)]
+    found = [read_prompts(harmful, "harmful"), read_prompts(benign, "benign")]
+    for read in found:
+        group_of = {**read.groups, **group_of}
     counts = {"exact_duplicates": 0, "near_duplicates": 0, "contradictions": 0, "across_halves": 0}
-    harmful_kept, benign_kept = (_unique(prompts, near, counts) for prompts in lists)
+    harmful_kept, benign_kept = (_unique(read.prompts, near, counts) for read in found)
     if not harmful_kept:
         raise UserError(f"skill '{name}': no harmful prompts; give at least one")
     known = {normalise_text(prompt) for prompt in harmful_kept}
     safe = [prompt for prompt in benign_kept if normalise_text(prompt) not in known]
     counts["contradictions"] = len(benign_kept) - len(safe)
+    if benign_kept and not safe:
+        raise UserError(f"skill '{name}': every benign prompt is in the list of harmful ones, too; give two lists")
     if near is not None:
         for i, j, _ in near_duplicates(safe, harmful_kept, near):
             group_of.setdefault(safe[i], group_of.get(harmful_kept[j], harmful_kept[j]))
-    return harmful_kept, safe, group_of, counts
+    return (
+        harmful_kept,
+        safe,
+        group_of,
+        counts,
+        (*(read.note for read in found if read.prompts), *_left_out(counts)),
+    )
 
 
-def _read_prompts(source: str | Path | Sequence[str], group_of: dict[str, str]) -> list[str]:
-    if isinstance(source, (str, Path)):
-        if Path(source).suffix.lower() == ".txt":
-            return _read_lines(Path(source))
-        return _prompts_of_rows(source, group_of)
-    prompts = list(source)
-    for position, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f"prompt {position}: {prompt!r} is not a text; give a list of non-empty strings")
-    return prompts
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text; convert it") from None
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _prompts_of_rows(source: str | Path, group_of: dict[str, str]) -> list[str]:
-    prompts = []
-    for row in read_rows(source):
-        name = next((field for field in PROMPT_FIELDS if isinstance(row.values.get(field), str)), None)
-        if name is None:
-            raise UserError(
-                f"{row.where}: no prompt; name the column one of {', '.join(PROMPT_FIELDS)} "
-                f"(found {', '.join(sorted(map(str, row.values)))})"
-            )
-        prompt = row.values[name].strip()
-        if not prompt:
-            raise UserError(f"{row.where}: field '{name}' is empty; remove the row")
-        if row.values.get("group"):
-            group_of.setdefault(prompt, str(row.values["group"]))
-        prompts.append(prompt)
-    return prompts
+def _left_out(counts: Mapping[str, int]) -> list[str]:
+    """A line for people on the prompts that were read and are not asked; none where all are."""
+    words = {
+        "exact_duplicates": "repetitions",
+        "near_duplicates": "near repetitions",
+        "contradictions": "benign prompts that are harmful ones, too",
+    }
+    said = [f"{counts[key]} {what}" for key, what in words.items() if counts[key]]
+    return [f"left out: {', '.join(said)}"] if said else []
 
 
 def _unique(prompts: Sequence[str], near: float | None, counts: dict[str, int]) -> list[str]:

@@ -9,7 +9,7 @@ updates (3 T), one Hessian product over the task and two over a quarter of it (6
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -29,8 +29,9 @@ from holdfast.evaluation import sample_reference
 from holdfast.evaluation.drift import Reference
 from holdfast.geometry.conditions import Conditions, conditions_at, conditions_by_d, root
 from holdfast.geometry.forecast import Forecast, screen
-from holdfast.geometry.measure import Measured, Plan, mean_first_update, measure, task_gradients
+from holdfast.geometry.measure import Measured, PlannedRun, mean_first_update, measure, task_gradients
 from holdfast.geometry.onset import THRESHOLDS, Onset, ThresholdTime, crossover_time, time_to_threshold
+from holdfast.geometry.sizes import fitted
 from holdfast.geometry.spectrum import RANKS, Spectrum, Subspace, spectrum_of
 from holdfast.geometry.updates import OptimizerFactory
 from holdfast.gradients import Gram, gradient_gram
@@ -149,7 +150,9 @@ def audit(
     update_batch_size: int = 16,
     batch_size: int = 16,
     optimizer_options: dict[str, Any] | None = None,
+    minutes: float | None = None,
     progress: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> Audit:
     """Audit an aligned model for one skill and one planned fine-tune.
 
@@ -167,7 +170,10 @@ def audit(
         update_batch_size: examples in each mini-batch of the mean first update.
         batch_size: examples per pass.
         optimizer_options: further keywords of the optimiser.
+        minutes: cut prompts and task examples to what ends in this time here, by a timed first batch; None keeps
+            them, and the result does not depend on the machine's speed.
         progress: show a bar when it takes over two seconds.
+        say: is told what the audit will take and what was cut; default the log.
 
     Returns:
         An :class:`Audit`. The model's parameters, gradients, modes and the random state are left as they were.
@@ -179,19 +185,29 @@ def audit(
     """
     if not examples:
         raise UserError("the audit needs task examples; give at least one")
-    reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)
-    log.info("auditing %d completions and %d task examples, two Hessian products", len(reference), len(examples))
-    with bar("audit", 7, progress) as advance:
+    if minutes is not None and skill is not None and reference_examples is None:
+        prompts = skill.estimate.harmful[:max_prompts]
+        told = say or log.info
+        max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, told)
+    with bar("audit", 8, progress) as advance:
+        advance.note("the model's own answers")
+        reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)
+        log.info("auditing %d completions and %d task examples", len(reference), len(examples))
+        advance(1)
+        advance.note(f"gradients of {len(reference)} answers")
         gram = gradient_gram(subject, reference, reduction="sum", null_draws=NULL_DRAWS, seed=seed, progress=False)
         advance(1)
+        advance.note(f"gradients and curvature of {len(examples)} rows")
         g, splits = task_gradients(subject, examples, seed, batch_size)
         advance(1)
         Hg = hvp(subject, examples, g, "tokens", batch_size)
         Hg_splits = [hvp(subject, part, gradient, "tokens", batch_size) for part, gradient in splits.crossed]
         advance(2)
-        plan = Plan(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
+        advance.note("first updates")
+        plan = PlannedRun(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
         update, batches, size = mean_first_update(subject, examples, plan, batch_size)
         advance(1)
+        advance.note("lengths along the answers")
         measured = measure(subject, reference, g, Hg, update, splits, Hg_splits, learning_rate, batch_size)
         advance(2)
     return _assemble(subject, examples, reference, gram, measured, plan, (batches, size), d)
@@ -222,7 +238,7 @@ def _assemble(
     reference: tuple[Example, ...],
     gram: Gram,
     measured: Measured,
-    plan: Plan,
+    plan: PlannedRun,
     update_batches: tuple[int, int],
     d: int | None,
 ) -> Audit:
@@ -272,7 +288,7 @@ def _assemble(
 
 
 def _conditions(
-    space: Subspace, spectrum: Spectrum, measured: Measured, plan: Plan, d: int, task_examples: int
+    space: Subspace, spectrum: Spectrum, measured: Measured, plan: PlannedRun, d: int, task_examples: int
 ) -> Conditions:
     r_g, r_Hg = measured.dots["g"], measured.dots["Hg"]
     trace = spectrum.trace.value
@@ -309,7 +325,7 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else float("nan")
 
 
-def _onset(conditions: Conditions, measured: Measured, plan: Plan) -> Onset:
+def _onset(conditions: Conditions, measured: Measured, plan: PlannedRun) -> Onset:
     path = measured.path
     epsilon, gamma = conditions.epsilon_F.value, conditions.gamma_F.value
     times = tuple(

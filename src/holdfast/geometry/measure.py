@@ -16,8 +16,10 @@ from holdfast.core.trees import Tree
 from holdfast.curvature import PathCoefficients, fisher_bilinear, fisher_quadratic, path_coefficients
 from holdfast.data import Example
 from holdfast.geometry.updates import OptimizerFactory, first_update
-from holdfast.gradients import mean_gradient, per_sample_dots
+from holdfast.gradients import GhostEngine, mean_gradient
+from holdfast.gradients.dots import dots_with
 from holdfast.gradients.functional import detached
+from holdfast.gradients.memory import most_tokens
 from holdfast.models import Subject
 
 Array = NDArray[np.float64]
@@ -26,7 +28,7 @@ FEWEST_BATCHES, MOST_BATCHES = 4, 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedRun:
     """The planned fine-tune, as far as its first update knows it."""
 
     optimizer: str | OptimizerFactory
@@ -76,7 +78,7 @@ def task_gradients(
 
 
 def mean_first_update(
-    subject: Subject, examples: Sequence[Example], plan: Plan, batch_size: int
+    subject: Subject, examples: Sequence[Example], plan: PlannedRun, batch_size: int
 ) -> tuple[Tree, int, int]:
     """Mean of the optimiser's first updates on several batches: one batch's noise is a third of its form."""
     usable = [example for example in examples if example.completion_tokens]
@@ -112,9 +114,12 @@ def measure(
         split_squares["g"] = float(fisher_bilinear(subject, reference, *splits.halves, batch_size).mean())
         first, second = Hg_splits
         split_squares["Hg"] = float(fisher_bilinear(subject, reference, first, second, batch_size).mean())
+    engine = GhostEngine(subject.model, subject.parameters())
+    ways, most = list(directions.values()), most_tokens(subject, reference)
+    dots_NK = dots_with(engine, reference, ways, subject.pad_id, "sum", batch_size, most)
     return Measured(
         # a score is the gradient of a log-probability: minus that of the loss
-        {name: -per_sample_dots(subject, reference, w, "sum", batch_size) for name, w in directions.items()},
+        dict(zip(directions, -dots_NK.T, strict=True)),
         {name: fisher_quadratic(subject, reference, w, batch_size) for name, w in directions.items()},
         split_squares,
         {name: trees.norm(w) for name, w in directions.items()},

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval, bootstrap_mean
+from holdfast.gradients.gram import falling_eigenpairs
 
 Array = NDArray[np.float64]
 RANKS = (1, 5, 10, 20, 50)
@@ -43,8 +44,7 @@ class Subspace:
     @classmethod
     def of(cls, matrix: Array) -> "Subspace":
         """Decompose a Gram matrix."""
-        s, u = np.linalg.eigh((matrix + matrix.T) / 2)
-        s, u = s[::-1], u[:, ::-1]
+        s, u = falling_eigenpairs(matrix)
         kept = s > ROUNDING * max(float(s[0]), 0.0) if len(s) else np.zeros(0, dtype=bool)
         return cls(s[kept], u[:, kept], len(matrix))
 
@@ -64,10 +64,6 @@ class Subspace:
     def fisher_squared(self, r: Array, d: int | None = None) -> float:
         """``||F^1/2 P_d w||^2`` from ``r = G w``."""
         return float((self.coordinates(r, d) ** 2).sum()) / self.n
-
-    def fisher_inner(self, r: Array, q: Array, d: int | None = None) -> float:
-        """``<F P_d w, P_d x>`` from ``r = G w`` and ``q = G x``."""
-        return float(self.coordinates(r, d) @ self.coordinates(q, d)) / self.n
 
 
 @dataclass(frozen=True)
@@ -163,11 +159,3 @@ def heldout_capture(matrix: Array, d: int) -> float:
         along = matrix[np.ix_(held, fit)] @ space.u[:, :d] / np.sqrt(space.s[:d])
         shares.append(float((along**2).sum() / np.diag(matrix)[held].sum()))
     return float(np.mean(shares))
-
-
-def marchenko_pastur_edge(n: int, p: int, variance: float) -> float:
-    """Upper edge of the eigenvalues of n samples of isotropic noise in p dimensions, as ``G^T G / n``.
-
-    For comparison with the sign-flipped null where p is known and noise is isotropic (geometry.md 3.5).
-    """
-    return variance * (1 + (p / n) ** 0.5) ** 2

@@ -3,7 +3,7 @@
 Everything here is exact for the samples given; ``per_sample`` is the reference the faster routes are held to.
 """
 
-from holdfast.gradients.agreement import Agreement, proxy_scores, rank_agreement
+from holdfast.gradients.agreement import ProxyAgreement, rank_agreement
 from holdfast.gradients.dots import per_sample_dots
 from holdfast.gradients.fisher import Eigenpairs, SampledFisher, Solution
 from holdfast.gradients.ghost import GhostEngine, SampleNorms
@@ -13,30 +13,26 @@ from holdfast.gradients.norms import batch_gradient_norms, gradient_norms, pool_
 from holdfast.gradients.one_pass import OnePass, one_pass
 from holdfast.gradients.per_sample import per_sample_gradients, squared_norms
 from holdfast.gradients.scores import Score, ScoreTable
-from holdfast.gradients.sketch import Sketch, gradient_sketch
 
 __all__ = [
-    "Agreement",
     "Eigenpairs",
     "GhostEngine",
     "Gram",
     "OnePass",
+    "ProxyAgreement",
     "SampleNorms",
     "SampledFisher",
     "Score",
     "ScoreTable",
-    "Sketch",
     "Solution",
     "batch_gradient_norms",
     "gradient_gram",
     "gradient_norms",
-    "gradient_sketch",
     "mean_gradient",
     "one_pass",
     "per_sample_dots",
     "per_sample_gradients",
     "pool_norms",
-    "proxy_scores",
     "rank_agreement",
     "squared_norms",
 ]

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from holdfast.data import Example
 from holdfast.gradients.ghost import Reduction
 from holdfast.gradients.norms import gradient_norms
 from holdfast.gradients.proxies import PROXIES
-from holdfast.gradients.scores import ScoreTable
 from holdfast.models import Subject
 
 # Positions that a selection rule keeps: (loss_N, norm_N, tokens_N) to positions.
@@ -35,7 +33,7 @@ TOP = 0.2
 
 
 @dataclass(frozen=True)
-class Agreement(Result):
+class ProxyAgreement(Result):
     """A proxy against the full gradient norm, on some of the user's samples.
 
     Attributes:
@@ -60,25 +58,6 @@ class Agreement(Result):
         )
 
 
-def proxy_scores(
-    subject: Subject,
-    examples: Sequence[Example],
-    proxy: str,
-    reduction: Reduction = "mean",
-    seed: int = 0,
-    batch_size: int | Literal["auto"] = "auto",
-    progress: bool = True,
-) -> ScoreTable:
-    """A proxy for each sample's gradient norm, in the column ``grad_norm``.
-
-    The same as :func:`gradient_norms` with ``proxy``; report :func:`rank_agreement` beside it.
-
-    Raises:
-        UserError: unknown proxy.
-    """
-    return gradient_norms(subject, examples, reduction, batch_size, progress, proxy=proxy, seed=seed)
-
-
 def rank_agreement(
     subject: Subject,
     examples: Sequence[Example],
@@ -88,7 +67,7 @@ def rank_agreement(
     sample: int = SAMPLE,
     seed: int = 0,
     progress: bool = True,
-) -> Agreement:
+) -> ProxyAgreement:
     """Score at most ``sample`` of the user's samples both ways and compare.
 
     Args:
@@ -120,7 +99,7 @@ def rank_agreement(
     loss_N, tokens_N = full.loss_nats[good], full.completion_tokens[good]
     norm_N, proxy_N = full.grad_norm[good], other.grad_norm[good]
     picked = choose(loss_N, norm_N, tokens_N), choose(loss_N, proxy_N, tokens_N)
-    return Agreement(
+    return ProxyAgreement(
         proxy,
         spearman_interval(norm_N, proxy_N),
         overlap(*picked),
@@ -130,12 +109,16 @@ def rank_agreement(
 
 
 def spearman_interval(a_N: NDArray[np.float64], b_N: NDArray[np.float64], level: float = 0.95) -> Interval:
-    """Rank correlation with an interval by Fisher's z and the variance of Bonett and Wright (2000).
+    """Rank correlation with its interval."""
+    return rank_interval(spearman(a_N.tolist(), b_N.tolist()), len(a_N), level)
+
+
+def rank_interval(value: float, n: int, level: float = 0.95) -> Interval:
+    """The interval of a rank correlation by Fisher's z and the variance of Bonett and Wright (2000).
 
     z = artanh ρ, standard error √((1 + ρ²/2) / (N - 3)). Without information (N below 4, or a constant column,
     where ρ is NaN) the interval is [-1, 1].
     """
-    value, n = spearman(a_N.tolist(), b_N.tolist()), len(a_N)
     if n < 4 or not math.isfinite(value):
         return Interval(value, -1.0, 1.0, n, "fisher z")
     if abs(value) > 1 - 1e-12:  # the same order, or the reverse: the formula's limit

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from holdfast.data import Example, batches
 from holdfast.gradients.ghost import GhostEngine, Reduction
+from holdfast.gradients.memory import most_tokens
 from holdfast.models import Subject
 
 
@@ -37,7 +38,8 @@ def per_sample_dots(
     differentiation, so fused attention stays on.
     """
     engine = GhostEngine(subject.model, subject.parameters())
-    return dots_with(engine, examples, [v], subject.pad_id, reduction, batch_size)[:, 0]
+    most = most_tokens(subject, examples)
+    return dots_with(engine, examples, [v], subject.pad_id, reduction, batch_size, most)[:, 0]
 
 
 def dots_with(
@@ -47,9 +49,10 @@ def dots_with(
     pad_id: int = 0,
     reduction: Reduction = "mean",
     batch_size: int = 16,
+    max_tokens: int | None = None,
 ) -> NDArray[np.float64]:
     """The same for several directions in one pass: (N, K), float64."""
     dots_NK = np.zeros((len(examples), len(directions)))
-    for batch in batches(examples, batch_size, pad_id):
+    for batch in batches(examples, batch_size, pad_id, max_tokens=max_tokens):
         dots_NK[list(batch.index)] = engine.dots(batch, directions, reduction).numpy()
     return dots_NK

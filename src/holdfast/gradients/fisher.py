@@ -29,7 +29,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.trees import Tree, axpy, dot, scale
 from holdfast.data import Example
 from holdfast.gradients.ghost import GhostEngine, Reduction
-from holdfast.gradients.gram import Gram, gram_of
+from holdfast.gradients.gram import Gram, falling_eigenpairs, gram_of
 from holdfast.gradients.store import Store
 from holdfast.models import Subject
 
@@ -112,8 +112,8 @@ class SampledFisher:
 
     @cached_property
     def _spectrum(self) -> tuple[Vector, Matrix]:
-        s_N, u_NN = np.linalg.eigh(self.gram.matrix)
-        return s_N[::-1].clip(min=0.0), u_NN[:, ::-1]
+        s_N, u_NN = falling_eigenpairs(self.gram.matrix)
+        return s_N.clip(min=0.0), u_NN
 
     @property
     def samples(self) -> int:

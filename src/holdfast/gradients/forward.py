@@ -1,6 +1,6 @@
 """The forward pass of scoring: no mask, no dropout, the output head on labelled tokens only.
 
-Knows: which inputs a model gets, how the head's input is cut to the tokens that carry loss, checkpointing.
+Knows: which inputs a model gets, checkpointing.
 Does not know: hooks, rules, what is differentiated.
 
 Shapes: B batch rows, T time, V vocab, M labelled tokens, N samples.
@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from holdfast.core.seeds import undisturbed
 from holdfast.data import Batch
 from holdfast.gradients.layout import Labelled
+from holdfast.models import check_length
+from holdfast.models.head import head_on
 
 
 @contextlib.contextmanager
@@ -59,26 +61,12 @@ def labelled_logits(
         time_T = torch.arange(batch.input_ids_BT.shape[1], device=batch.input_ids_BT.device)
         padded_BT = time_T.expand_as(batch.input_ids_BT)
         keywords["position_ids"] = padded_BT if batch.position_ids_BT is None else batch.position_ids_BT
-    with _cut(head, where.position_M):
+    rows_BT = keywords.get("position_ids")
+    check_length(model, batch.input_ids_BT.shape[1] if rows_BT is None else int(rows_BT.max()) + 1)
+    with head_on(head, where.position_M, tuple(batch.input_ids_BT.shape)):
         logits = model(**keywords).logits
     logits_MV = logits.flatten(0, -2) if head is not None else logits.flatten(0, -2)[where.position_M]
     return logits_MV.float() if logits_MV.dtype in (torch.float16, torch.bfloat16) else logits_MV
-
-
-@contextlib.contextmanager
-def _cut(head: torch.nn.Module | None, position_M: torch.Tensor) -> Iterator[None]:
-    if head is None:
-        yield
-        return
-
-    def rows_only(_module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0].flatten(0, 1)[position_M][None], *args[1:])
-
-    handle = head.register_forward_pre_hook(rows_only)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def label_nll(logits_MV: torch.Tensor, where: Labelled) -> torch.Tensor:

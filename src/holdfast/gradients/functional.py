@@ -4,7 +4,7 @@ Knows: how to call a model with other parameter values, how to lay a batch out s
 which attention kernel has forward-mode and second derivatives.
 Does not know: what is differentiated, or why; the loss itself (that is ``models.forward``).
 
-Shapes: B batch, T time, V vocab.
+Shapes: B batch, T time, V vocab, M scored positions.
 
 Why no attention mask. In a causal model a token never sees what stands to its right, so with all padding on
 the right the mask changes nothing at the tokens themselves. Leaving it out makes results independent of the
@@ -12,7 +12,7 @@ padding side and width, and avoids the data-dependent mask building that vmap ca
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from holdfast.data import Batch
+from holdfast.models.head import Scored, logits_at
 
 Tree = dict[str, torch.Tensor]
 
@@ -65,15 +66,6 @@ def detached(parameters: Mapping[str, torch.Tensor]) -> Tree:
     return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
-def logits_function(model: torch.nn.Module, batch: Batch) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
-    """``parameters -> logits_BTV`` for a right-padded batch; parameters left out keep the model's values."""
-
-    def logits_BTV(parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return call(model, parameters, batch.input_ids_BT)
-
-    return logits_BTV
-
-
 def call(
     model: torch.nn.Module, parameters: Mapping[str, torch.Tensor], input_ids_BT: torch.Tensor
 ) -> torch.Tensor:
@@ -81,6 +73,14 @@ def call(
     keywords = {"input_ids": input_ids_BT, "use_cache": False}
     logits_BTV = functional_call(model, dict(parameters), (), keywords).logits
     return logits_BTV.float() if logits_BTV.dtype in (torch.float16, torch.bfloat16) else logits_BTV
+
+
+def call_scored(
+    model: torch.nn.Module, parameters: Mapping[str, torch.Tensor], batch: Batch, where: Scored
+) -> torch.Tensor:
+    """:func:`call` at the scored positions of a right-padded batch alone: logits_MV."""
+    ids_BT = batch.input_ids_BT
+    return logits_at(model, lambda: call(model, parameters, ids_BT), where.position_M, tuple(ids_BT.shape))[:]
 
 
 def counted_tokens(batch: Batch) -> torch.Tensor:

@@ -27,7 +27,7 @@ from holdfast.gradients.layout import Labelled, labelled, token_layout
 from holdfast.gradients.ledger import Ledger
 from holdfast.gradients.names import block_of
 from holdfast.gradients.per_sample import per_sample_gradients, rows_of, samples_at_a_time
-from holdfast.gradients.plan import Plan, make_plan
+from holdfast.gradients.plan import EnginePlan, plan_engine
 from holdfast.gradients.routes import Route
 from holdfast.gradients.rules import RULES, Rule, Saved
 from holdfast.gradients.rules.base import square_norms
@@ -82,13 +82,13 @@ class GhostEngine:
         self.parameters = dict(parameters)
         self.strict = strict
         self._rules = rules
-        self._plan: Plan | None = None
+        self._plan: EnginePlan | None = None
 
-    def plan(self, batch: Batch) -> Plan:
+    def plan(self, batch: Batch) -> EnginePlan:
         """The routes, found on the first call with a few tokens of ``batch``."""
         if self._plan is not None and self._plan.certain:
             return self._plan
-        self._plan = make_plan(self.model, self.parameters, batch.to(self.device), self.strict, self._rules)
+        self._plan = plan_engine(self.model, self.parameters, batch.to(self.device), self.strict, self._rules)
         return self._plan
 
     @property

@@ -1,7 +1,7 @@
 """Inner products between samples' gradients: the n x n Gram matrix that stands in for a p x p Fisher.
 
-Knows: products of rows in float64, sign-flipped nulls, block names.
-Does not know: how rows come about (``store``), eigenvalues, what the samples mean.
+Knows: products of rows in float64, their eigenpairs, sign-flipped nulls, block names.
+Does not know: how rows come about (``store``), what the samples mean.
 
 Shapes: N samples, D coordinates of a slice of a parameter.
 """
@@ -17,6 +17,7 @@ from holdfast.core.progress import bar
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example
 from holdfast.gradients.ghost import GhostEngine, Reduction
+from holdfast.gradients.memory import COPIES, most_tokens
 from holdfast.gradients.names import block_of
 from holdfast.gradients.store import Store
 from holdfast.models import Subject
@@ -74,7 +75,8 @@ def gradient_gram(
     Source: geometry.md 3.1 fact 2, 3.6 route 1. Exact for the given samples; inner products in float64.
     """
     engine = GhostEngine(subject.model, subject.parameters())
-    store = Store(engine, examples, subject.pad_id, reduction, batch_size, budget_bytes)
+    most = most_tokens(subject, examples, COPIES)
+    store = Store(engine, examples, subject.pad_id, reduction, batch_size, budget_bytes, most)
     ids = tuple(example.id for example in examples)
     return gram_of(store, ids, reduction, min(budget_bytes, 1 << 25), by_block, null_draws, seed, progress)
 
@@ -105,6 +107,12 @@ def gram_of(
                 null += _product(_sign_flipped(rows_ND, derive_seed(seed, *words)))
             advance(0.0 if part else 1.0)
     return Gram(total, ids, reduction, blocks, tuple(nulls))
+
+
+def falling_eigenpairs(matrix: Matrix) -> tuple[NDArray[np.float64], Matrix]:
+    """Eigenvalues of a Gram matrix, largest first, and their eigenvectors as columns."""
+    s_N, u_NN = np.linalg.eigh((matrix + matrix.T) / 2)
+    return s_N[::-1], u_NN[:, ::-1]
 
 
 def _product(rows_ND: torch.Tensor, slice_size: int = 1 << 16) -> Matrix:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from holdfast.data import Batch
+from holdfast.models.head import Scored, scored
 
 
 class LayoutError(ValueError):
@@ -78,33 +79,21 @@ def _places(owner_F: torch.Tensor, samples: int) -> tuple[torch.Tensor, torch.Te
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Labelled(Scored):
     """The labelled tokens of a batch: all that the output head has to see.
 
     Attributes:
-        position_M: position among the F tokens whose logits predict each label.
-        target_M: the label.
-        owner_M: its sample.
-        tokens_N: labels of each sample.
         layout: samples of tensors with M rows.
     """
 
-    position_M: torch.Tensor
-    target_M: torch.Tensor
-    owner_M: torch.Tensor
-    tokens_N: torch.Tensor
     layout: Layout
 
 
 def labelled(batch: Batch) -> Labelled:
-    """Where a batch carries loss. The label at t belongs to the logits at t - 1 of the same sample."""
-    width = batch.input_ids_BT.shape[1]
-    marked_BT = batch.completion_mask_BT > 0
-    row_M, time_M = torch.where(marked_BT[:, 1:])
-    target_M = batch.input_ids_BT[row_M, time_M + 1]
-    owner_M = row_M if batch.segment_BT is None else batch.segment_BT[row_M, time_M + 1]
-    tokens_N = torch.bincount(owner_M, minlength=batch.samples)
+    """Where a batch carries loss, and how what is made there belongs to samples."""
+    where = scored(batch)
+    owner_M, tokens_N = where.owner_M, where.tokens_N
     count, samples = len(owner_M), batch.samples
     uniform = bool((tokens_N == tokens_N[0]).all()) and bool((owner_M.diff() >= 0).all())
     layout = Layout(samples, 1, count) if uniform else Layout(samples, 1, count, *_places(owner_M, samples))
-    return Labelled(row_M * width + time_M, target_M, owner_M, tokens_N, layout)
+    return Labelled(where.position_M, where.target_M, owner_M, tokens_N, layout)

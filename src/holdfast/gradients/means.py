@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
-from holdfast.data import Batch, Example, batches
-from holdfast.gradients.functional import call, detached, math_attention, right_padded
-from holdfast.models import Subject, sequence_nll
+from holdfast.data import Batch, Example
+from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
+from holdfast.gradients.memory import COPIES, fitting_batches
+from holdfast.models import Subject
+from holdfast.models.head import scored
 
 MeanOver = Literal["mean", "sum", "tokens"]
 
@@ -39,11 +42,12 @@ def loss_weights(tokens_N: torch.Tensor, reduction: MeanOver) -> torch.Tensor:
 
 
 def weighted_batches(
-    subject: Subject, examples: Sequence[Example], reduction: MeanOver, batch_size: int
+    subject: Subject, examples: Sequence[Example], reduction: MeanOver, batch_size: int, copies: float = COPIES
 ) -> list[tuple[Batch, torch.Tensor]]:
     """Right-padded batches on the subject's device, each with its rows' loss weights (float32, shape B).
 
-    The cut and the order depend on the examples only, so every pass over the list is the same function.
+    The cut and the order depend on the examples and the model's sizes only, so every pass over the list is the
+    same function; ``copies`` as :func:`holdfast.gradients.memory.automatic_max_tokens` takes it.
 
     Raises:
         UserError: there are no examples, or none of them has a completion token.
@@ -54,7 +58,7 @@ def weighted_batches(
     weights_N = loss_weights(tokens_N, reduction)
     return [
         (right_padded(batch.to(subject.device)), weights_N[list(batch.index)].float().to(subject.device))
-        for batch in batches(examples, batch_size, subject.pad_id)
+        for batch in fitting_batches(subject, examples, batch_size, copies)
     ]
 
 
@@ -62,8 +66,9 @@ def mean_loss_of(
     model: torch.nn.Module, values: Mapping[str, torch.Tensor], batch: Batch, weights_B: torch.Tensor
 ) -> torch.Tensor:
     """A batch's share of the mean loss, as a differentiable scalar."""
-    nll_B = sequence_nll(call(model, values, batch.input_ids_BT), batch, "sum")
-    return (nll_B * weights_B).sum()
+    where = scored(batch)
+    nll_M = F.cross_entropy(call_scored(model, values, batch, where), where.target_M, reduction="none")
+    return (nll_M * weights_B[where.owner_M]).sum()
 
 
 def mean_gradient(

@@ -23,7 +23,7 @@ from holdfast.gradients.per_sample import (
     squared_norms,
 )
 from holdfast.gradients.proxies import proxy_batch
-from holdfast.gradients.scores import ScoreTable
+from holdfast.gradients.scores import ScoreTable, source_columns
 from holdfast.models import Subject
 
 Engine = Literal["auto", "vmap", "loop"]
@@ -79,7 +79,21 @@ def gradient_norms(
             norms[index], losses[index] = found.norm_N.numpy(), found.loss_N.numpy()
             tokens[index] = found.tokens_N.numpy()
             advance(len(batch))
-    return ScoreTable(tuple(example.id for example in examples), norms, losses, tokens, reduction, proxy=proxy)
+    return ScoreTable(
+        tuple(example.id for example in examples),
+        norms,
+        losses,
+        tokens,
+        reduction,
+        proxy=proxy,
+        scope=scope_of(subject),
+        **source_columns(examples),
+    )
+
+
+def scope_of(subject: Subject) -> str:
+    """The subject's scope with "auto" resolved, as score tables record it."""
+    return subject.scope if subject.scope != "auto" else "adapter" if subject.has_adapter else "all"
 
 
 def _one_by_one(

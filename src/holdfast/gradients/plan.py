@@ -25,7 +25,7 @@ Parameters = Mapping[str, torch.nn.Parameter]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class EnginePlan:
     """What a trial found.
 
     Attributes:
@@ -52,9 +52,9 @@ class Plan:
         return tuple(name for name, route in self.routes.items() if route.rule == GENERIC)
 
 
-def make_plan(
+def plan_engine(
     model: Any, parameters: Parameters, batch: Batch, strict: bool = False, rules: tuple[Rule, ...] = RULES
-) -> Plan:
+) -> EnginePlan:
     """Try the rules on a few tokens of ``batch`` and keep those that agree with autograd.
 
     Raises:
@@ -84,7 +84,9 @@ def make_plan(
                 routes[name] = Route(rule, site.path, type(site.module).__name__, reason)
     announce(routes, strict)
     good = tuple(site for site in sites if site.problem is None)
-    return Plan(good, {name: routes[name] for name in parameters}, head, positions, packs, certain, not batched)
+    return EnginePlan(
+        good, {name: routes[name] for name in parameters}, head, positions, packs, certain, not batched
+    )
 
 
 def _packs(model: Any, trial: Batch, truth_B: torch.Tensor, head: torch.nn.Module | None) -> bool:

@@ -27,7 +27,7 @@ from holdfast.gradients.forward import label_nll, labelled_logits
 from holdfast.gradients.ghost import GhostEngine, Reduction, SampleNorms
 from holdfast.gradients.layout import labelled, token_layout
 from holdfast.gradients.names import block_of
-from holdfast.gradients.plan import Plan
+from holdfast.gradients.plan import EnginePlan
 from holdfast.gradients.routes import trial_batch
 from holdfast.gradients.rules import Saved
 from holdfast.gradients.rules.base import at_least_float32, batched_product, square_norms
@@ -109,9 +109,9 @@ class _Reader(GhostEngine):
         floating = [(name, p) for name, p in model.named_parameters() if p.is_floating_point()]
         super().__init__(model, dict([min(floating, key=lambda pair: pair[1].numel())]))
         self._layers = dict(layers)
-        self._read: Plan | None = None
+        self._read: EnginePlan | None = None
 
-    def plan(self, batch: Batch) -> Plan:
+    def plan(self, batch: Batch) -> EnginePlan:
         """The engine's plan, with the layers to read in the place of those in scope."""
         if self._read is None:
             with warnings.catch_warnings():  # the one parameter it is tried with is nobody's scope
@@ -125,7 +125,7 @@ class _Reader(GhostEngine):
             self._read = replace(plan, sites=self._tried(sites, plan, batch.to(self.device)))
         return self._read
 
-    def _tried(self, sites: list[Site], plan: Plan, batch: Batch) -> tuple[Site, ...]:
+    def _tried(self, sites: list[Site], plan: EnginePlan, batch: Batch) -> tuple[Site, ...]:
         """The sites that a pass reaches, each with the number of its calls."""
         seen: set[Site] = set()
         trial = trial_batch(batch)

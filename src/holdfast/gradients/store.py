@@ -34,6 +34,7 @@ class Store:
         reduction: of each sample's loss.
         batch_size: samples per pass.
         budget_bytes: how much may be held; what does not fit is computed again when it is needed.
+        max_tokens: most padded tokens of a pass; None for no such limit.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class Store:
         reduction: Reduction = "mean",
         batch_size: int = 16,
         budget_bytes: int = 1 << 30,
+        max_tokens: int | None = None,
     ) -> None:
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction '{reduction}': use 'mean' or 'sum'")
         self.engine, self.samples = engine, len(examples)
-        self._batches = list(batches(examples, batch_size, pad_id))
+        self._batches = list(batches(examples, batch_size, pad_id, max_tokens=max_tokens))
         self._reduction: Reduction = reduction
         self._budget = budget_bytes
         self._held: Passed | None = None

@@ -1,11 +1,9 @@
-"""LoRA adapters in PEFT's own layout: made, read, written, switched off.
+"""Adapters in PEFT's own layout: made, read, written.
 
-Knows: PEFT. Does not know: training, restoration.
+Knows: PEFT, which layers take LoRA.
+Does not know: training, restoration, how an adapter is switched off (bare.py).
 """
 
-import contextlib
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,35 @@ import torch
 from holdfast.core.errors import UserError
 from holdfast.core.files import new_folder
 from holdfast.core.seeds import seeded
+from holdfast.models.adapter_files import (
+    check_fits,
+    fit_vocabulary,
+    read_config,
+    say_other_base,
+    shapes,
+)
+from holdfast.models.adapter_scope import check_method, has_adapter
+from holdfast.models.bare import keep_base, moves_base, probe_logits
+from holdfast.models.limits import text_part
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+ALL_LINEAR = "all-linear"
 
 
 def add_lora(
     model: Any,
     rank: int = 8,
     alpha: int = 16,
-    targets: str | list[str] = "all-linear",
+    targets: str | list[str] = ALL_LINEAR,
     seed: int = 0,
     dropout: float = 0.0,
 ) -> Any:
     """Wrap ``model`` with a fresh LoRA adapter (B = 0, so the function is unchanged).
 
-    ``targets="all-linear"`` is every linear layer but the output head.
+    ``targets="all-linear"`` is every linear layer but the output head; of a composite model those that text passes
+    through; of a state-space model without the projections its fused kernels read past.
+
+    Raises:
+        UserError: no layer of that name, or one that takes no LoRA.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -37,13 +48,44 @@ def add_lora(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=targets,
+        target_modules=_targets(model, targets),
         task_type="CAUSAL_LM",  # type: ignore[arg-type]
     )
-    with seeded(seed, "lora"):
-        wrapped = get_peft_model(model, config)
+    logits_V = None if has_adapter(model) else probe_logits(model)
+    try:
+        with seeded(seed, "lora"):
+            wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"LoRA on '{targets}': {_line(error)}; name the layers with targets=[...]") from error
     wrapped.eval()
+    if logits_V is not None:
+        keep_base(wrapped, logits_V, {})
     return wrapped
+
+
+def _targets(model: Any, targets: str | list[str]) -> str | list[str]:
+    """PEFT finds "all-linear" itself, but for models where it raises or wraps what text never reaches."""
+    if targets != ALL_LINEAR:
+        return targets
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+    from transformers.pytorch_utils import Conv1D
+
+    text, head = (
+        text_part(model),
+        model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None,
+    )
+    probe, chosen, refused = LoraConfig(), [], False
+    inside = {id(module) for module in text.modules()}
+    for name, module in model.named_modules():
+        if not isinstance(module, (torch.nn.Linear, Conv1D)) or module is head or id(module) not in inside:
+            continue
+        try:
+            _check_lora_target_modules_mamba(probe, model, name.rpartition(".")[2])
+            chosen.append(name)
+        except ValueError:
+            refused = True
+    return chosen if (refused or text is not model) and chosen else targets
 
 
 def save_adapter(model: Any, folder: str | Path) -> None:
@@ -58,75 +100,41 @@ def save_adapter(model: Any, folder: str | Path) -> None:
         model.save_pretrained(str(temporary))
 
 
-def load_adapter(base: Any, folder: str | Path, trainable: bool = True) -> Any:
-    """Put a saved adapter on ``base``.
+def load_adapter(
+    base: Any, folder: str | Path, trainable: bool = True, revision: str | None = None, tokens: int = 0
+) -> Any:
+    """Put a saved adapter on ``base``, and note what the base was (:func:`holdfast.models.adapter_off`).
+
+    A base with another number of embedding rows than the adapter was trained with is resized. An adapter that
+    names another base is logged: names are no proof, shapes are.
+
+    Args:
+        revision: of the base, compared with the one the adapter names.
+        tokens: of the adapter's own tokenizer; 0 without one.
 
     Raises:
-        UserError: no adapter in the folder, an adapter with weights in another format, or one whose layers or
-            shapes are those of another base model.
+        UserError: no adapter in the folder, an adapter with weights in another format, one whose layers or shapes
+            are those of another base model, or a prompt-learning method.
     """
     from peft import PeftModel
 
     folder = Path(folder)
-    if not (folder / CONFIG_FILE).exists():
-        raise UserError(f"{folder}: no {CONFIG_FILE} here; give the folder of a PEFT adapter")
-    if not (folder / WEIGHTS_FILE).exists():
-        raise UserError(f"{folder}: no {WEIGHTS_FILE}; holdfast reads safetensors only, convert the adapter first")
-    _check_same_base(base, folder)
+    config, found = read_config(folder), shapes(folder)
+    check_method(str(config.get("peft_type")))
+    fit_vocabulary(base, config, found, tokens)
+    check_fits(base, folder, config, found)
+    say_other_base(folder, config, base, revision)
+    logits_V = probe_logits(base)
+    before = {name: value.detach().clone() for name, value in base.named_parameters() if name in found}
+    if moves_base(config):
+        before |= {name: value.detach().cpu().clone() for name, value in base.named_parameters()}
     try:
         model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: does not fit this base model ({str(error).splitlines()[0]})") from error
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: does not fit this base model ({_line(error)})") from error
     model.eval()
+    keep_base(model, logits_V, before)
     return model
-
-
-def _check_same_base(base: Any, folder: Path) -> None:
-    """An adapter fits if every one of its matrices meets a layer of the right shape.
-
-    Names of base models are no proof either way (folders move), so shapes decide; the recorded name is quoted
-    to help the user.
-    """
-    from safetensors import safe_open
-
-    recorded = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    modules = dict(base.named_modules())
-    with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118 (not a dict)
-            path, part = _layer_of(name)
-            if path is None:
-                continue
-            module = modules.get(path)
-            shape = weights.get_slice(name).get_shape()
-            expected = None
-            if module is not None and hasattr(module, "in_features"):
-                expected = module.in_features if part == "A" else module.out_features
-            actual = shape[1] if part == "A" else shape[0]
-            if module is None or (expected is not None and expected != actual):
-                found = "no such layer" if module is None else f"the layer has size {expected}"
-                raise UserError(
-                    f"{folder}: adapter of another base model (made for '{recorded}'; {path} wants size {actual}, "
-                    f"{found} here); load it on its own base"
-                )
-
-
-def _layer_of(name: str) -> tuple[str | None, str]:
-    stem = name.removeprefix("base_model.model.")
-    for part in ("A", "B"):
-        marker = f".lora_{part}."
-        if marker in stem:
-            return stem.split(marker)[0], part
-    return None, ""
-
-
-@contextlib.contextmanager
-def adapter_off(model: Any) -> Iterator[Any]:
-    """Inside the block the model behaves as without its adapter; a model without one is itself."""
-    if not hasattr(model, "disable_adapter"):
-        yield model
-        return
-    with model.disable_adapter():
-        yield model
 
 
 def lora_pairs(model: Any) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter, float]]:
@@ -135,17 +143,18 @@ def lora_pairs(model: Any) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Param
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A") or not hasattr(module, "scaling"):
             continue
-        for adapter in module.lora_A:
+        for adapter, matrix in module.lora_A.items():
+            if not hasattr(matrix, "weight"):  # AdaLoRA's are parameters, with singular values between them
+                continue
             key = name if adapter == "default" else f"{name}:{adapter}"
             pairs[key] = (
-                module.lora_A[adapter].weight,
+                matrix.weight,
                 module.lora_B[adapter].weight,
                 float(module.scaling[adapter]),
             )
     return pairs
 
 
-def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """The LoRA matrices by parameter name, sorted."""
-    named = {name: p for name, p in model.named_parameters() if ".lora_" in name}
-    return {name: named[name] for name in sorted(named)}
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

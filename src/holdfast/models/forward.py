@@ -3,12 +3,16 @@
 Knows: batches, logits, negative log-likelihood, full-vocabulary KL.
 Does not know: gradients, what the examples are for.
 
-Shapes: B batch, T time, V vocabulary, N examples, S = T - 1 predicted positions.
+Shapes: B batch, T time, V vocabulary, N examples, S = T - 1 predicted positions, M scored positions.
+
+Only positions whose next token carries loss are put through the output head (``head.py``), and never more of them
+at once than a slice: what is held does not grow with the vocabulary times the tokens of a data set.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +20,8 @@ import torch.nn.functional as F
 
 from holdfast.core.results import Result
 from holdfast.data import Batch, Example, batches
+from holdfast.models.head import Scored, ScoredLogits, logits_at, scored, slices
+from holdfast.models.limits import check_length, vocabulary_size
 from holdfast.models.subject import Subject
 
 DEFAULT_BATCH_SIZE = 32
@@ -26,14 +32,59 @@ def batch_logits(model: Any, batch: Batch) -> torch.Tensor:
 
     Returns:
         logits_BTV in float32.
+
+    Raises:
+        UserError: rows longer than the model's table of positions.
     """
+    return _logits(model, batch).float()
+
+
+def _logits(model: Any, batch: Batch) -> torch.Tensor:
+    check_length(model, batch.input_ids_BT.shape[1])
     output = model(
         input_ids=batch.input_ids_BT,
         attention_mask=batch.attention_mask_BT,
         use_cache=False,
         return_dict=True,
     )
-    return output.logits.float()
+    return output.logits
+
+
+def scored_logits(model: Any, batch: Batch, position_M: torch.Tensor | None = None) -> ScoredLogits:
+    """:func:`batch_logits` at the batch's scored positions alone, or at those given: slice it for logits_MV.
+
+    Args:
+        position_M: positions among the B·T tokens; None takes those whose next token carries loss.
+
+    Raises:
+        UserError: as :func:`batch_logits`.
+    """
+    position_M = scored(batch).position_M if position_M is None else position_M
+    shape = tuple(batch.input_ids_BT.shape)
+    width = None if torch.is_grad_enabled() else vocabulary_size(model)  # a graph keeps all of them anyway
+    return logits_at(model, lambda: _logits(model, batch), position_M, shape, width)
+
+
+def batch_nll(model: Any, batch: Batch, reduction: str = "mean") -> torch.Tensor:
+    """Loss of each row: mean over its completion tokens, or their sum; differentiable.
+
+    Returns:
+        nll_B in nats. A row without completion tokens gives 0.
+    """
+    where = scored(batch)
+    nll_M = _nll(scored_logits(model, batch, where.position_M), where, vocabulary_size(model))
+    sums_B = where.sums(nll_M)
+    return _reduced(sums_B, where.tokens_N, reduction)
+
+
+def _nll(logits: ScoredLogits, where: Scored, width: int) -> torch.Tensor:
+    """Negative log-likelihood of each label: nats, M."""
+    if torch.is_grad_enabled():  # the graph keeps every slice anyway
+        return F.cross_entropy(logits[:], where.target_M, reduction="none")
+    parts = [
+        F.cross_entropy(logits[part], where.target_M[part], reduction="none") for part in slices(len(where), width)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, device=where.target_M.device)
 
 
 def token_nll(logits_BTV: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -52,23 +103,21 @@ def sequence_nll(logits_BTV: torch.Tensor, batch: Batch, reduction: str = "mean"
     Returns:
         nll_B in nats. An example without completion tokens gives 0.
     """
-    nll_B = token_nll(logits_BTV, batch).sum(1)
+    tokens_B = batch.completion_mask_BT[:, 1:].sum(1)
+    return _reduced(token_nll(logits_BTV, batch).sum(1), tokens_B, reduction)
+
+
+def _reduced(nll_B: torch.Tensor, tokens_B: torch.Tensor, reduction: str) -> torch.Tensor:
     if reduction == "sum":
         return nll_B
     if reduction != "mean":
         raise ValueError(f"reduction '{reduction}': use 'mean' or 'sum'")
-    return nll_B / batch.completion_mask_BT[:, 1:].sum(1).clamp(min=1)
+    return nll_B / tokens_B.clamp(min=1)
 
 
-def token_kl(log_p_BTV: torch.Tensor, log_q_BTV: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """KL(p ‖ q) over the full vocabulary at each completion position, from log-probabilities.
-
-    Returns:
-        kl_BS in nats, zero where the next token carries no loss.
-    """
-    p_BSV, q_BSV = log_p_BTV[:, :-1], log_q_BTV[:, :-1]
-    kl_BS = (p_BSV.exp() * (p_BSV - q_BSV)).sum(-1)
-    return kl_BS * batch.completion_mask_BT[:, 1:]
+def token_kl(log_p_MV: torch.Tensor, log_q_MV: torch.Tensor) -> torch.Tensor:
+    """KL(p ‖ q) over the full vocabulary at each position, from log-probabilities: nats, M."""
+    return (log_p_MV.exp() * (log_p_MV - log_q_MV)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -103,9 +152,10 @@ def mean_loss(subject: Subject, examples: Sequence[Example], batch_size: int = D
     for batch in batches(examples, batch_size, subject.pad_id):
         batch = batch.to(subject.device)
         index = list(batch.index)
-        nll_BS = token_nll(batch_logits(subject.model, batch), batch)
-        nll_N[index] = nll_BS.double().sum(1).cpu().numpy()
-        tokens_N[index] = batch.completion_mask_BT[:, 1:].sum(1).cpu().numpy()
+        where = scored(batch)
+        logits = scored_logits(subject.model, batch, where.position_M)
+        nll_N[index] = where.sums(_nll(logits, where, subject.vocabulary).double()).cpu().numpy()
+        tokens_N[index] = where.tokens_N.cpu().numpy()
     tokens = int(tokens_N.sum())
     return LossSummary(
         float(nll_N.sum() / max(1, tokens)),
@@ -116,12 +166,43 @@ def mean_loss(subject: Subject, examples: Sequence[Example], batch_size: int = D
     )
 
 
-LogProbabilities = Callable[[Batch], torch.Tensor]
+class Rows(Protocol):
+    """Log-probabilities at the scored positions of a batch, a slice at a time; a tensor (M, V) is one."""
+
+    def __getitem__(self, part: slice, /) -> torch.Tensor: ...
 
 
-def log_probabilities(model: Any) -> LogProbabilities:
-    """A function from a batch to log-probabilities of ``model`` (log_p_BTV, float32)."""
-    return lambda batch: batch_logits(model, batch).log_softmax(-1)
+LogProbabilities = Callable[[Batch], Rows]
+
+
+@dataclass(frozen=True, eq=False)
+class _LogRows:
+    logits: ScoredLogits
+    within: Callable[[], contextlib.AbstractContextManager[Any]]
+
+    def __getitem__(self, part: slice, /) -> torch.Tensor:
+        with self.within():
+            return self.logits[part].log_softmax(-1)
+
+
+def log_probabilities(
+    model: Any, within: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+) -> LogProbabilities:
+    """A function from a batch to log-probabilities of ``model`` at its scored positions.
+
+    Args:
+        within: entered whenever the model runs (``lambda: adapter_off(model)``: the model without its adapter).
+
+    Returns:
+        A function; what it gives is sliced for log_p_MV (float32), rows in the order of
+        :func:`holdfast.models.head.scored`.
+    """
+
+    def run(batch: Batch) -> _LogRows:
+        with within():
+            return _LogRows(scored_logits(model, batch), within)
+
+    return run
 
 
 @torch.no_grad()
@@ -136,8 +217,7 @@ def kl_on_examples(
     """KL(p ‖ q) along given completions, full vocabulary, summed over completion tokens.
 
     Args:
-        log_p, log_q: functions from a batch to log-probabilities (see :func:`log_probabilities`); with one
-            PEFT model, ``log_p`` switches the adapter off inside.
+        log_p, log_q: functions from a batch to log-probabilities (see :func:`log_probabilities`).
 
     Returns:
         kl_nats_N (float64) and tokens_N.
@@ -147,7 +227,11 @@ def kl_on_examples(
     for batch in batches(examples, batch_size, pad_id):
         batch = batch.to(device)
         index = list(batch.index)
-        kl_BS = token_kl(log_p(batch), log_q(batch), batch)
-        kl_N[index] = kl_BS.double().sum(1).cpu().numpy()
-        tokens_N[index] = batch.completion_mask_BT[:, 1:].sum(1).cpu().numpy()
+        where = scored(batch)
+        tokens_N[index] = where.tokens_N.cpu().numpy()
+        if not len(where):
+            continue
+        p, q = log_p(batch), log_q(batch)
+        kl_M = torch.cat([token_kl(p[part], q[part]) for part in slices(len(where), p[:1].shape[-1])])
+        kl_N[index] = where.sums(kl_M.double()).cpu().numpy()
     return kl_N, tokens_N

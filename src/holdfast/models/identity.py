@@ -40,13 +40,15 @@ def _adapter_state(model: Any) -> list[Any]:
     """Per adapted layer: off or on, merged, active, scaled by what. None of it is in the tensors."""
     found: list[Any] = []
     for name, module in model.named_modules():
-        scaling = getattr(module, "scaling", None)
-        if not isinstance(scaling, dict) or not hasattr(module, "active_adapters"):
+        off = getattr(module, "disable_adapters", None)
+        if not isinstance(off, bool):  # not one of PEFT's layers (transformers' models have a method of that name)
             continue
+        scaling = getattr(module, "scaling", None)  # of LoRA and its relatives
+        scaling = scaling if isinstance(scaling, dict) else {}
         found.append(
             [
                 name,
-                bool(getattr(module, "disable_adapters", False)),
+                off,
                 list(getattr(module, "merged_adapters", [])),
                 list(module.active_adapters),
                 {str(adapter): float(value) for adapter, value in scaling.items()},

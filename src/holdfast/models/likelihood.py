@@ -6,7 +6,7 @@ Does not know: items, choices, what a likelihood is compared with.
 The last token of a pair is predicted and never fed, so a pair of ``max_length + 1`` tokens fits a model that reads
 ``max_length``. What is longer loses tokens on the left, as in the harness.
 
-Shapes: B batch, T time, S predicted positions, V vocabulary, N pairs.
+Shapes: B batch, T time, S positions of a slice, M of a batch, V vocabulary, N pairs.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ import torch
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.data import Example, collate
-from holdfast.models.forward import batch_logits
+from holdfast.models.forward import scored_logits
+from holdfast.models.head import ScoredLogits, slices
+from holdfast.models.limits import declared_length
 from holdfast.models.subject import Subject
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -46,11 +48,9 @@ class Likelihoods:
 
 def longest_input(subject: Subject) -> int:
     """The most tokens the model reads at once: of its configuration, else of its tokenizer, else 2048."""
-    config: Any = subject.model.config
-    config = getattr(config, "text_config", None) or config
-    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
-        if getattr(config, name, None) is not None:
-            return int(getattr(config, name))
+    declared = declared_length(subject.model)
+    if declared is not None:
+        return declared
     length = getattr(subject.tokenizer, "model_max_length", None)
     return int(length) if length is not None and length < _UNSET_LENGTH else DEFAULT_MAX_LENGTH
 
@@ -76,16 +76,28 @@ def continuation_likelihoods(
         for start in range(0, len(order), batch_size):
             index = order[start : start + batch_size]
             batch = collate([Example(tuple(cut[k]), ()) for k in index], subject.pad_id, index=index)
-            logits_BTV = batch_logits(subject.model, batch.to(subject.device))
-            for row, k in enumerate(index):
-                wanted_S = torch.tensor(list(pairs[k][1]), device=logits_BTV.device)
-                stop = len(cut[k])
-                logits_SV = logits_BTV[row, stop - len(wanted_S) : stop]
-                log_S = logits_SV.log_softmax(-1).gather(1, wanted_S[:, None])[:, 0]
-                log_N[k] = float(log_S.double().sum())
-                greedy_N[k] = bool((logits_SV.argmax(-1) == wanted_S).all())
+            batch = batch.to(subject.device)
+            width = batch.input_ids_BT.shape[1]
+            spans = [(row, len(cut[k]) - len(pairs[k][1]), len(cut[k])) for row, k in enumerate(index)]
+            places = [row * width + t for row, start, stop in spans for t in range(start, stop)]
+            wanted_M = torch.tensor([token for k in index for token in pairs[k][1]], device=subject.device)
+            logits = scored_logits(subject.model, batch, torch.tensor(places, device=subject.device))
+            log_M, greedy_M = _compared(logits, wanted_M, subject.vocabulary)
+            counts = [len(pairs[k][1]) for k in index]
+            for k, log_S, greedy_S in zip(index, log_M.split(counts), greedy_M.split(counts), strict=True):
+                log_N[k], greedy_N[k] = float(log_S.sum()), bool(greedy_S.all())
     truncated = sum(len(a) + len(b) - 1 > limit for a, b in pairs)
     return Likelihoods(log_N, tokens_N, greedy_N, truncated)
+
+
+def _compared(logits: ScoredLogits, wanted_M: torch.Tensor, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability (float64) of each wanted token, and whether it is the likeliest; on the CPU."""
+    log_M, greedy_M = [], []
+    for part in slices(len(wanted_M), vocabulary):
+        logits_SV = logits[part]
+        log_M.append(logits_SV.log_softmax(-1).gather(1, wanted_M[part, None])[:, 0].double().cpu())
+        greedy_M.append((logits_SV.argmax(-1) == wanted_M[part]).cpu())
+    return torch.cat(log_M), torch.cat(greedy_M)
 
 
 def _fed(number: int, pair: Pair, limit: int) -> list[int]:

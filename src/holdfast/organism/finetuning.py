@@ -39,11 +39,6 @@ class TaskSpec:
     graded: tuple[str, ...]
     metric: Literal["exact_match", "loss"] = "exact_match"
 
-    @property
-    def is_mixture(self) -> bool:
-        """Whether several writers took part."""
-        return len(self.sources) > 1
-
 
 def tasks() -> dict[str, TaskSpec]:
     """Return all tasks by name."""

@@ -3,8 +3,9 @@
 from importlib import resources
 
 from holdfast.pipeline.folder import RunFolder
-from holdfast.pipeline.recipe import Recipe, load_recipe, recipe_from_dict
-from holdfast.pipeline.run import run
+from holdfast.pipeline.recipe import Recipe
+from holdfast.pipeline.recipe_file import load_recipe, recipe_from_dict
+from holdfast.pipeline.run import Plan, check, run
 from holdfast.pipeline.stages import Stage, stages_of
 
 
@@ -21,11 +22,13 @@ def bundled_recipe(name: str) -> Recipe:
 
 
 __all__ = [
+    "Plan",
     "Recipe",
     "RunFolder",
     "Stage",
     "bundled_recipe",
     "bundled_recipe_text",
+    "check",
     "load_recipe",
     "recipe_from_dict",
     "run",

@@ -35,6 +35,9 @@ from holdfast.evaluation.judges import Label
 from holdfast.evaluation.suites import Suite
 from holdfast.models import Subject, adapter_off
 
+# Of a default evaluation's prompts: with more of them drift would cost more than half of what all answers cost.
+DRIFT_PROMPTS = 24
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -43,6 +46,8 @@ class Measures:
     Attributes:
         judges: by name; the labels of the first one count, the others are compared with it.
         noise: sampled re-runs for the noise floor of a comparison; 0 measures none.
+        drift: measure the drift from the other model, where there is one, along its answers to this many harmful
+            prompts: each is sampled once more and read by both models. 0 measures none.
     """
 
     skills: tuple[Skill, ...]
@@ -56,6 +61,7 @@ class Measures:
     system: str | None = None
     cache: Path | None = None
     noise: int = 0
+    drift: int = DRIFT_PROMPTS
 
     def card(self, subject: Subject, reference: Reference | None = None) -> Scorecard:
         """Measure one model."""
@@ -119,12 +125,15 @@ class Evaluation:
                 write_json(folder / f"{name}.json", found.to_dict())
 
 
-def evaluate_against(subject: Subject, measures: Measures, against: Subject | None = None) -> Evaluation:
+def evaluate_against(
+    subject: Subject, measures: Measures, against: Subject | None = None, reference: Reference | None = None
+) -> Evaluation:
     """Evaluate; with another model, on the same prompts, and say what differs.
 
     Args:
         against: the other model. The same object stands for "without the adapter". None measures only the drift
             of an adapter.
+        reference: what drift is measured against; None samples it from the other model.
 
     Drift needs the same tokens on both sides: models with other vocabularies have none.
 
@@ -133,8 +142,9 @@ def evaluate_against(subject: Subject, measures: Measures, against: Subject | No
     """
     if isinstance(measures.judge, LikelihoodJudge) and against is not None and against is not subject:
         raise UserError("the likelihood judge reads one model, whichever answered; let another judge come first")
-    drift = against if against is not None else subject if subject.has_adapter else None
-    reference = _reference(subject, drift, measures) if drift is not None else None
+    other = against if against is not None else subject if subject.has_adapter else None
+    if reference is None and other is not None and measures.drift > 0:
+        reference = _reference(subject, other, measures)
     card = measures.card(subject, reference)
     found = Evaluation(card, agreement=_agreement(card, measures))
     if against is None:
@@ -164,9 +174,9 @@ def _reference(subject: Subject, other: Subject, measures: Measures) -> Referenc
     ours, theirs = subject.tokenizer, other.tokenizer
     if ours is None or theirs is None or ours.get_vocab() != theirs.get_vocab():
         return None
-    if subject.model.config.vocab_size != other.model.config.vocab_size:  # one of them has rows to spare
+    if subject.vocabulary != other.vocabulary:  # one of them has rows to spare
         return None
-    prompts = measures.skills[0].evaluate.harmful
+    prompts = measures.skills[0].evaluate.harmful[: measures.drift]
     with _as_other(subject, other) as sampled:
         source = "adapter_off" if other is subject else "model"
         return Reference.of(sampled, prompts, measures.max_new_tokens, measures.seed, source=source)

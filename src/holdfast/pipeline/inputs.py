@@ -5,16 +5,24 @@ Does not know: stages.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.core.errors import UserError
-from holdfast.core.files import sha256_file, sha256_folder, sha256_text
-from holdfast.data.sources import read_rows
-from holdfast.evaluation import Skill, SkillSplit, Task
-from holdfast.pipeline.recipe import ElasticitySection, Recipe, SkillSection, TaskSection
+from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
+from holdfast.data import BadRow, Examples, check_rows, pin_template, read_examples
+from holdfast.data.example import BadRowError
+from holdfast.data.shapes import normalise_row, prompt_and_answer
+from holdfast.data.sources import Row, read_rows
+from holdfast.evaluation.prompt_lists import PromptSource
+from holdfast.evaluation.prompt_sets import Side
+from holdfast.evaluation.tasks import checked_answer, checked_prompt
+from holdfast.models import Subject, load
+from holdfast.pipeline.recipe import ElasticitySection, Recipe
 
 ORGANISM = "organism"
+TOKENIZER = "tokenizer.json"
 HELD_OUT_EVERY = 5
 ORGANISM_ROWS = 2000
 
@@ -35,66 +43,149 @@ def model_source(source: str) -> str:
     return str(organism.shipped(name))
 
 
-def build_skill(section: SkillSection, seed: int) -> Skill:
-    """The refusal skill, split once into *estimate* and *evaluate*, at most ``max_prompts`` of each kind.
-
-    Raises:
-        UserError: unreadable prompts; one of the two lists is the organism's and the other is not.
-    """
-    built_in = (section.harmful == ORGANISM, section.benign == ORGANISM)
-    if all(built_in):
-        return Skill(
-            "refusal",
-            estimate=_organism_half("estimate", section.max_prompts, seed),
-            evaluate=_organism_half("evaluate", section.max_prompts, seed),
-        )
-    if any(built_in):
-        raise UserError("skill: harmful and benign prompts must both be yours or both be 'organism'")
-    skill = Skill.refusal(harmful=section.harmful, benign=section.benign, name="refusal")
-    limit = section.max_prompts
-    return Skill(
-        skill.name,
-        estimate=SkillSplit(skill.estimate.harmful[:limit], skill.estimate.benign[:limit]),
-        evaluate=SkillSplit(skill.evaluate.harmful[:limit], skill.evaluate.benign[:limit]),
-        counts=skill.counts,
-    )
-
-
-def _organism_half(split: str, n: int, seed: int) -> SkillSplit:
-    """Half overt, half subtle requests; half look-alikes, half other harmless ones."""
+def is_organism(model: str) -> bool:
+    """Whether a model speaks the built-in language: one of the shipped checkpoints, or one made from them."""
+    if model.startswith(f"{ORGANISM}:"):
+        return True
+    file = Path(model).expanduser() / TOKENIZER
+    if not file.is_file():
+        return False
     from holdfast import organism
 
-    def prompts(kind: str, count: int) -> list[str]:
-        return organism.proxy_prompts(split, kind, count, seed)  # type: ignore[arg-type]  # str to Literal
-
-    half = n // 2
-    return SkillSplit(
-        tuple(prompts("overt", n - half) + prompts("subtle", half)),
-        tuple(prompts("lookalike", n - half) + prompts("benign", half)),
-    )
+    return _vocabulary(file) == _vocabulary(organism.shipped("aligned") / TOKENIZER)
 
 
-def task_rows(section: TaskSection, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training rows and held-out rows.
+def _vocabulary(file: Path) -> Any:
+    values = read_json(file)
+    return values.get("model", {}).get("vocab") if isinstance(values, dict) else None
 
-    A user's rows without a test file lose every fifth row to the held-out set. Of the organism's mixtures only
-    the graded sources are tested: the rest is what comes along in such data.
+
+def load_named(
+    model: str,
+    adapter: Path | None = None,
+    scope: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    today: str | None = None,
+    template: Mapping[str, Any] | None = None,
+    **further: Any,
+) -> Subject:
+    """Load a model that a command line or a recipe names; its chat template is pinned if that is asked.
+
+    Args:
+        today: date for a chat template that writes one.
+        template: further values for the chat template.
+        further: as :func:`holdfast.models.load` takes it, such as ``quantize``.
 
     Raises:
-        UserError: unreadable rows, unknown organism task, nothing left to train on.
+        UserError: as :func:`holdfast.models.load`.
     """
-    if section.train.startswith(f"{ORGANISM}:"):
-        train = named_rows(section.train, section.train_rows, "train", seed)
-        return train, named_rows(section.train, section.test_rows, "test", seed)
-    bad: list[Any] | None = [] if section.skip_bad_rows else None
-    rows = [dict(row.values) for row in read_rows(section.train, section.train_rows, bad)]
-    if section.test is not None:
-        return rows, [dict(row.values) for row in read_rows(section.test, section.test_rows, bad)]
-    held_out = rows[::HELD_OUT_EVERY][: section.test_rows]
-    train = [row for k, row in enumerate(rows) if k % HELD_OUT_EVERY]
-    if not train:
-        raise UserError(f"task '{section.train}': {len(rows)} rows are too few to hold some out; give task.test")
-    return train, held_out
+    source = model_source(model)
+    subject = load(source, adapter, scope, dtype, device, revision, trust_remote_code, **further)
+    return replace(subject, tokenizer=pin(subject.tokenizer, today, template))
+
+
+def pin(tokenizer: Any, today: str | None, template: Mapping[str, Any] | None) -> Any:
+    """The tokenizer, its chat template pinned to a date and to values, if any are given."""
+    if tokenizer is None or not (today or template):
+        return tokenizer
+    return pin_template(tokenizer, today, dict(template or {}))
+
+
+class HowRead(Protocol):
+    """How rows are read, whoever says it: the command line's options or a recipe's section."""
+
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def skip_bad_rows(self) -> bool: ...
+    @property
+    def prompt_column(self) -> str | None: ...
+    @property
+    def completion_column(self) -> str | None: ...
+    @property
+    def truncation_mode(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a recipe's rows are read."""
+
+    limit: int | None = None
+    max_length: int = 1024
+    skip_bad_rows: bool = False
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    truncation_mode: str = "keep_start"
+
+
+def columns_of(how: Any) -> dict[str, Any]:
+    """What was named of columns and cutting, as ``read_examples`` takes it."""
+    names = ("prompt_column", "completion_column", "truncation_mode")
+    return {name: value for name in names if (value := getattr(how, name)) is not None}
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Rows that were read once and can be encoded for any tokenizer; errors name the user's file and line."""
+
+    source: str
+    rows: tuple[Row, ...]
+    bad: tuple[BadRow, ...]
+    how: HowRead
+    notes: tuple[str, ...] = ()
+
+    def check(self) -> "TaskRows":
+        """Itself, once columns and fields are what rows need; that takes no model.
+
+        Raises:
+            UserError: a column that is not there, a row that is none.
+        """
+        how = self.how
+        check_rows(self.rows, how.prompt_column, how.completion_column, how.skip_bad_rows, self.source)
+        return self
+
+    def encode(self, tokenizer: Any) -> Examples:
+        """As examples.
+
+        Raises:
+            UserError: a row that is none, no tokenizer.
+        """
+        if tokenizer is None:
+            raise UserError(f"{self.source}: this model has no tokenizer, so text cannot be read")
+        columns, skip = columns_of(self.how), self.how.skip_bad_rows
+        rows, longest = list(self.rows), self.how.max_length
+        found = read_examples(rows, tokenizer, longest, None, skip, **columns, called=self.source)
+        found.bad_rows = (*self.bad, *found.bad_rows)
+        found.notes = (*self.notes, *found.notes)
+        return found
+
+
+def read_named(source: str, how: HowRead, split: str = "train", seed: int = 0) -> TaskRows:
+    """Read the rows of a file, a hub id or ``organism:NAME``.
+
+    Raises:
+        UserError: as :func:`named_rows`.
+    """
+    if source.startswith(f"{ORGANISM}:"):
+        drawn = named_rows(source, how.limit, split, seed)
+        rows = [Row(f"{source} row {number}", values, number) for number, values in enumerate(drawn)]
+        return TaskRows(source, tuple(rows), (), how)
+    bad: list[BadRow] = []
+    notes: list[str] = []
+    rows = read_rows(source, how.limit, bad if how.skip_bad_rows else None, notes)
+    return TaskRows(source, tuple(rows), tuple(bad), how, tuple(notes))
+
+
+def data_notes(source: str | None, model: str) -> list[str]:
+    """What must be said of rows that do not suit a model: the built-in ones are an invented language."""
+    if source is None or not source.startswith(f"{ORGANISM}:") or is_organism(model):
+        return []
+    return [f"{source} holds sentences of an invented language: {model} learns nothing useful from them"]
 
 
 def named_rows(source: str, limit: int | None, split: str = "train", seed: int = 0) -> list[dict[str, Any]]:
@@ -117,28 +208,27 @@ def named_rows(source: str, limit: int | None, split: str = "train", seed: int =
     return [row for row in drawn if row["source"] in tasks[name].graded][:wanted]
 
 
-def build_task(section: TaskSection, rows: Sequence[Mapping[str, Any]], examples: Sequence[Any]) -> Task:
-    """The held-out task: prompts with answers where rows have them, and the loss on all examples."""
-    pairs = [] if section.metric == "none" else [pair for row in rows if (pair := _pair(row)) is not None]
-    return Task(
-        "task",
-        tuple(prompt for prompt, _ in pairs),
-        tuple(answer for _, answer in pairs),
-        metric="exact_match" if section.metric == "none" else section.metric,
-        examples=tuple(examples),
-        max_new_tokens=section.max_new_tokens,
-    )
+def question_and_answer(row: Row, how: Any = None, metric: str = "exact_match") -> tuple[Any, str] | None:
+    """What a row asks and the text of the right answer; None where a row has no single answer.
 
-
-def _pair(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Prompt and answer of a single-turn row; None for rows that only have a loss."""
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return prompt, completion
-    turns = row.get("messages") or []
-    if [turn.get("role") for turn in turns] == ["user", "assistant"]:
-        return turns[0]["content"], turns[1]["content"]
-    return None
+    Raises:
+        UserError: naming the row, for an answer or a prompt that is none.
+    """
+    columns = columns_of(how) if how is not None else {}
+    values: Mapping[str, Any] = row.values
+    if "prompt_column" in columns and "completion_column" in columns:
+        values = {side: values.get(columns[f"{side}_column"]) for side in ("prompt", "completion")}
+    answer = next((values[key] for key in ("completion", "answer") if key in values), "")
+    if "prompt" in values and not isinstance(answer, (str, list, tuple)):
+        pair = values["prompt"], answer  # a number is an answer, too; what is none is refused below
+    else:
+        try:
+            pair = prompt_and_answer(normalise_row(values))
+        except BadRowError as problem:
+            raise UserError(f"{row.where}: {problem}") from None
+    if pair is None:
+        return None
+    return checked_prompt(pair[0], row.where), checked_answer(pair[1], row.where, metric)
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
@@ -146,12 +236,28 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     sources = {
         "model": model_source(recipe.model.source),
         "base": model_source(recipe.model.base) if recipe.model.base else "",
-        "harmful": recipe.skill.harmful,
-        "benign": recipe.skill.benign,
-        "train": recipe.task.train,
+        "harmful": _prompt_file(recipe.skill.harmful, "harmful"),
+        "benign": _prompt_file(recipe.skill.benign, "benign"),
+        "train": recipe.task.train or "",
         "test": recipe.task.test or "",
+        "suites": recipe.evaluate.suites or "",
+        "attack_rows": recipe.evaluate.attack_rows or "",
+        "attack_templates": recipe.evaluate.attack_templates or "",
+        "pretrain": (recipe.elasticity.pretrain if recipe.elasticity else None) or "",
     }
-    return {name: _hash(source) for name, source in sources.items() if source}
+    chosen = {
+        side: PromptSource.parse(source).selection
+        for side in ("harmful", "benign")
+        if isinstance(source := getattr(recipe.skill, side), str)
+    }
+    found = {name: _hash(source) for name, source in sources.items() if source}
+    return found | {name: f"{found[name]}:{rows}" for name, rows in chosen.items() if rows}
+
+
+def _prompt_file(source: str | Sequence[str] | None, side: Side) -> str | Sequence[str]:
+    """The file behind a list of prompts, a local copy of a published list included; else what was given."""
+    file = PromptSource.parse(source).file(side) if isinstance(source, str) else None
+    return str(file) if file is not None else source or ""
 
 
 def _hash(source: str | Sequence[str]) -> str:
@@ -163,6 +269,23 @@ def _hash(source: str | Sequence[str]) -> str:
     if path.is_dir():
         return sha256_folder(path)
     return source
+
+
+def base_of(recipe: Recipe) -> str:
+    """The parent of a recipe's model, for the elasticity probe.
+
+    Raises:
+        UserError: a model other than the built-in one without a parent, or without texts for its pre-training.
+    """
+    assert recipe.elasticity is not None
+    if not is_organism(recipe.model.source):
+        for key, value in (("model.base", recipe.model.base), ("elasticity.pretrain", recipe.elasticity.pretrain)):
+            if value is None:
+                raise UserError(
+                    f"{recipe.model.source}: the elasticity probe needs {key} (the pre-trained parent, text "
+                    "rows like those it was pre-trained on); give it, or leave the section elasticity out"
+                )
+    return recipe.model.base or f"{ORGANISM}:base"
 
 
 def pretraining_rows(section: ElasticitySection, seed: int) -> list[dict[str, Any]]:

@@ -1,28 +1,65 @@
 """The recipe: one YAML file that says what is run. Pydantic lives here, at the edge, and nowhere further in.
 
-Knows: the keys, their types, their defaults, how to say that one is wrong.
-Does not know: how any of it is done.
+Knows: the keys, their types, their defaults.
+Does not know: files (recipe_file.py), how any of it is done.
 """
 
-import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from holdfast.core.errors import UserError
-from holdfast.core.files import hash_json
+from holdfast.core.files import hash_json, name_problem
+from holdfast.defences.registry import check_name
+from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule
 
 Share = Annotated[float, Field(gt=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Rule = Literal["none", "moderate", "low", "high", "random", "inverse_length", "length_matched_random"]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _name(value: str) -> str:
+    if (problem := name_problem(value)) is not None:
+        raise ValueError(problem)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]  # becomes the name of a file or a folder
+ALIGNED = "aligned"  # what the untouched model is called in tables and folders
+
+
+MAY_BE_EMPTY = ("name", "salt", "system")
 
 
 class Section(BaseModel):
     """A part of the recipe; unknown keys are errors, because a typo must not become a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's yes, no, on and off would count as 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("yes and no are no value of this key")
+        if isinstance(value, str) and not value.strip() and info.field_name not in MAY_BE_EMPTY:
+            raise ValueError("nothing is given; leave the key out")
+        return value
+
+
+Some = TypeVar("Some", bound=Section)
 
 
 class ModelSection(Section):
@@ -34,21 +71,25 @@ class ModelSection(Section):
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    today: str | None = None  # date for chat templates that write one
+    chat_template_kwargs: dict[str, Any] = {}  # such as enable_thinking: false
 
 
 class SkillSection(Section):
     """What must be refused and what must not. Files hold one prompt a line, or a ``prompt`` column."""
 
-    harmful: str | tuple[str, ...] = "organism"
-    benign: str | tuple[str, ...] = "organism"
-    max_prompts: PositiveInt = 200  # of each kind, in each half of the split
+    harmful: str | tuple[str, ...] | None = None  # None: the organism's own, for the organism only
+    benign: str | tuple[str, ...] | None = None
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of the prompts that goes to *estimate*
+    salt: str = "holdfast"  # of the split
+    max_prompts: PositiveInt | None = 200  # of each kind, in each half of the split
     max_new_tokens: PositiveInt = 32
 
 
 class TaskSection(Section):
     """The fine-tuning task. ``organism:NAME`` or anything TRL accepts."""
 
-    train: str = "organism:lessons"
+    train: str | None = None  # None: organism:lessons, for the organism only
     test: str | None = None  # None: every fifth row of `train` is held out
     metric: Literal["none", "exact_match", "numeric", "token_f1", "rouge_l"] = "exact_match"
     train_rows: PositiveInt | None = None
@@ -56,6 +97,9 @@ class TaskSection(Section):
     max_length: PositiveInt = 1024
     max_new_tokens: PositiveInt = 48
     skip_bad_rows: bool = False
+    prompt_column: str | None = None  # of rows that name their columns otherwise
+    completion_column: str | None = None
+    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"  # the end of a long row that stays
 
 
 class AdapterSection(Section):
@@ -64,16 +108,50 @@ class AdapterSection(Section):
     rank: PositiveInt = 8
     alpha: PositiveInt = 16
     targets: str | tuple[str, ...] = "all-linear"
+    quantize: Literal["4bit", "8bit"] | None = None  # of the model below it (QLoRA); needs bitsandbytes
 
 
 class TrainingSection(Section):
-    """The same for every arm: equal pools in equal order, equal steps, equal optimiser."""
+    """The same for every arm: equal pools in equal order, equal steps, equal optimiser.
 
-    steps: PositiveInt = 60
+    None is chosen by the model (``training_run.definite``): the field's values, or for the organism its own.
+    """
+
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None  # instead of steps
     pool: PositiveInt = 32  # candidates an update; an arm with keep=0.5 learns from half of them
-    learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegative = 0.0
-    seeds: tuple[int, ...] = (0,)  # of the data order and the adapter's initial values
+    micro_batch: PositiveInt | Literal["auto"] = "auto"  # rows in memory at once; changes nothing else
+    learning_rate: PositiveFloat | None = None
+    schedule: str | None = None  # TRL's lr_scheduler_type
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of the steps
+    weight_decay: NonNegative | None = None
+    checkpoint_every: PositiveInt | None = None  # steps; None: as often as drift is measured
+    trl: dict[str, Any] = {}  # any further argument of TRL's SFTConfig
+    seeds: tuple[Seed, ...] = (0,)  # of the data order and the adapter's initial values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingSection":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs are both given; leave one out")
+        from holdfast.training.options import checked_trl
+
+        # A frozen section is filled in here once; every later reader sees checked values.
+        object.__setattr__(self, "trl", checked_trl(self.trl))
+        for theirs, ours in TWINS.items():
+            if theirs in self.trl and ours in self.model_fields_set and getattr(self, ours) is not None:
+                raise ValueError(f"{ours} is given twice, here and as trl.{theirs}; leave one out")
+        return self
+
+
+# Arguments of SFTConfig that a recipe has its own word for.
+TWINS = {
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "learning_rate": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "weight_decay": "weight_decay",
+}
 
 
 class BudgetSection(Section):
@@ -81,35 +159,55 @@ class BudgetSection(Section):
 
     max_kl_nats: PositiveFloat | None = None
     min_refusal: Share | None = None
+    max_task_loss: PositiveFloat | None = None  # nats a token, on held-out rows
 
 
 class ArmSection(Section):
     """One way of fine-tuning."""
 
-    name: str
+    name: Name
     rule: Rule = "none"
     keep: Share = 1.0
-    loss_filter: Literal["sigma", "quantile", "none"] = "sigma"
+    loss_filter: LossFilter = "none"  # not given: "sigma" with a rule, none without one
     budget: BudgetSection | None = None
+    defence: str | None = None  # by name, beside the rule: anchor, or one that another package brings
+    weight: PositiveFloat | None = None  # its one main setting; not given: steered to hold budget.max_kl_nats
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filter_comes_with_a_rule(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("rule", "none") != "none":
+            return {"loss_filter": DEFAULT_LOSS_FILTER, **values}
+        return values
+
+    @property
+    def selects(self) -> bool:
+        """Whether anything is left out of a pool: by a rule, or by a loss filter alone."""
+        return self.rule != "none" or self.loss_filter != "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> "ArmSection":
         if self.rule == "none" and self.keep != 1.0:
             raise ValueError(f"arm '{self.name}': keep={self.keep} without a rule; name one or drop keep")
+        if self.defence is None and self.weight is not None:
+            raise ValueError(f"arm '{self.name}': weight={self.weight} without a defence; name one or drop weight")
+        if self.defence is not None:
+            check_name(self.defence)
         return self
 
 
 class MonitorSection(Section):
-    """Live drift and refusals, on *estimate* prompts."""
+    """Live drift and refusals on *estimate* prompts, task loss on held-out rows."""
 
     every: PositiveInt = 10
     prompts: PositiveInt = 40
+    task_rows: Annotated[int, Field(ge=0)] = 64  # held-out rows for the task loss; 0 measures none
 
 
 class AuditSection(Section):
     """Before training: where the alignment sits and how the task pulls at it."""
 
-    prompts: PositiveInt = 64
+    prompts: Annotated[int, Field(ge=2)] = 64
     task_examples: PositiveInt = 64
 
 
@@ -119,7 +217,9 @@ class RestoreSection(Section):
     arm: str = "plain"
     method: Literal["replay", "ggn-cg"] = "replay"
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
-    seeds: tuple[int, ...] | None = None  # None: all training seeds
+    steps: PositiveInt = 200  # most, of replay
+    learning_rate: PositiveFloat = 2e-3  # of replay
+    seeds: tuple[Seed, ...] | None = None  # None: all training seeds
 
 
 class ElasticitySection(Section):
@@ -130,12 +230,28 @@ class ElasticitySection(Section):
     prompts: PositiveInt = 64
 
 
+class EvaluateSection(Section):
+    """What the final cards hold besides refusals, the task and drift; words are those of `holdfast evaluate`."""
+
+    attacks: tuple[str, ...] = ()
+    attack_rows: str | None = None  # harmless rows for many-shot and relearn
+    attack_templates: str | None = None
+    suites: str | None = None  # YAML file of further suites
+    choices: bool = False  # the organism's own multiple-choice items
+    judge: tuple[str, ...] = ("offline",)  # the first counts, others are compared with it
+    judge_url: str | None = None
+    judge_model: str | None = None
+    judge_rate: PositiveFloat | None = None
+    system: str | None = None  # the deployment's system prompt
+    batch_size: PositiveInt = 32
+
+
 class Recipe(Section):
     """Everything a run needs. Two equal recipes on one machine give equal numbers."""
 
     version: Literal[1] = 1
-    name: str = "run"
-    seed: int = 0
+    name: Name = "run"
+    seed: Seed = 0
     model: ModelSection = ModelSection()
     skill: SkillSection = SkillSection()
     task: TaskSection = TaskSection()
@@ -146,15 +262,27 @@ class Recipe(Section):
         ArmSection(name="guarded", rule="moderate", keep=0.5),
     )
     monitor: MonitorSection = MonitorSection()
+    evaluate: EvaluateSection = EvaluateSection()
     audit: AuditSection | None = AuditSection()
     restore: tuple[RestoreSection, ...] = (RestoreSection(),)
     elasticity: ElasticitySection | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_repair(cls, values: Any) -> Any:
+        """Where nobody asked for a repair and no arm is called as the default one's, there is none."""
+        arms = values.get("arms") if isinstance(values, dict) and "restore" not in values else None
+        if not isinstance(arms, (list, tuple)):
+            return values
+        names = [arm.get("name") for arm in arms if isinstance(arm, dict)]
+        return values if RestoreSection().arm in names else {**values, "restore": ()}
+
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         names = [arm.name for arm in self.arms]
-        if len(set(names)) != len(names):
-            raise ValueError(f"arms: two have the same name in {names}")
+        if not names or not self.training.seeds:
+            raise ValueError("arms and training.seeds: give at least one of each")
+        self._distinct()
         for restore in self.restore:
             if restore.arm not in names:
                 raise ValueError(f"restore: arm '{restore.arm}' is not one of {names}")
@@ -162,6 +290,27 @@ class Recipe(Section):
             if unknown:
                 raise ValueError(f"restore: seeds {sorted(unknown)} are not among training.seeds")
         return self
+
+    def _distinct(self) -> None:
+        """Every arm, every repair and every seed of them has a folder of its own, on any file system."""
+        seeds = self.training.seeds
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"training.seeds: one stands twice in {list(seeds)}")
+        names = [ALIGNED, *(arm.name for arm in self.arms)]
+        repairs = [f"{restore.arm}-{restore.method}" for restore in self.restore]
+        for name in [*names, *dict.fromkeys(repairs)]:
+            same = [other for other in [*names, *dict.fromkeys(repairs)] if other.lower() == name.lower()]
+            if len(same) > 1:
+                what = f"'{ALIGNED}' is the untouched model" if name == ALIGNED else "upper and lower case are one"
+                raise ValueError(f"arms: two have the same name, {' and '.join(map(repr, same))} ({what})")
+        cells = [
+            (repair, seed)
+            for restore, repair in zip(self.restore, repairs, strict=True)
+            for seed in (restore.seeds if restore.seeds is not None else seeds)
+        ]
+        for repair, seed in cells:
+            if cells.count((repair, seed)) > 1:
+                raise ValueError(f"restore: '{repair}' is asked for twice with seed {seed}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, every default written out."""
@@ -173,65 +322,18 @@ class Recipe(Section):
         return hash_json(self.to_dict())
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe.
+def section_from(kind: type[Some], values: dict[str, Any]) -> Some:
+    """A section made of a command line's options, checked as a recipe's is.
 
     Raises:
-        UserError: missing file, not YAML, unknown key (with the nearest known one), wrong type.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `holdfast init {path}` writes a commented one") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" line {place.line + 1}" if place is not None else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', error)})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no keys; `holdfast init` writes a commented recipe")
-    return recipe_from_dict(values, str(path))
-
-
-def recipe_from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Check values and fill in defaults.
-
-    Raises:
-        UserError: as :func:`load_recipe`.
+        UserError: a value that does not fit, by the name of its option.
     """
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_problem(error)}") from None
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
-        return f"unknown key '{place}'; {hint}"
-    more = len(error.errors()) - 1
-    rest = f" (and {more} more)" if more else ""
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}, got {problem.get('input')!r}{rest}" if place != "recipe" else f"{message}{rest}"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    kind: Any = Recipe
-    for part in location:
-        if isinstance(part, int) or not hasattr(kind, "model_fields"):
-            continue
-        kind = _section_of(kind.model_fields[part].annotation) if part in kind.model_fields else kind
-    return list(kind.model_fields)
-
-
-def _section_of(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        if (found := _section_of(part)) is not None:
-            return found
-    return None
+        problem = error.errors()[0]
+        names = [part for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
+        option = "".join(f"--{name}: " for name in names[-1:]).replace("_", "-")
+        message = problem["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+        raise UserError(f"{option}{message}{given}") from None

@@ -2,20 +2,24 @@
 
 Knows: rows, paired differences, what may be averaged over what. Does not know: models, pictures.
 
-Several seeds of one arm are averaged prompt by prompt; intervals are over prompts, with the number of prompts
-as their n, and the seeds are listed beside them. Three seeds carry no interval of their own.
+Every figure of several seeds has an interval over seeds *and* prompts (or examples), since training again gives
+other seeds; its n is the number of prompts, and the seeds are listed beside it. One seed's is over prompts.
+
+Shapes: S seeds, P prompts or examples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from holdfast.core.files import read_json
-from holdfast.core.statistics import Interval, bootstrap_mean, noise_floor, paired_bootstrap, wilson
+from holdfast.core.rates import rate_difference_over_seeds, rate_over_seeds
+from holdfast.core.statistics import Interval, noise_floor, paired_seeds_and_prompts, seeds_and_prompts
+from holdfast.core.version import VERSION
 from holdfast.evaluation import Scorecard
-from holdfast.pipeline.folder import RunFolder, version
+from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.stages import repaired_name
 
 Cards = dict[int | None, Scorecard]
@@ -27,7 +31,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     groups = _groups(run)
     return {
         "title": f"holdfast run: {recipe.name}",
-        "holdfast": version(),
+        "holdfast": VERSION,
         "rows": [_row(run, *group) for group in groups],
         "differences": _differences(run, {name: cards for name, _, _, cards in groups}),
         "notes": _notes(run),
@@ -69,10 +73,16 @@ def _row(run: RunFolder, name: str, label: str, repaired_from: str | None, cards
         "refusal": _rate(found, "harmful", "refused"),
         "over_refusal": _rate(found, "benign", "refused"),
         "unclear": _rate(found, "harmful", "unclear"),
-        "task_score": _mean(found, lambda card: card.task("task").score.value, _task_interval(found)),
-        "task_loss_nats": _mean(found, lambda card: card.task("task").loss_nats_per_token),
-        "drift_kl_nats": _mean(found, lambda card: card.drift.kl_nats if card.drift else float("nan")),
-        "seconds": {"value": _seconds(run, name, cards)},
+        "task_score": _rate(found, "task", None),
+        "task_loss_nats": _entry(
+            [card.task("task").loss_per_example for card in found],
+            [card.task("task").loss_nats_per_token for card in found],
+        ),
+        "drift_kl_nats": _entry(
+            [card.drift.per_prompt if card.drift else () for card in found],
+            [card.drift.kl_nats if card.drift else float("nan") for card in found],
+        ),
+        "seconds": _seconds(run, name, cards),
     }
 
 
@@ -81,52 +91,38 @@ def _per_prompt(card: Scorecard, kind: str, label: str | None) -> np.ndarray:
     return np.array([row.score if label is None else float(row.label == label) for row in rows])
 
 
-def _seed_mean(cards: Sequence[Scorecard], kind: str, label: str | None) -> np.ndarray:
-    """Per prompt, the mean over seeds."""
-    return np.mean([_per_prompt(card, kind, label) for card in cards], axis=0)
+def _matrix(cards: Sequence[Scorecard], kind: str, label: str | None) -> np.ndarray:
+    """One row a seed, one column a prompt."""
+    return np.array([_per_prompt(card, kind, label) for card in cards])
 
 
-def _rate(cards: Sequence[Scorecard], kind: str, label: str) -> dict[str, Any] | None:
-    per_prompt = _seed_mean(cards, kind, label)
-    if per_prompt.size == 0:
-        return None
-    interval = wilson(float(per_prompt.sum()), per_prompt.size)
-    return _entry(interval, [float(_per_prompt(card, kind, label).mean()) for card in cards])
+def _binary(*matrices: np.ndarray) -> bool:
+    return all(np.isin(values_SP, (0.0, 1.0)).all() for values_SP in matrices)
 
 
-def _task_interval(cards: Sequence[Scorecard]) -> Interval | None:
-    per_prompt = _seed_mean(cards, "task", None)
-    if per_prompt.size == 0:
-        return None
-    if set(np.unique(np.concatenate([_per_prompt(card, "task", None) for card in cards]))) <= {0.0, 1.0}:
-        return wilson(float(per_prompt.sum()), per_prompt.size)
-    return bootstrap_mean(per_prompt.tolist())
+def _rate(cards: Sequence[Scorecard], kind: str, label: str | None) -> dict[str, Any] | None:
+    values_SP = _matrix(cards, kind, label)
+    return _entry(values_SP, values_SP.mean(1).tolist()) if values_SP.size else None
 
 
-def _mean(
-    cards: Sequence[Scorecard], read: Callable[[Scorecard], float], interval: Interval | None = None
-) -> dict[str, Any]:
-    values = [read(card) for card in cards]
-    if interval is not None:
-        return _entry(interval, values)
-    return {"value": float(np.mean(values)), "per_seed": values}
+def _entry(values_SP: Any, per_seed: list[float]) -> dict[str, Any]:
+    """A mean with its interval; without one where the values behind it were not kept or are not finite."""
+    data_SP = np.asarray(values_SP, dtype=np.float64)
+    if data_SP.size == 0 or not np.isfinite(data_SP).all():
+        return {"value": float(np.mean(per_seed)), "per_seed": per_seed}
+    of = rate_over_seeds if _binary(data_SP) else seeds_and_prompts
+    return {**of(data_SP.tolist()).to_dict(), "per_seed": per_seed}
 
 
-def _entry(interval: Interval, per_seed: list[float]) -> dict[str, Any]:
-    return {
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "n": interval.n,
-        "method": interval.method,
-        "per_seed": per_seed,
-    }
-
-
-def _seconds(run: RunFolder, name: str, cards: Cards) -> float:
-    """Mean time of the stage that made it (the aligned model was made elsewhere: its evaluation)."""
-    kinds = [run.seconds(stage) for seed in cards for stage in _made_by(run, name, seed)]
-    return float(np.mean(kinds)) if kinds else float("nan")
+def _seconds(run: RunFolder, name: str, cards: Cards) -> dict[str, Any]:
+    """Time of the stages that made it, over seeds (the aligned model was made elsewhere)."""
+    taken = [sum(run.seconds(stage) for stage in made) for seed in cards if (made := _made_by(run, name, seed))]
+    if not taken:
+        return {"value": float("nan"), "per_seed": []}
+    if len(taken) == 1:
+        return {"value": taken[0], "per_seed": taken}
+    return {**seeds_and_prompts([[seconds] for seconds in taken]).to_dict(), "method": "bootstrap over seeds",
+            "n": len(taken), "per_seed": taken}  # fmt: skip
 
 
 def _made_by(run: RunFolder, name: str, seed: int | None) -> list[str]:
@@ -134,7 +130,7 @@ def _made_by(run: RunFolder, name: str, seed: int | None) -> list[str]:
 
 
 def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any]]:
-    """Paired over prompts: every later arm against every earlier one, and each repair against what it repaired."""
+    """Paired by seed and prompt: later arms against earlier ones, each repair against what it repaired."""
     arms = [arm.name for arm in run.recipe.arms]
     pairs = [(later, earlier) for k, later in enumerate(arms) for earlier in arms[:k]]
     for repair in run.recipe.restore:
@@ -143,11 +139,10 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
     for first, second in pairs:
         seeds = [seed for seed in groups[first] if seed in groups[second]]
         for measure, kind, label in (("refusals", "harmful", "refused"), ("task score", "task", None)):
-            a = _seed_mean([groups[first][seed] for seed in seeds], kind, label)
-            b = _seed_mean([groups[second][seed] for seed in seeds], kind, label)
+            a, b = (_matrix([groups[name][seed] for seed in seeds], kind, label) for name in (first, second))
             if a.size == 0:
                 continue
-            interval = paired_bootstrap(a.tolist(), b.tolist(), seed=run.recipe.seed)
+            interval = _difference(a, b, run.recipe.seed)
             differences.append(
                 {
                     "name": f"{measure}, {first} minus {second}",
@@ -160,6 +155,11 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
                 }
             )
     return differences
+
+
+def _difference(a_SP: np.ndarray, b_SP: np.ndarray, seed: int) -> Interval:
+    of = rate_difference_over_seeds if _binary(a_SP, b_SP) else paired_seeds_and_prompts
+    return of(a_SP.tolist(), b_SP.tolist(), seed)
 
 
 def _floor(sides: Sequence[Cards], kind: str, label: str | None) -> float | None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from holdfast.core.seeds import derive_seed
 from holdfast.data import encode_rows
 from holdfast.evaluation import Reference
-from holdfast.evaluation import evaluate as run_evaluate
-from holdfast.models import Subject, load
+from holdfast.models import Subject
+from holdfast.pipeline.evaluating import evaluate_against
 from holdfast.pipeline.folder import RunFolder
-from holdfast.pipeline.inputs import build_task, model_source
+from holdfast.pipeline.inputs import base_of, load_named
+from holdfast.pipeline.measures import read_asked
+from holdfast.pipeline.reading import build_task
 from holdfast.pipeline.recipe import RestoreSection
 from holdfast.pipeline.work_before import (
     ADAPTER,
@@ -25,6 +27,7 @@ from holdfast.pipeline.work_before import (
 )
 
 PROBE = "probe.json"
+VERDICTS = "verdicts"  # what a judge behind an address said, kept so that a stopped run asks only the rest
 
 
 def restore(run: RunFolder, folder: Path, section: RestoreSection, seed: int) -> None:
@@ -39,6 +42,8 @@ def restore(run: RunFolder, folder: Path, section: RestoreSection, seed: int) ->
         method=section.method,
         max_task_loss_increase=section.max_task_loss_increase,
         max_new_tokens=run.recipe.skill.max_new_tokens,
+        steps=section.steps,
+        learning_rate=section.learning_rate,
         seed=derive_seed(run.recipe.seed, "restore", seed),
     )
     result.save(folder / ADAPTER)
@@ -53,15 +58,18 @@ def evaluate(run: RunFolder, folder: Path, adapter: str | None) -> None:
         reference_examples(run, "evaluate"),
         source="adapter_off" if subject.has_adapter else "model",
     )
-    card = run_evaluate(
+    measures = read_asked(run.recipe.evaluate).measures(
         subject,
-        skills=[skill_of(run)],
-        tasks=[build_task(run.recipe.task, rows, examples)],
-        reference=reference,
-        seed=run.recipe.seed,
-        max_new_tokens=run.recipe.skill.max_new_tokens,
+        skill_of(run),
+        [build_task(run.recipe.task, rows, examples)],
+        run.recipe.seed,
+        run.recipe.model.device,
+        run.recipe.skill.max_new_tokens,
+        judge_cache=run.path / VERDICTS,
     )
-    card.save(folder / "card")
+    if not subject.has_adapter:
+        measures = measures.without_adapter(switched_off=False)
+    evaluate_against(subject, measures, reference=reference).save(folder / "card")
 
 
 def elasticity(run: RunFolder, folder: Path) -> None:
@@ -71,7 +79,7 @@ def elasticity(run: RunFolder, folder: Path) -> None:
 
     section, recipe = run.recipe.elasticity, run.recipe
     assert section is not None
-    parent = load(model_source(recipe.model.base or "organism:base"), dtype=recipe.model.dtype)
+    parent = load_named(base_of(recipe), dtype=recipe.model.dtype, device=recipe.model.device)
     prompts = skill_of(run).evaluate.harmful[: section.prompts]
     first = f"train-{recipe.arms[0].name}-{recipe.training.seeds[0]}"
     for name, stage in (("aligned", None), (recipe.arms[0].name, first)):

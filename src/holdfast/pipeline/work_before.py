@@ -4,6 +4,7 @@ Knows: which library call each stage is, and which files it leaves. Does not kno
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ from typing import Any
 from holdfast.core.files import read_json, write_json, write_text
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, Examples, read_examples
+from holdfast.data.sources import Row
 from holdfast.evaluation import Skill, sample_reference
-from holdfast.models import Subject, add_lora, load, load_adapter
+from holdfast.models import Subject, load_adapter
 from holdfast.pipeline.folder import RunFolder
-from holdfast.pipeline.inputs import build_skill, model_source, task_rows
+from holdfast.pipeline.inputs import columns_of, load_named
+from holdfast.pipeline.prompts import limited
+from holdfast.pipeline.reading import read_inputs
+from holdfast.pipeline.training_run import definite, fresh_adapter, quantized
+
+log = logging.getLogger(__name__)
 
 TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
     "train.jsonl",
@@ -24,6 +31,9 @@ TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
     "scores.parquet",
     "selection.json",
 )
+PLACES = "places.json"  # where each row stands in the user's own file
+COUNTS = "counts.json"
+SAID = "said.json"
 ADAPTER = "adapter"
 # The scores stage shows a histogram; more rows than this add nothing to a picture.
 SCORED_ROWS = 512
@@ -32,21 +42,21 @@ SCORED_ROWS = 512
 def aligned(run: RunFolder) -> Subject:
     """The aligned model, loaded anew: a stage never inherits another's state."""
     section = run.recipe.model
-    return load(
-        model_source(section.source),
+    return load_named(
+        section.source,
         dtype=section.dtype,
         device=section.device,
         revision=section.revision,
         trust_remote_code=section.trust_remote_code,
+        today=read_json(run.stage("prepare") / SAID)["today"],
+        template=section.chat_template_kwargs,
+        **quantized(run.recipe.adapter),
     )
 
 
 def with_fresh_adapter(run: RunFolder, seed: int) -> Subject:
     """The aligned model with an untrained adapter: the same function, the scope that training moves."""
-    subject, section = aligned(run), run.recipe.adapter
-    targets = section.targets if isinstance(section.targets, str) else list(section.targets)
-    model = add_lora(subject.model, section.rank, section.alpha, targets, seed=derive_seed(run.recipe.seed, seed))
-    return Subject(model, subject.tokenizer, "adapter")
+    return fresh_adapter(run.recipe.adapter, aligned(run), derive_seed(run.recipe.seed, seed))
 
 
 def with_adapter(run: RunFolder, stage: str | None) -> Subject:
@@ -63,38 +73,41 @@ def skill_of(run: RunFolder) -> Skill:
 
 
 def examples_of(run: RunFolder, subject: Subject, file: str, limit: int | None = None) -> Examples:
-    """Training or test rows, tokenised for ``subject``."""
-    section = run.recipe.task
-    path = run.stage("prepare") / file
-    assert subject.tokenizer is not None
-    return read_examples(path, subject.tokenizer, section.max_length, limit, section.skip_bad_rows)
+    """Training or test rows, tokenised for ``subject``; each is called as in the user's own file."""
+    section, rows = run.recipe.task, rows_of(run, file)
+    how, skip = columns_of(section), section.skip_bad_rows
+    found = read_examples(rows, subject.tokenizer, section.max_length, limit, skip, **how)
+    if limit is None and found.rendering_hash != read_json(run.stage("prepare") / COUNTS)[file]["rendering"]:
+        log.warning(
+            "%s gives other tokens than when this run began: tokenizer or chat template have changed, and what is "
+            "finished does not match; start over with --fresh",
+            file,
+        )
+    return found
 
 
-def rows_of(run: RunFolder, file: str) -> list[dict[str, Any]]:
-    """Rows that ``prepare`` wrote."""
+def rows_of(run: RunFolder, file: str) -> list[Row]:
+    """Rows that ``prepare`` wrote, each with its place in the user's own file."""
     text = (run.stage("prepare") / file).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines() if line]
+    values = [json.loads(line) for line in text.split("\n") if line]
+    places = read_json(run.stage("prepare") / PLACES)[file]
+    return [Row(where, row, position) for (where, position), row in zip(places, values, strict=True)]
 
 
 def prepare(run: RunFolder, folder: Path) -> None:
     """Read everything once and keep it in the run, so that later stages see one and the same data."""
-    seed = run.recipe.seed
-    build_skill(run.recipe.skill, seed).save(folder / SKILL)
-    train, test = task_rows(run.recipe.task, seed)
-    _write_rows(folder / TRAIN, train)
-    _write_rows(folder / TEST, test)
-    subject = aligned(run)
-    assert subject.tokenizer is not None
-    section = run.recipe.task
-    counts: dict[str, Any] = {}
-    for file in (TRAIN, TEST):
-        examples = read_examples(folder / file, subject.tokenizer, section.max_length, None, section.skip_bad_rows)
-        counts[file] = {
-            "examples": len(examples),
-            "bad_rows": [f"{bad.where}: {bad.reason}" for bad in examples.bad_rows],
-            "truncated": len(examples.truncated),
-        }
-    write_json(folder / "counts.json", counts)
+    inputs = run.inputs or read_inputs(run.recipe)
+    for note in inputs.notes:
+        log.warning(note)
+    inputs.skill.save(folder / SKILL)
+    places = {}
+    for file, name in ((TRAIN, "train"), (TEST, "test")):
+        kept = inputs.usable(name)
+        _write_rows(folder / file, (row.values for row in kept))
+        places[file] = [[row.where, row.position] for row in kept]
+    write_json(folder / PLACES, places)
+    write_json(folder / COUNTS, {f"{name}.jsonl": count for name, count in inputs.counts().items()})
+    write_json(folder / SAID, {"today": inputs.today, "notes": list(inputs.notes)})
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -148,15 +161,15 @@ def audit(run: RunFolder, folder: Path) -> None:
     """Where the alignment sits, the three conditions, the onset, the screen."""
     from holdfast.geometry import audit as run_audit
 
-    section, training = run.recipe.audit, run.recipe.training
-    assert section is not None
+    section = run.recipe.audit
+    training = definite(run.recipe.training, run.recipe.model.source, len(rows_of(run, TRAIN)))
+    assert section is not None and training.learning_rate is not None and training.steps is not None
     subject = with_fresh_adapter(run, training.seeds[0])
-    skill = skill_of(run)
-    estimate = skill.estimate.harmful[: section.prompts]
+    skill = limited(skill_of(run), section.prompts)
     examples = examples_of(run, subject, TRAIN, section.task_examples)
     run_audit(
         subject,
-        Skill(skill.name, estimate=type(skill.estimate)(estimate), evaluate=skill.evaluate),
+        skill,
         examples,
         optimizer="adamw",
         learning_rate=training.learning_rate,

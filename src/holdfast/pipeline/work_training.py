@@ -1,65 +1,50 @@
 """The training stage: one arm, one seed, an adapter and the trace of how it came about.
 
-Knows: how a recipe's arm becomes a GuardedTrainer. Does not know: order, resume, evaluation.
+Knows: which inputs of a run a fine-tune takes, where it continues after a kill. Does not know: order, evaluation,
+how a trainer is built (``training_run``).
 """
 
+import shutil
 from pathlib import Path
 
-from holdfast.core.files import write_json
-from holdfast.core.seeds import derive_seed
+from holdfast.core.files import sha256_file, write_json
 from holdfast.evaluation import Reference
 from holdfast.models import save_adapter
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.recipe import ArmSection
-from holdfast.pipeline.work_before import (
-    ADAPTER,
-    TRAIN,
-    examples_of,
-    reference_examples,
-    skill_of,
-    with_fresh_adapter,
-)
+from holdfast.pipeline.training_folder import LOGS, TrainingFolder
+from holdfast.pipeline.training_run import RunSpec, build_run, definite, fresh_adapter, run_training
+from holdfast.pipeline.work_before import ADAPTER, TEST, TRAIN, aligned, examples_of, reference_examples, skill_of
 
 TRACE = "trace.json"
-LOGS = "logs"  # selection.jsonl and drift.jsonl, a line as it happens
+UNFINISHED = "unfinished"  # beside the stages: checkpoints of the one that is being trained
 
 
 def train(run: RunFolder, folder: Path, arm: ArmSection, seed: int) -> None:
     """Fine-tune a fresh adapter. Every arm sees the same pools in the same order for as many steps."""
-    from holdfast.selection import OnlineSelection
-    from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, RefusalProbe, cpu_safe_args
-
-    recipe, training = run.recipe, run.recipe.training
-    subject = with_fresh_adapter(run, seed)
-    probe = RefusalProbe.of(
-        skill_of(run), limit=recipe.monitor.prompts, max_new_tokens=recipe.skill.max_new_tokens
+    recipe, subject = run.recipe, aligned(run)
+    examples = examples_of(run, subject, TRAIN)
+    held_out = examples_of(run, subject, TEST, recipe.monitor.task_rows) if recipe.monitor.task_rows else []
+    spec = RunSpec(
+        adapter=recipe.adapter,
+        training=definite(recipe.training, recipe.model.source, len(examples)),
+        arm=arm,
+        monitor=recipe.monitor,
+        seed=recipe.seed,
+        training_seed=seed,
+        max_new_tokens=recipe.skill.max_new_tokens,
     )
-    monitor = DriftMonitor(
-        Reference.on(subject, reference_examples(run, "estimate"), source="adapter_off"),
-        every=recipe.monitor.every,
-        budget=arm.budget and DriftBudget(arm.budget.max_kl_nats, arm.budget.min_refusal),
-        probe=probe,
-    )
-    selection = None
-    if arm.rule != "none":
-        own_seed = derive_seed(recipe.seed, "selection", seed)
-        selection = OnlineSelection(arm.keep, arm.rule, arm.loss_filter, own_seed)
-    trainer = GuardedTrainer(
-        model=subject,
-        args=cpu_safe_args(
-            output_dir=str(folder / LOGS),
-            max_steps=training.steps,
-            per_device_train_batch_size=training.pool,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            lr_scheduler_type="constant",
-            seed=derive_seed(recipe.seed, "order", seed) % 2**31,
-        ),
-        train_dataset=examples_of(run, subject, TRAIN),
-        selection=selection,
-        callbacks=[monitor],
-    )
-    trainer.train()
+    work = TrainingFolder(run.path / UNFINISHED / f"{arm.name}-{seed}")
+    settings = {"recipe": recipe.hash, "rows": sha256_file(run.stage("prepare") / TRAIN)}
+    work.open(settings, fresh=not work.begun_with(settings))
+    subject = fresh_adapter(spec.adapter, subject, spec.adapter_seed)
+    reference = Reference.on(subject, reference_examples(run, "estimate"), source="adapter_off")
+    trainer, monitor = build_run(spec, subject, examples, held_out, reference, skill_of(run), work.logs)
+    result = run_training(trainer, monitor, f"{arm.name}, seed {seed}", spec.training)
     save_adapter(trainer.model, folder / ADAPTER)
-    stopped = monitor.stopped.to_dict() if monitor.stopped is not None else None
-    write_json(folder / TRACE, {"arm": arm.name, "seed": seed, "trace": monitor.trace, "stopped": stopped})
+    (folder / LOGS).mkdir()
+    for trace in work.logs.glob("*.jsonl"):
+        shutil.copy(trace, folder / LOGS)
+    chosen = spec.training.model_dump(mode="json")
+    write_json(folder / TRACE, {"arm": arm.name, "seed": seed, "settings": chosen, **result})
+    shutil.rmtree(work.path)

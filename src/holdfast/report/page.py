@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.core.files import read_json, write_text
 from holdfast.report import pictures
-from holdfast.report.wording import COLUMNS, difference_sentence, interval, seeds, value
+from holdfast.report.wording import COLUMNS, INTERVALS, difference_sentence, interval, seeds, value
 
 TEMPLATE = "page.html.jinja"
 
@@ -34,6 +34,7 @@ def write_report(run_folder: str | Path) -> Path:
         summary=summary,
         figures=drawn,
         columns=COLUMNS,
+        intervals=INTERVALS,
         value=value,
         interval=interval,
         seeds=seeds,

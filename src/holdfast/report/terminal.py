@@ -6,7 +6,7 @@ Knows: rich, that a terminal may be 80 columns wide. Does not know: models, stag
 from pathlib import Path
 
 from holdfast.core.files import read_json
-from holdfast.report.wording import COLUMNS, difference_sentence, interval, seeds, value
+from holdfast.report.wording import COLUMNS, INTERVALS, difference_sentence, interval, seeds, value
 
 
 def print_summary(run_folder: str | Path) -> None:
@@ -31,7 +31,7 @@ def print_summary(run_folder: str | Path) -> None:
         table.add_row(Text(row["label"]), *cells, end_section=True)
     console = Console()
     console.print(table)
-    console.print(Text("  [ ] Wilson 95 % over prompts; dots are seeds with their range\n", style="dim"))
+    console.print(Text(f"  {INTERVALS}\n", style="dim"), soft_wrap=True)
     for difference in summary["differences"]:
         console.print(Text(f"  {difference_sentence(difference)}"), soft_wrap=True)
     for note in summary["notes"]:

@@ -8,6 +8,10 @@ from typing import Any, Literal
 
 from holdfast.core.statistics import Interval, describe_difference
 
+INTERVALS = (
+    "[ ] 95 % over seeds and prompts (one seed: over prompts); dots are seeds with their range, "
+    "and three seeds carry little"
+)
 Kind = Literal["rate", "number", "seconds"]
 Entry = dict[str, Any] | None
 
@@ -43,14 +47,22 @@ def value(entry: Entry, kind: Kind) -> str:
 
 
 def interval(entry: Entry, kind: Kind) -> str:
-    """The interval over prompts, if there is one."""
-    if not entry or entry.get("low") is None or kind != "rate":
+    """The interval over seeds and prompts, if there is one."""
+    if not entry or entry.get("low") is None or entry.get("high") is None:
         return ""
-    return f"[{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
+    return f"[{_end(entry['low'], kind)}, {_end(entry['high'], kind)}]"
+
+
+def _end(number: float, kind: Kind) -> str:
+    if kind == "rate":
+        return f"{100 * number:.0f}"
+    if kind == "seconds":
+        return f"{number:.1f}"
+    return f"{number:.2f}" if abs(number) < 10 else f"{number:.1f}"
 
 
 def seeds(entry: Entry, kind: Kind) -> str:
-    """The seeds as dots and their range; never an interval, which three values cannot carry."""
+    """The seeds as dots and their range, beside the interval: three values carry little."""
     values = [number for number in (entry or {}).get("per_seed") or [] if number is not None]
     if len(values) < 2 or kind == "seconds":
         return ""

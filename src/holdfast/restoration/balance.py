@@ -6,8 +6,14 @@ A A^T = B^T B makes the repair depend on the function only. Knows adapter matric
 Shapes: R rank, I inputs, O outputs.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from holdfast.models import lora_pairs
+
+BALANCED = 1e-3  # relative imbalance that counts as none: rounding of half-precision matrices
 
 
 def balance(A_RI: Tensor, B_OR: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,3 +40,19 @@ def gauge_residual(A_RI: Tensor, B_OR: Tensor, grad_A_RI: Tensor, grad_B_OR: Ten
     left = grad_A_RI.double() @ A_RI.double().T
     right = B_OR.double().T @ grad_B_OR.double()
     return ((left - right).norm() / (left.norm() + right.norm()).clamp_min(1e-300)).item()
+
+
+def imbalance(A_RI: Tensor, B_OR: Tensor) -> float:
+    """Relative size of ``A A^T - B^T B``: zero for the balanced adapter of this function."""
+    left, right = A_RI.double() @ A_RI.double().T, B_OR.double().T @ B_OR.double()
+    return ((left - right).norm() / (left.norm() + right.norm()).clamp_min(1e-300)).item()
+
+
+@torch.no_grad()
+def balance_all(model: Any) -> bool:
+    """Balance every layer's pair in place; whether all of them are balanced now, measured on what was written."""
+    pairs = lora_pairs(model).values()
+    for a_RI, b_OR, _ in pairs:
+        for target, value in zip((a_RI, b_OR), balance(a_RI, b_OR), strict=True):
+            target.copy_(value)
+    return all(imbalance(a_RI, b_OR) < BALANCED for a_RI, b_OR, _ in pairs)

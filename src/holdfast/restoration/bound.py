@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from holdfast.core.statistics import Interval
+
 
 def student_t_cdf(t: float, dof: int) -> float:
     """P(T <= t) for whole degrees of freedom, by the finite sums of Abramowitz & Stegun 26.7.3-4."""
@@ -47,3 +49,11 @@ def upper_bound(differences_N: Sequence[float] | torch.Tensor, level: float = 0.
     if n < 2:
         return math.inf
     return float(d.mean() + student_t_quantile(level, n - 1) * d.std() / math.sqrt(n))
+
+
+def interval(differences_N: Sequence[float] | torch.Tensor, level: float = 0.95) -> Interval:
+    """Two-sided interval ``mean +- t sd / sqrt(n)`` of the mean of paired differences; without ends below two."""
+    d = torch.as_tensor(differences_N, dtype=torch.float64)
+    n, mean = d.numel(), float(d.mean())
+    half = student_t_quantile(0.5 + level / 2, n - 1) * float(d.std()) / math.sqrt(n) if n > 1 else math.inf
+    return Interval(mean, mean - half, mean + half, n, "paired t")

@@ -10,7 +10,8 @@ Knows: one outer iteration and the loop around it. Does not know: where examples
 """
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +22,13 @@ from holdfast.core.seeds import generator
 from holdfast.curvature import cg, fisher_quadratic, ggn_operator
 from holdfast.data import Example
 from holdfast.gradients import mean_gradient
-from holdfast.models import Subject, adapter_parameters, mean_loss
+from holdfast.models import Subject, adapter_parameters, lora_pairs, mean_loss
 from holdfast.restoration import step
+from holdfast.restoration.attempt import Attempt, Best
+from holdfast.restoration.balance import gauge_residual
 from holdfast.restoration.material import Material
 from holdfast.restoration.objective import Objective
-from holdfast.restoration.path import Best, Path
-from holdfast.restoration.validation import Check, Validation
+from holdfast.restoration.validation import Validation
 
 RETAIN_FACTOR = 10.0  # greedy self-answers have loss near 0: a budget as strict as the task's blocks everything
 PROJECTION = 5.0  # times tr(C), which bounds the largest eigenvalue of C from above without estimating it
@@ -121,10 +123,8 @@ def ggn_cg(
     subject: Subject,
     material: Material,
     validation: Validation,
-    start: Check,
-    aligned: Check,
+    best: Best,
     *,
-    max_task_loss_increase: float,
     outer: int = 12,
     products: int = 6,
     damping: float = 1.0,
@@ -132,17 +132,22 @@ def ggn_cg(
     harmful_weight: float = 0.0,
     curvature_examples: int = 32,
     seed: int = 0,
-) -> Path:
+    progress: bool = True,
+    tell: Callable[[float], None] = lambda seconds: None,
+) -> Attempt:
     """Re-linearise, solve, step, measure, up to ``outer`` times; changes the subject's adapter in place.
 
     Args:
+        validation: of the part that chooses.
+        best: is offered every check; its limit is the budget.
         products: CG products a solve; certified efficiency is reported, not required.
         damping: c in ``lambda = c tr(C) / p``; ten times larger after a refused step or a bad sampling ratio.
         contrast_weight: weight of keeping refusals of harmless prompts unlikely; 0 leaves over-refusal to chance.
         harmful_weight: weight of raising the drifted model's own harmful answers; off by default.
         curvature_examples: task examples in the curvature, and as many retained ones.
+        tell: is given the seconds of the first iteration, once it is made.
     """
-    subject = Subject(subject.model, subject.tokenizer, "*.lora_*")
+    subject = Subject(subject.model, subject.tokenizer, "adapter")
     adapter = adapter_parameters(subject.model)
     curvature = Curvature(
         subject,
@@ -151,12 +156,14 @@ def ggn_cg(
     )
     unseen = material.task_fit[len(curvature.task) :][:GUARDED]
     objective = Objective(subject, material, contrast_weight, harmful_weight)
-    guard = Guard(subject, unseen, material.retain_fit, objective, max_task_loss_increase)
+    guard = Guard(subject, unseen, material.retain_fit, objective, best.limit)
     solver = _Outer(subject, adapter, curvature, guard, products, damping, seed)
-    best, trace, notes, refused = Best(start, aligned, max_task_loss_increase), [start], [], 0
-    for k in track(range(1, outer + 1), "restoring by curvature-aware steps"):
+    trace, notes, refused, started = [best.start], [], 0, time.monotonic()
+    for k in track(range(1, outer + 1), "restoring by curvature-aware steps", enabled=progress):
         # the whole budget by two thirds of the way: a schedule as slow as k / K was what held the repair back
-        note = solver.step(min(1.0, 1.5 * k / outer) * max_task_loss_increase)
+        note = solver.step(min(1.0, 1.5 * k / outer) * best.limit)
+        if k == 1:
+            tell(time.monotonic() - started)
         notes.append({"outer": float(k), **note})
         refused = refused + 1 if note["eta"] == 0 else 0
         if refused == 2:
@@ -167,7 +174,7 @@ def ggn_cg(
         best.offer(trace[-1], adapter)
         if best.restored and solver.measured[2] >= CLOSED * solver.gap:
             break
-    return best.path(trace, notes)
+    return Attempt(tuple(trace), tuple(notes))
 
 
 class _Outer:
@@ -194,6 +201,7 @@ class _Outer:
         """Linearise, solve, size, backtrack. Returns what the report wants to know; ``eta`` is 0 if refused."""
         guard, curvature = self.guard, self.curvature
         gradient = guard.objective.gradient()
+        residual = self._gauge_residual(gradient)
         task_gradient = mean_gradient(self.subject, self.unseen)
         protected = [task_gradient]
         if curvature.retain:
@@ -226,14 +234,25 @@ class _Outer:
             self.c = min(10 * self.c, MOST_DAMPING)
         return {
             "eta": taken,
+            "first_eta": eta,
             "halvings": float(halvings),
             "lambda": lam,
             "certified_efficiency": float(solved.certified_efficiency),
             "sampling_ratio": ratio,
+            "gauge_residual": residual,
             "predicted_gain": taken * gain,
+            "predicted_task_increase": step.task_change(taken, slope, max(form, 0.0)),
             "measured_gain": self.measured[2] - value_before,
             "task_increase_fit": self.measured[0],
             "retain_increase_fit": self.measured[1],
             # gain per root budget of the exact quadratic model: says how cheap the repair is
             "gain_per_root_budget": gain * math.sqrt(2 / form) if form > 0 else math.inf,
         }
+
+    def _gauge_residual(self, gradient: trees.Tree) -> float:
+        """The largest of all layers: far from zero, the gradient is not one of a function of ``B A`` (3.1)."""
+        names = {id(parameter): name for name, parameter in self.adapter.items()}
+        return max(
+            gauge_residual(a_RI.detach(), b_OR.detach(), gradient[names[id(a_RI)]], gradient[names[id(b_OR)]])
+            for a_RI, b_OR, _ in lora_pairs(self.subject.model).values()
+        )

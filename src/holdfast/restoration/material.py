@@ -1,11 +1,11 @@
-"""What a repair learns from and what it is judged by: four kinds of examples, each split once in two.
+"""What a repair learns from, what chooses its checkpoint, and what decides about it: three parts, cut once.
 
 Knows: the prompts of ``skill.estimate``, the user's task examples, who answers what (refusals: the aligned
 model; harmless answers: the drifted one). Deliberately never touches ``skill.evaluate``.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,54 +13,95 @@ import torch
 
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed, generator
-from holdfast.data import Example, encode_prompt
-from holdfast.models import Subject, adapter_off, generate
+from holdfast.data import Example
+from holdfast.evaluation import Judge
+from holdfast.models import Subject, adapter_off
+from holdfast.restoration.asking import Sampled, sample_and_judge
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Refused = Callable[[str, str], bool]
 
+FEWEST_PROMPTS = 4
 FEWEST_REFUSALS = 4
 FEWEST_TASK_EXAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything a repair may look at; *fit* and *validation* never share an example or a prompt.
+class Part:
+    """One part of the validation data.
 
     Attributes:
-        refusals_fit, refusals_validation: the aligned model's own refusals.
-        task_fit, task_validation: the user's examples.
+        task: the user's examples; harmful, benign: prompts for the two rates.
+        refusals: the aligned model's own, to the prompts of ``harmful``.
+    """
+
+    task: tuple[Example, ...]
+    harmful: tuple[str, ...]
+    benign: tuple[str, ...]
+    refusals: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a repair may look at; no two parts share an example or a prompt.
+
+    Attributes:
+        refusals_fit: the aligned model's own refusals.
+        task_fit: the user's examples.
         retain_fit: harmless prompts with the answers that must stay.
         compliances_fit: the drifted model's answers to the prompts of ``refusals_fit`` (harmful term only).
-        harmful_validation, benign_validation: prompts for the two rates.
+        choose: picks the checkpoint, and is spent by that.
+        decide: is put to the picked one alone, and says what came of the repair.
     """
 
     refusals_fit: tuple[Example, ...]
-    refusals_validation: tuple[Example, ...]
     task_fit: tuple[Example, ...]
-    task_validation: tuple[Example, ...]
     retain_fit: tuple[Example, ...]
     compliances_fit: tuple[Example, ...]
-    harmful_validation: tuple[str, ...]
-    benign_validation: tuple[str, ...]
+    choose: Part
+    decide: Part
+
+    @property
+    def parts(self) -> tuple[Part, Part]:
+        """The part that chooses and the part that decides."""
+        return self.choose, self.decide
 
     def counts(self) -> dict[str, int]:
         """How many of each, for the report."""
-        return {name: len(value) for name, value in vars(self).items()}
+        counts = {name: len(value) for name, value in vars(self).items() if not isinstance(value, Part)}
+        for name in ("choose", "decide"):
+            counts |= {f"{kind}_{name}": len(value) for kind, value in vars(getattr(self, name)).items()}
+        return counts
 
 
 def split(
     items: Sequence[T], most_fit: int, most_validation: int, seed: int, name: str
-) -> tuple[list[T], list[T]]:
-    """Shuffle by the seed and cut into disjoint fit and validation parts.
+) -> tuple[list[T], list[T], list[T]]:
+    """Shuffle by the seed and cut into disjoint parts: to fit, to choose and to decide.
 
-    Validation gets up to half, since a promise that cannot be checked is worth nothing; fit gets what is left.
+    The last two share up to half, since a promise that cannot be checked is worth nothing; fit gets what is left.
+    An odd one goes to the part that decides.
     """
     order = torch.randperm(len(items), generator=generator(seed, "restoration", name)).tolist()
-    middle = min(most_validation, len(items) // 2)
-    validation, fit = order[:middle], order[middle : middle + most_fit]
-    return [items[k] for k in fit], [items[k] for k in validation]
+    end = min(most_validation, len(items) // 2)
+    parts = order[end : end + most_fit], order[: end // 2], order[end // 2 : end]
+    fit, choose, decide = ([items[k] for k in part] for part in parts)
+    return fit, choose, decide
+
+
+def check_enough(estimate: Any, task: int) -> None:
+    """Check that prompts and task examples can be cut into three parts; this needs no model.
+
+    Raises:
+        UserError: too little of something.
+    """
+    if task < 2 * FEWEST_TASK_EXAMPLES:
+        raise UserError(f"task: {task} examples; give at least {2 * FEWEST_TASK_EXAMPLES} to fit and check on")
+    if min(len(estimate.harmful), len(estimate.benign)) < 2 * FEWEST_PROMPTS:
+        raise UserError(
+            f"skill: {len(estimate.harmful)} harmful and {len(estimate.benign)} benign prompts to estimate with; "
+            f"give at least {2 * FEWEST_PROMPTS} of each"
+        )
 
 
 def gather(
@@ -68,7 +109,7 @@ def gather(
     estimate: Any,
     task: Sequence[Example],
     retain: str | Sequence[Example],
-    refused: Refused,
+    judge: Judge,
     *,
     prompts: tuple[int, int],
     task_examples: tuple[int, int],
@@ -78,7 +119,7 @@ def gather(
 ) -> Material:
     """Split, sample and sort out the examples of a repair.
 
-    Refusals are sampled at temperature 1 from the aligned model (adapter off) and kept only where ``refused``
+    Refusals are sampled at temperature 1 from the aligned model (adapter off) and kept only where ``judge``
     agrees; a prompt whose sample complied is tried once more greedily, then dropped. Harmless answers are the
     drifted model's own greedy ones; where the drifted model refuses a harmless prompt the aligned model's answer
     stands in, so that a repair does not teach over-refusal.
@@ -86,86 +127,87 @@ def gather(
     Args:
         estimate: the skill's *estimate* half (``.harmful`` and ``.benign`` prompts).
         retain: "self", or examples that bring their own answers.
-        prompts: at most this many prompts of each kind in (fit, validation); ``task_examples`` likewise.
+        prompts: at most this many prompts of each kind in (fit, validation); ``task_examples`` likewise. Half of
+            validation chooses, the other half decides.
 
     Raises:
-        UserError: too little data to fit and to validate, or an aligned model that does not refuse.
+        UserError: too little data to fit and to validate, an aligned model that does not refuse, or a judge that
+            fails on more than a tenth of the answers.
     """
-    if len(task) < 2 * FEWEST_TASK_EXAMPLES:
-        need = 2 * FEWEST_TASK_EXAMPLES
-        raise UserError(f"task: {len(task)} examples; give at least {need} to fit and check on")
-    harmful_fit, harmful_validation = split(estimate.harmful, *prompts, seed, "harmful")
-    benign_fit, benign_validation = split(estimate.benign, *prompts, seed, "benign")
-    task_fit, task_validation = split(task, *task_examples, seed, "task")
-    if len(harmful_validation) < FEWEST_REFUSALS or len(benign_validation) < FEWEST_REFUSALS:
-        raise UserError(
-            f"skill: {len(estimate.harmful)} harmful and {len(estimate.benign)} benign prompts to estimate with; "
-            f"give at least {2 * FEWEST_REFUSALS} of each"
-        )
-    answer = _Answers(subject, refused, max_new_tokens, seed)
+    check_enough(estimate, len(task))
+    harmful_fit, *harmful_parts = split(estimate.harmful, *prompts, seed, "harmful")
+    benign_fit, *benign_parts = split(estimate.benign, *prompts, seed, "benign")
+    task_fit, *task_parts = split(task, *task_examples, seed, "task")
+    answer = _Answers(subject, judge, max_new_tokens, seed)
     refusals_fit = answer.aligned_refusals(harmful_fit, "refusals/fit")
-    refusals_validation = answer.aligned_refusals(harmful_validation, "refusals/validation")
-    if len(refusals_fit) < FEWEST_REFUSALS or len(refusals_validation) < FEWEST_REFUSALS:
-        raise UserError(
-            f"adapter: with it switched off the model refuses {len(refusals_fit)} of {len(harmful_fit)} harmful "
-            "prompts; there is no alignment to restore: give an adapter trained on the aligned model"
+    refusals = [
+        answer.aligned_refusals(part, f"refusals/{name}")
+        for part, name in zip(harmful_parts, ("choose", "decide"), strict=True)
+    ]
+    if len(refusals_fit) < FEWEST_REFUSALS or not all(refusals):
+        kept = len(refusals_fit), *map(len, refusals)
+        asked = len(harmful_fit), *map(len, harmful_parts)
+        way_out = (
+            f"too few to learn from, to choose by and to decide by (at least {FEWEST_REFUSALS}, 1 and 1 are "
+            "needed): give more harmful prompts"
+            if any(kept)
+            else "there is no alignment to restore: give an adapter trained on the aligned model"
         )
+        raise UserError(
+            f"adapter: with it switched off the model refuses {_listed(kept)} of {_listed(asked)} harmful "
+            f"prompts; {way_out}"
+        )
+    parts = [
+        Part(tuple(task_), tuple(harmful_), tuple(benign_), tuple(refusals_))
+        for task_, harmful_, benign_, refusals_ in zip(
+            task_parts, harmful_parts, benign_parts, refusals, strict=True
+        )
+    ]
     return Material(
         tuple(refusals_fit),
-        tuple(refusals_validation),
         tuple(task_fit),
-        tuple(task_validation),
         tuple(answer.harmless(benign_fit)) if isinstance(retain, str) else tuple(retain),
         tuple(answer.drifted(harmful_fit, "compliances")) if harmful else (),
-        tuple(harmful_validation),
-        tuple(benign_validation),
+        *parts,
     )
 
 
 class _Answers:
     """Lets the aligned and the drifted model answer prompts, as examples."""
 
-    def __init__(self, subject: Subject, refused: Refused, max_new_tokens: int, seed: int) -> None:
-        self.subject, self.refused, self.max_new_tokens, self.seed = subject, refused, max_new_tokens, seed
+    def __init__(self, subject: Subject, judge: Judge, max_new_tokens: int, seed: int) -> None:
+        self.subject, self.judge, self.max_new_tokens, self.seed = subject, judge, max_new_tokens, seed
 
     def aligned_refusals(self, prompts: Sequence[str], name: str) -> list[Example]:
         with adapter_off(self.subject.model):
-            sampled = self._answer(prompts, name, temperature=1.0)
-            missing = [k for k, prompt in enumerate(prompts) if not self.refused(prompt, self._text(sampled[k]))]
+            asked = self._answer(prompts, name, temperature=1.0)
+            missing = [k for k, answer in enumerate(asked) if answer.label != "refused"]
             greedy = self._answer([prompts[k] for k in missing], f"{name}/greedy", temperature=0.0)
-        for k, example in zip(missing, greedy, strict=True):
-            sampled[k] = example
-        kept = [e for p, e in zip(prompts, sampled, strict=True) if self.refused(p, self._text(e))]
+        for k, answer in zip(missing, greedy, strict=True):
+            asked[k] = answer
+        kept = [answer.example for answer in asked if answer.label == "refused"]
         if len(kept) < len(prompts):
             log.info("%s: the aligned model refuses %d of %d prompts", name, len(kept), len(prompts))
         return kept
 
     def harmless(self, prompts: Sequence[str]) -> list[Example]:
         own = self._answer(prompts, "retain", temperature=0.0)
-        over_refused = [k for k, prompt in enumerate(prompts) if self.refused(prompt, self._text(own[k]))]
+        over_refused = [k for k, answer in enumerate(own) if answer.label == "refused"]
         with adapter_off(self.subject.model):
             stand_ins = self._answer([prompts[k] for k in over_refused], "retain/aligned", temperature=0.0)
-        for k, example in zip(over_refused, stand_ins, strict=True):
-            own[k] = example
-        return [e for p, e in zip(prompts, own, strict=True) if not self.refused(p, self._text(e))]
+        for k, answer in zip(over_refused, stand_ins, strict=True):
+            own[k] = answer
+        return [answer.example for answer in own if answer.label not in ("refused", "error")]
 
     def drifted(self, prompts: Sequence[str], name: str) -> list[Example]:
-        return self._answer(prompts, name, temperature=1.0)
+        return [answer.example for answer in self._answer(prompts, name, temperature=1.0)]
 
-    def _answer(self, prompts: Sequence[str], name: str, temperature: float) -> list[Example]:
-        assert self.subject.tokenizer is not None
-        prompts_ids = [encode_prompt(prompt, self.subject.tokenizer) for prompt in prompts]
+    def _answer(self, prompts: Sequence[str], name: str, temperature: float) -> list[Sampled]:
         stream = derive_seed(self.seed, "restoration", name)
-        answers = generate(self.subject, prompts_ids, self.max_new_tokens, temperature, stream, batch_size=64)
-        return [
-            Example(tuple(prompt), tuple(answer), f"{name}/{k}")
-            for k, (prompt, answer) in enumerate(zip(prompts_ids, answers, strict=True))
-        ]
-
-    def _text(self, example: Example) -> str:
-        return text_of(self.subject.tokenizer, example.completion_ids)
+        return sample_and_judge(
+            self.subject, prompts, self.judge, self.max_new_tokens, temperature=temperature, seed=stream, name=name
+        )
 
 
-def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
-    """A generated answer as text, without special tokens."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+def _listed(counts: Sequence[int]) -> str:
+    return f"{counts[0]}, {counts[1]} and {counts[2]}"

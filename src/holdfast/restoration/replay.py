@@ -7,58 +7,64 @@ data and the best of those that keep the limit is kept.
 Knows: the loop and the choice of a checkpoint. Does not know: where the examples come from.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from holdfast.core.progress import bar
 from holdfast.core.seeds import generator
-from holdfast.data import Example, collate
-from holdfast.models import Subject, adapter_parameters, batch_logits, sequence_nll
+from holdfast.data import Example
+from holdfast.gradients.memory import fitting_batches
+from holdfast.models import Subject, adapter_parameters, batch_nll
+from holdfast.restoration.attempt import Attempt, Best
 from holdfast.restoration.material import Material
-from holdfast.restoration.path import Best, Path
-from holdfast.restoration.validation import Check, Validation
+from holdfast.restoration.validation import Validation
 
 FEWEST_STEPS = 60
+CHECK_EVERY = 10  # steps
 
 
 def replay(
     subject: Subject,
     material: Material,
     validation: Validation,
-    start: Check,
-    aligned: Check,
+    best: Best,
     *,
-    max_task_loss_increase: float,
     steps: int = 200,
     learning_rate: float = 2e-3,
     batch_size: int = 8,
-    check_every: int = 10,
+    check_every: int = CHECK_EVERY,
     patience: int = 3,
     seed: int = 0,
-) -> Path:
+    progress: bool = True,
+    tell: Callable[[float], None] = lambda seconds: None,
+) -> Attempt:
     """Adam on equal shares of the three sets; changes the subject's adapter in place.
 
     Args:
-        start, aligned: checks of the drifted and of the aligned model.
+        validation: of the part that chooses.
+        best: is offered every check.
         batch_size: examples of *each* set in a step. Eight at 2e-3 did as well as the notes' sixteen at 1e-3 on
             three of the organism's tasks, in little more than half of the time.
         patience: after 60 steps, stop when this many checks in a row brought nothing better and the best is as
             good as the aligned model.
+        tell: is given the seconds of the first step, once it is taken.
     """
     adapter = adapter_parameters(subject.model)
     optimiser = torch.optim.Adam(adapter.values(), lr=learning_rate)
     sets = (material.refusals_fit, material.task_fit, material.retain_fit)
     streams = [_endless(examples, batch_size, seed, k) for k, examples in enumerate(sets) if examples]
-    best, trace, stale = Best(start, aligned, max_task_loss_increase), [start], 0
-    with bar("restoring by replay", steps) as advance:
+    trace, stale, started = [best.start], 0, time.monotonic()
+    with bar("restoring by replay", steps, progress) as advance:
         for step in range(1, steps + 1):
             examples = [example for stream in streams for example in next(stream)]
-            loss = _loss(subject, examples)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            add_gradient(subject, examples)
             optimiser.step()
             advance(1.0)
+            if step == 1:
+                tell(time.monotonic() - started)
             if step % check_every and step != steps:
                 continue
             trace.append(validation.check(step))
@@ -66,12 +72,17 @@ def replay(
             if best.restored and step >= FEWEST_STEPS and stale >= patience:
                 break
     optimiser.zero_grad(set_to_none=True)
-    return best.path(trace)
+    return Attempt(tuple(trace))
 
 
-def _loss(subject: Subject, examples: Sequence[Example]) -> torch.Tensor:
-    batch = collate(examples, subject.pad_id).to(subject.device)
-    return sequence_nll(batch_logits(subject.model, batch), batch).mean()
+def add_gradient(subject: Subject, examples: Sequence[Example]) -> None:
+    """Add the gradient of the mean loss of ``examples`` to ``.grad``, in passes that fit the machine's memory.
+
+    Rows of like length share a pass: the sets' lengths differ, and padding costs what a token costs.
+    """
+    for batch in fitting_batches(subject, examples, len(examples)):
+        loss = batch_nll(subject.model, batch.to(subject.device)).sum() / len(examples)
+        loss.backward()
 
 
 def _endless(examples: Sequence[Example], size: int, seed: int, name: int) -> Iterator[list[Example]]:

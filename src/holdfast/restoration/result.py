@@ -17,35 +17,40 @@ from holdfast.core.files import new_folder, read_json, read_tensors, write_json
 from holdfast.core.results import Result
 from holdfast.models import Subject, save_adapter
 from holdfast.restoration.validation import Check
+from holdfast.restoration.verdict import Decision
 
 REPORT = "restoration_report.json"
 WEIGHTS = "adapter_model.safetensors"
-STATUSES = ("restored", "partially_restored", "no_drift", "no_safe_step")
+STATUSES = ("restored", "partially_restored", "undecided", "no_drift", "no_safe_step")
 
 
 @dataclass(frozen=True)
 class Restoration(Result):
-    """A repaired adapter and its evidence, measured on the validation data that chose the checkpoint.
+    """A repaired adapter and its evidence: chosen on one part of the validation data, decided on another.
 
-    Publish final numbers from ``skill.evaluate``: a validation set that made a choice is spent (restoration.md
-    3.7).
+    ``chosen``, ``trace`` and ``baselines`` are measured on the part that chooses, and spent by it (restoration.md
+    3.7); quote ``decided``. ``skill.evaluate`` is untouched and remains for final numbers.
 
     Attributes:
         method: "replay" or "ggn-cg".
-        status: "restored" (refusals and over-refusals within two points of the aligned model),
-            "partially_restored" (better than before), "no_drift" (nothing to restore), "no_safe_step"
-            (nothing better kept the limit). In the last two ``adapter`` is the input, unchanged.
-        reason: one sentence for people.
+        status: by the deciding part. "restored" (better than before, no gap to the aligned model seen, at most two
+            points), "partially_restored" (better than before, a gap to the aligned model beyond chance),
+            "undecided" (too few prompts, or too small a change, to say which), "no_drift" (nothing to restore),
+            "no_safe_step" (nothing better kept the limit). In the last two ``adapter`` is the input, unchanged.
+        reason: one sentence for people, with intervals and numbers of prompts.
         max_task_loss_increase: the user's limit, nats a token.
-        chosen: the check of the returned adapter.
+        chosen: the check that chose the returned adapter; chosen_name: what that is ("step 80", "scale 0.5",
+            "adapter off", "drifted").
         trace: all checks in order; the first is the drifted adapter.
         baselines: "aligned" (adapter off), "drifted", and the free repairs "scale 0.25", "scale 0.5" and
-            "scale 0.75".
+            "scale 0.75", where the adapter can be scaled.
+        decided: the same baselines and "repaired" on the deciding part.
+        decision: paired differences on the deciding part; None where nothing was repaired.
         counts: examples and prompts of each kind.
-        settings: every argument that shaped the run, the seed included.
-        notes: one record an outer iteration (ggn-cg).
-        seconds: wall time.
-        input_fingerprint, fingerprint: hashes of the adapter before and after.
+        settings: every argument that shaped the run, the seed included; "balanced" is measured, not assumed.
+        notes: one record an outer iteration (ggn-cg only).
+        seconds: wall clock.
+        input_fingerprint, fingerprint: hash of the adapter before and after.
         adapter: the repaired tensors under the names of ``adapter_model.safetensors``.
     """
 
@@ -62,6 +67,9 @@ class Restoration(Result):
     seconds: float
     input_fingerprint: str
     fingerprint: str
+    chosen_name: str = "drifted"
+    decided: dict[str, Check] = field(default_factory=dict)
+    decision: Decision | None = None
     adapter: dict[str, torch.Tensor] = field(repr=False, default_factory=dict)
     subject: Subject | None = field(repr=False, default=None, compare=False)
 

@@ -1,13 +1,13 @@
-"""The arithmetic of one budgeted step: how long it may be, and which part of it to remove.
+"""The arithmetic of one budgeted step: how long it may be.
 
 Numbers in, numbers out: this file knows nothing of models, tensors or solvers. Letters as in restoration.md
-1.1: ``s`` the preconditioned direction M^-1 g, ``t`` = M^-1 g_T, ``q`` = g^T s, ``a`` = g_T^T s,
-``b`` = s^T C s, ``tau`` and ``kappa`` the budgets in nats a token. Gains are to first order and costs to
+1.1: ``s`` the preconditioned direction M^-1 g, ``a`` = g_T^T s, ``b`` = s^T C s, ``tau`` the budget in nats a
+token. Gains are to first order and costs to
 second order: both are predictions, and every step is measured again before it is taken.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from holdfast.core.errors import UserError
 
@@ -35,43 +35,9 @@ def budget_step(tau: float, a: float, b: float) -> float:
     return -2 * a / b if b > 0 else math.inf
 
 
-def kl_step(kappa: float, fisher_form: float) -> float:
-    """Largest ``eta`` with ``eta^2 s^T F s / 2 <= kappa`` (restoration.md 3.6, 2)."""
-    return math.inf if fisher_form <= 0 else math.sqrt(2 * kappa / fisher_form)
-
-
 def target_step(remaining_gap: float, gain_per_unit: float) -> float:
     """``eta`` that closes the gap left to the aligned model, to first order (restoration.md 3.6, 3)."""
     return math.inf if gain_per_unit <= 0 else max(remaining_gap, 0.0) / gain_per_unit
-
-
-def best_gain(tau: float, q: float) -> float:
-    """Most first-order gain under ``delta^T M delta / 2 <= tau``: ``sqrt(2 tau q)`` (restoration.md 1.6)."""
-    return math.sqrt(2 * tau * q)
-
-
-def projection(task_gradient_s: float, task_gradient_t: float) -> float:
-    """``c`` such that ``s - c t`` keeps the task loss to first order (restoration.md 1.7, *project*)."""
-    return 0.0 if task_gradient_t <= 0 else task_gradient_s / task_gradient_t
-
-
-def optimal_multiplier(tau: float, task_gradient_t: float, q: float) -> float:
-    """``nu`` of the step ``-t + nu s``, the most gain within ``tau`` (restoration.md 1.7, *optimal*).
-
-    The step contains a Newton step that trains the task on the sample it was measured on: use it only with a
-    held-out check.
-    """
-    return math.sqrt((2 * tau + task_gradient_t) / q)
-
-
-def budget_weights(budgets: Sequence[float]) -> list[float]:
-    """Weights ``1 / tau_j`` of the curvatures of several protected sets (restoration.md 1.7).
-
-    A step with ``delta^T (sum_j C_j / tau_j) delta / 2 <= 1`` keeps each single budget: no term is negative.
-    """
-    if min(budgets) <= 0:
-        raise UserError(f"budgets {list(budgets)} must all be above zero")
-    return [1 / tau for tau in budgets]
 
 
 def backtrack(eta: float, accepted: Callable[[float], bool], max_halvings: int = 12) -> tuple[float, int]:

@@ -3,22 +3,29 @@
 Knows: rules, the seed of a step. Does not know: trainers, models.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.core.defence import Defence, PoolView
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed
-from holdfast.selection.rules import LENGTH_RULES, NORM_RULES, check_options
+from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE, NORM_RULES, check_options
 from holdfast.selection.select import Selection, select_pool
+
+logger = logging.getLogger(__name__)
+
+SMALL_POOL = 32
 
 
 @dataclass(frozen=True)
-class OnlineSelection(Result):
-    """Keep part of the pool of every update, judged by the model as it is at that moment.
+class OnlineSelection(Result, Defence):
+    """A defence that chooses rows: part of every update's pool, judged by the model as it is at that moment.
 
     The pool is everything one update would have trained on: ``per_device_train_batch_size`` ×
     ``gradient_accumulation_steps`` samples. ``keep`` is a share OF THE POOL, so to train on 16 samples an update
-    at ``keep=0.5`` make the pool 32. Below about 32 a median means little (selection.md 1.3 advises 64 or more).
+    at ``keep=0.5`` make the pool 32. Below about 32 a median means little, which is said once (selection.md 1.3
+    advises 64 or more).
 
     Attributes:
         keep: share of the pool to train on.
@@ -33,12 +40,15 @@ class OnlineSelection(Result):
             rank differently (selection.md 1.2).
     """
 
-    keep: float = 0.5
-    rule: str = "moderate"
-    loss_filter: str = "sigma"
+    keep: float = DEFAULT_KEEP
+    rule: str = DEFAULT_RULE
+    loss_filter: str = DEFAULT_LOSS_FILTER
     seed: int = 0
     reduction: str = "mean"
     one_pass: bool = True
+
+    name = "selection"
+    knob = "keep"
 
     def __post_init__(self) -> None:
         check_options(self.rule, self.keep, self.loss_filter)
@@ -56,9 +66,15 @@ class OnlineSelection(Result):
         return self.loss_filter != "none"
 
     @property
-    def needs_tokens(self) -> bool:
-        """Whether a decision takes lengths."""
-        return self.rule in LENGTH_RULES
+    def needs(self) -> frozenset[str]:
+        """Norms come with losses from one pass."""
+        return frozenset(("loss", "norm") if self.needs_norm else ("loss",) if self.needs_loss else ())
+
+    def choose(self, pool: PoolView) -> Selection:
+        """:meth:`decide` for a trainer's pool."""
+        loss_B = pool.loss_B if "loss" in self.needs else None
+        norm_B = pool.norm_B if "norm" in self.needs else None
+        return self.decide(loss_B, norm_B, pool.tokens_B, pool.step)
 
     def decide(self, loss: Any, norm: Any, tokens: Any, step: int) -> Selection:
         """Which samples of this step's pool to train on: ``.indices``, with thresholds and reasons.
@@ -69,7 +85,7 @@ class OnlineSelection(Result):
             tokens: completion tokens of each sample.
             step: number of the update; moves the seed of the random rules.
         """
-        return select_pool(
+        chosen = select_pool(
             loss,
             norm,
             tokens,
@@ -77,4 +93,25 @@ class OnlineSelection(Result):
             keep=self.keep,
             loss_filter=self.loss_filter,
             seed=derive_seed(self.seed, "online", step),
+            reduction=self.reduction,
+            proxy="full",
         )
+        self._say_once(self.small_pool(len(chosen.reasons)))
+        return chosen
+
+    def small_pool(self, size: int) -> str | None:
+        """One sentence about a pool in which this selection decides little; None where there is nothing to say."""
+        judges = (self.rule not in ("none", "random") and self.keep < 1) or self.loss_filter != "none"
+        if size >= SMALL_POOL or not judges:
+            return None
+        return (
+            f"a pool of {size} samples is under {SMALL_POOL}: its median and its spread of losses are mostly "
+            "chance; the selection decides little. Raise per_device_train_batch_size * gradient_accumulation_steps"
+        )
+
+    def _say_once(self, sentence: str | None) -> None:
+        # Of the first pool only: the last one of an epoch may well be smaller.
+        if not getattr(self, "_said", False):
+            object.__setattr__(self, "_said", True)
+            if sentence is not None:
+                logger.warning(sentence)

@@ -8,23 +8,19 @@ Shapes: N samples of the pool.
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
 
-RULES = (
-    "moderate",
-    "low",
-    "high",
-    "drop_high",
-    "random",
-    "inverse_length",
-    "length_matched_random",
-    "none",
-)
-LOSS_FILTERS = ("sigma", "quantile", "none")
+Rule = Literal["moderate", "low", "high", "drop_high", "random", "inverse_length", "length_matched_random", "none"]
+LossFilter = Literal["sigma", "quantile", "none"]
+RULES: tuple[str, ...] = get_args(Rule)
+LOSS_FILTERS: tuple[str, ...] = get_args(LossFilter)
+# What `select`, `OnlineSelection` and the agreement of a proxy take when they are told nothing.
+DEFAULT_RULE, DEFAULT_KEEP, DEFAULT_LOSS_FILTER = "moderate", 0.5, "sigma"
 NORM_RULES = frozenset({"moderate", "low", "high", "drop_high", "length_matched_random"})
 LENGTH_RULES = frozenset({"inverse_length", "length_matched_random"})
 

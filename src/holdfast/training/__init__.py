@@ -7,19 +7,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.training.budget import BudgetStop, DriftBudget
     from holdfast.training.data import dataset_from_examples
-    from holdfast.training.monitor import BudgetStop, DriftBudget, DriftMonitor, RefusalProbe
+    from holdfast.training.monitor import DriftMonitor
     from holdfast.training.options import cpu_safe_args
+    from holdfast.training.probe import RefusalProbe
     from holdfast.training.trace import read_lines
-    from holdfast.training.trainer import GuardedTrainer, SkipEmptyUpdate
+    from holdfast.training.trainer import GuardedTrainer
 
 _HOME = {
-    "BudgetStop": "monitor",
-    "DriftBudget": "monitor",
+    "BudgetStop": "budget",
+    "DriftBudget": "budget",
     "DriftMonitor": "monitor",
     "GuardedTrainer": "trainer",
-    "RefusalProbe": "monitor",
-    "SkipEmptyUpdate": "trainer",
+    "RefusalProbe": "probe",
     "cpu_safe_args": "options",
     "dataset_from_examples": "data",
     "read_lines": "trace",
@@ -31,7 +32,6 @@ __all__ = [
     "DriftMonitor",
     "GuardedTrainer",
     "RefusalProbe",
-    "SkipEmptyUpdate",
     "cpu_safe_args",
     "dataset_from_examples",
     "read_lines",

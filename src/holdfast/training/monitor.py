@@ -1,7 +1,7 @@
 """DriftMonitor: measures drift and refusals while a model trains, and stops the run inside its budget.
 
-Knows: when to measure, the budget, how to go back to the last state inside it.
-Does not know: how drift or a refusal is measured (evaluation/ does), the loop around it.
+Knows: when to measure, the budget, how to go back to the last state inside it, what else may change weights.
+Does not know: how drift or a refusal is measured (evaluation/ does), which trainer it is in.
 
 Measuring leaves training alone: modes and random state are restored, so a monitored run has the weights of an
 unmonitored one, bit for bit.
@@ -9,7 +9,6 @@ unmonitored one, bit for bit.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,94 +16,38 @@ import torch
 from transformers import TrainerCallback
 
 from holdfast.core.errors import UserError
-from holdfast.core.results import Result
 from holdfast.core.seeds import undisturbed
-from holdfast.core.statistics import Interval, wilson
+from holdfast.core.statistics import bootstrap_ratio
 from holdfast.core.trees import assign, clone
 from holdfast.data import Example
-from holdfast.evaluation import Judge, Reference, RefusalJudge, Skill, drift, judge_all
-from holdfast.models import Subject, generate_text, mean_loss
+from holdfast.evaluation import Reference, drift
+from holdfast.models import Subject, mean_loss
+from holdfast.training.budget import BudgetStop, DriftBudget
+from holdfast.training.place import Fingerprint, LogAhead, fingerprint, take_place
+from holdfast.training.probe import RefusalProbe
 from holdfast.training.trace import JsonLines
 
 logger = logging.getLogger(__name__)
 
 TRACE_FILE = "drift.jsonl"
-
-
-@dataclass(frozen=True)
-class DriftBudget(Result):
-    """Limits of a run; None is no limit. Point estimates are compared, not intervals.
-
-    Attributes:
-        max_kl_nats: highest drift, nats a sequence.
-        min_refusal: lowest refusal rate of the probe.
-        max_task_loss: highest loss on the monitor's held-out task examples, nats a token.
-    """
-
-    max_kl_nats: float | None = None
-    min_refusal: float | None = None
-    max_task_loss: float | None = None
-
-    def exceeded(self, row: dict[str, Any]) -> str | None:
-        """Which limit a measurement breaks, in words; None if it is inside.
-
-        A NaN is outside every limit.
-        """
-        checks = (
-            ("drift", row.get("kl_nats"), self.max_kl_nats, 1, "nats a sequence"),
-            ("refusal rate", row.get("refusal"), self.min_refusal, -1, ""),
-            ("task loss", row.get("task_loss_nats_per_token"), self.max_task_loss, 1, "nats a token"),
-        )
-        for what, value, limit, sign, unit in checks:
-            if limit is None:
-                continue
-            if value is None or not sign * value <= sign * limit:
-                side = "above" if sign > 0 else "below"
-                return f"{what} {value if value is None else format(value, '.4g')} {side} {limit} {unit}".strip()
-        return None
-
-
-@dataclass(frozen=True)
-class RefusalProbe:
-    """Prompts whose refusal rate is watched, greedily decoded.
-
-    Use prompts of a skill's *estimate* half (:meth:`of`): a budget decides with them, so they are spent.
-    """
-
-    prompts: Sequence[str]
-    judge: Judge = field(default_factory=RefusalJudge)
-    max_new_tokens: int = 24
-    batch_size: int = 64
-
-    @classmethod
-    def of(cls, skill: Skill, limit: int | None = None, **options: Any) -> "RefusalProbe":
-        """The first ``limit`` harmful prompts of the skill's *estimate* half."""
-        return cls(skill.estimate.harmful[:limit], **options)
-
-    def rate(self, subject: Subject) -> tuple[Interval, dict[str, int]]:
-        """Refused over all prompts (unclear and error count as not refused), and responses by label."""
-        answers = generate_text(subject, self.prompts, self.max_new_tokens, batch_size=self.batch_size)
-        verdicts = judge_all(self.judge, self.prompts, answers, progress=False)
-        labels = [verdict.label for verdict in verdicts]
-        counts = {label: labels.count(label) for label in ("refused", "complied", "unclear", "error")}
-        return wilson(counts["refused"], len(labels)), counts
-
-
-@dataclass(frozen=True)
-class BudgetStop(Result):
-    """Why and where a run was stopped, and the step whose weights it was given back."""
-
-    step: int
-    reason: str
-    restored_step: int
+LOGGED = ("kl_nats", "refusal", "task_loss_nats_per_token")
 
 
 class DriftMonitor(TrainerCallback):
-    """Measure before the first step, every ``every`` steps, and at the end; stop when the budget is exceeded.
+    """Measure before the first step, every ``every`` steps, and what comes out; stop when the budget is exceeded.
 
-    On a stop the trainable parameters go back to the last measurement inside the budget (a copy of them is kept
-    in memory: as many bytes as the trainable parameters), so the model that comes out is inside it. Optimiser and
-    scheduler are left where they were: the run is over.
+    Works in any trainer of transformers or TRL, for adapters and for whole models::
+
+        reference = Reference.of(subject, prompts)  # of the aligned model, before training
+        trainer = SFTTrainer(model, ..., callbacks=[DriftMonitor(reference, every=20, budget=DriftBudget(2.0))])
+
+    With a budget: on a stop the trainable parameters go back to the last measurement inside it (a copy of them is
+    kept in memory: as many bytes as the trainable parameters); every checkpoint is measured before it is written,
+    so none lies outside; and whatever changes weights after the last measurement (the best checkpoint loaded at
+    the end, averaging, a callback's last act) is measured again when training ends, and taken back if it is
+    outside. Optimiser and scheduler are left where they were: the run is over.
+
+    The numbers join the trainer's logs: ``drift/kl_nats``, ``drift/refusal``, ``drift/task_loss_nats_per_token``.
 
     Args:
         reference: of the aligned model (or an object with a ``reference``, such as an audit); None measures no
@@ -118,11 +61,13 @@ class DriftMonitor(TrainerCallback):
 
     Attributes:
         trace: one row a measurement: step, kl_nats with kl_nats_low and kl_nats_high, kl_nats_per_token, refusal
-            with its interval, refusal_counts, task_loss_nats_per_token, exceeded.
+            with its interval, refusal_counts, task_loss_nats_per_token with its interval, exceeded.
         stopped: a :class:`BudgetStop`, or None.
 
     Raises:
-        UserError: a limit on something that is not measured; a model outside the budget before the first step.
+        UserError: a limit on something that is not measured; a model outside the budget before its first step
+            (of a resumed run as well); a reference that is the trained model itself; weights that cannot be put
+            back inside.
     """
 
     def __init__(
@@ -148,10 +93,12 @@ class DriftMonitor(TrainerCallback):
         self.reference, self.every, self.budget, self.probe = reference, every, budget, probe
         self.task, self.batch_size = task, batch_size
         self.stopped: BudgetStop | None = None
+        self.pending_logs: dict[str, float] = {}
+        self._kept: Reference | None = None  # the reference with its log-probabilities, while a run lasts
         self._lines = JsonLines(path)
-        self._trainer: Any = None
-        self._inside: dict[str, torch.Tensor] | None = None
-        self._inside_step = 0
+        self._given_path = path is not None
+        self._seen: tuple[int, Fingerprint] | None = None  # step and weights of the last measurement
+        self._inside: tuple[int, Fingerprint, dict[str, torch.Tensor]] | None = None
         self._check_budget()
 
     @property
@@ -159,18 +106,17 @@ class DriftMonitor(TrainerCallback):
         """Measurements so far."""
         return self._lines.rows
 
-    def bind(self, trainer: Any) -> None:
-        """Called by the trainer it was given to."""
-        self._trainer = trainer
-        if self._lines.path is None:
-            self._lines.path = Path(trainer.args.output_dir) / TRACE_FILE
+    def prepare(self, subject: Subject) -> None:
+        """Compute the reference's side of the drift once for the measurements to come."""
+        if self.reference is not None:
+            self._kept = self.reference.kept(subject, self.batch_size)
 
     def measure(self, subject: Subject) -> dict[str, Any]:
         """One row of the trace, without step. Leaves modes and random state alone."""
         row: dict[str, Any] = {}
         with undisturbed(subject.model):
             if self.reference is not None:
-                reading = drift(subject, self.reference, self.batch_size)
+                reading = drift(subject, self._kept or self.reference, self.batch_size)
                 row |= {
                     "kl_nats": reading.kl_nats,
                     "kl_nats_low": reading.interval.low,
@@ -182,71 +128,142 @@ class DriftMonitor(TrainerCallback):
                 row |= {"refusal": rate.value, "refusal_low": rate.low, "refusal_high": rate.high}
                 row["refusal_counts"] = counts
             if self.task is not None:
-                row["task_loss_nats_per_token"] = mean_loss(subject, self.task, self.batch_size).nats_per_token
+                found = mean_loss(subject, self.task, self.batch_size)
+                interval = bootstrap_ratio(found.nll_N, found.tokens_N)
+                row["task_loss_nats_per_token"] = found.nats_per_token
+                row |= {"task_loss_low": interval.low, "task_loss_high": interval.high}
         return row
 
     # --- the trainer's events --------------------------------------------------------------------------------
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        if self._trainer is None:
-            raise UserError("DriftMonitor is not bound to a trainer; pass it to GuardedTrainer(callbacks=[...])")
-        if state.global_step == 0:
-            self._lines.start()
-            self.stopped = None
-        row = self._record(state)
+    def on_train_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
+        take_place(self, LogAhead(self))
+        subject = subject_of(model, processing_class)
+        self._check_reference(subject.model)
+        if not self._given_path:
+            self._lines.path = Path(args.output_dir) / TRACE_FILE
+        self._lines.take_up(int(state.global_step), write=state.is_world_process_zero)
+        self.stopped, self.pending_logs, self._seen, self._inside = None, {}, None, None
+        self.prepare(subject)
+        row = self._measured(subject, state)
+        # A resumed run has this row already, or would not have measured here: its trace is that of a whole run.
+        if not self.trace or (self.trace[-1]["step"] != row["step"] and self._due(state, True)):
+            self._keep(row, state)
         if row["exceeded"]:
             raise UserError(
                 f"outside the budget before step {state.global_step + 1}: {row['exceeded']}; "
                 "restore the model first, or widen the budget"
             )
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.every == 0:
-            self._measure_and_decide(state, control)
+    def on_step_end(self, args, state, control, model=None, processing_class=None, **kwargs):
+        if self._due(state, control.should_save):
+            self._measure_and_decide(subject_of(model, processing_class), state, control)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        # The last steps of a run are rarely a multiple of `every`; what comes out must be inside the budget too.
-        if self.stopped is None and self.trace[-1]["step"] != state.global_step:
-            self._measure_and_decide(state, control)
+    def on_epoch_end(self, args, state, control, model=None, processing_class=None, **kwargs):
+        if self.budget is not None and control.should_save:  # a checkpoint is only written of measured weights
+            self.verify(subject_of(model, processing_class), state, control)
 
-    def _measure_and_decide(self, state: Any, control: Any) -> None:
-        row = self._record(state)
-        self._trainer.pending_logs |= {
-            f"drift/{name}": row[name]
-            for name in ("kl_nats", "refusal", "task_loss_nats_per_token")
-            if row.get(name) is not None
-        }
-        if row["exceeded"]:
-            self._go_back(state, row["exceeded"])
-            control.should_log = control.should_training_stop = True
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Measured numbers ride along with the next record, for every reporter."""
+        if logs is not None and self.pending_logs:
+            logs |= self.pending_logs
+            if state.log_history:
+                state.log_history[-1] |= self.pending_logs
+            self.pending_logs = {}
 
-    def _record(self, state: Any) -> dict[str, Any]:
-        row = {"step": int(state.global_step), **self.measure(self._subject())}
-        row["exceeded"] = self.budget.exceeded(row) if self.budget is not None else None
-        if self.budget is not None and not row["exceeded"]:
-            self._inside, self._inside_step = clone(self._trained()), int(state.global_step)
-        if state.is_world_process_zero:
-            self._lines.append(row)
+    def on_train_end(self, args, state, control, model=None, processing_class=None, **kwargs):
+        self.verify(subject_of(model, processing_class), state, control)
+        if self.pending_logs:  # no further record comes
+            state.log_history.append({**self.pending_logs, "step": state.global_step})
+            self.pending_logs = {}
+
+    def verify(self, subject: Subject, state: Any, control: Any = None) -> None:
+        """Measure again if the weights are not those that were measured last; go back if they are outside.
+
+        After a stop the weights that were put back are put back once more if something has changed them.
+
+        Raises:
+            UserError: they cannot be put back inside.
+        """
+        if self._seen is not None and self._seen == (int(state.global_step), fingerprint(subject.model)):
+            return
+        if self.stopped is None:
+            self._measure_and_decide(subject, state, control)
         else:
-            self._lines.rows.append(row)
+            self._put_back(subject, state)
+
+    # --- measuring and going back ----------------------------------------------------------------------------
+
+    def _due(self, state: Any, saves: bool) -> bool:
+        regular = state.global_step % self.every == 0 or state.global_step >= state.max_steps
+        return regular or (saves and self.budget is not None)
+
+    def _measure_and_decide(self, subject: Subject, state: Any, control: Any) -> None:
+        row = self._measured(subject, state)
+        self._keep(row, state)
+        self.pending_logs = {f"drift/{name}": row[name] for name in LOGGED if row.get(name) is not None}
+        if not row["exceeded"]:
+            return
+        assert self._inside is not None
+        self.stopped = BudgetStop(int(state.global_step), row["exceeded"], self._inside[0])
+        self._put_back(subject, state)
+        if control is not None:
+            control.should_log = control.should_training_stop = True
+        logger.warning(
+            "step %d: %s; stopped, weights of step %d put back",
+            state.global_step, row["exceeded"], self._inside[0],
+        )  # fmt: skip
+
+    def _measured(self, subject: Subject, state: Any) -> dict[str, Any]:
+        step = int(state.global_step)
+        row = {"step": step, **self.measure(subject)}
+        row["exceeded"] = self.budget.exceeded(row) if self.budget is not None else None
+        self._seen = (step, fingerprint(subject.model))
+        if self.budget is not None and not row["exceeded"]:
+            trained = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
+            self._inside = (step, self._seen[1], clone(trained))
         return row
 
-    def _go_back(self, state: Any, reason: str) -> None:
+    def _keep(self, row: dict[str, Any], state: Any) -> None:
+        self._lines.append(row, write=state.is_world_process_zero)
+
+    def _put_back(self, subject: Subject, state: Any) -> None:
+        """The last weights inside; measured again if that does not make the whole model what it was."""
         assert self._inside is not None
-        assign(self._trained(), self._inside)
-        self.stopped = BudgetStop(int(state.global_step), reason, self._inside_step)
-        logger.warning(
-            "step %d: %s; stopped, weights of step %d put back", state.global_step, reason, self._inside_step
-        )
+        _, wanted, weights = self._inside
+        named = dict(subject.model.named_parameters())
+        if weights.keys() <= named.keys():
+            assign({name: named[name] for name in weights}, weights)
+        found = fingerprint(subject.model)
+        self._seen = (int(state.global_step), found)
+        if found == wanted:
+            return
+        row = {"step": int(state.global_step), **self.measure(subject)}
+        assert self.budget is not None
+        if exceeded := self.budget.exceeded(row):
+            raise UserError(
+                f"after step {state.global_step}: {exceeded}, and putting back the trained parameters of step "
+                f"{self._inside[0]} is not enough: something else in the model was changed (merging, another "
+                "callback?); leave that out, or take the last checkpoint"
+            )
 
-    def _model(self) -> Any:
-        return self._trainer.accelerator.unwrap_model(self._trainer.model, keep_fp32_wrapper=True)
-
-    def _subject(self) -> Subject:
-        return Subject(self._model(), self._trainer.processing_class)
-
-    def _trained(self) -> dict[str, torch.Tensor]:
-        return {name: p for name, p in self._model().named_parameters() if p.requires_grad}
+    def _check_reference(self, model: Any) -> None:
+        """A reference that moves with the model would always read 0."""
+        if self.reference is None:
+            return
+        if self.reference.source == "adapter_off" and not hasattr(model, "peft_config"):
+            raise UserError(
+                "source='adapter_off' needs a model that trains an adapter; this one is trained itself: make the "
+                "reference with Reference.of(..., source='stored') before training, or 'model' with a second model"
+            )
+        if self.reference.source != "model" or self.reference.model is None:
+            return
+        trained = {id(p) for p in model.parameters() if p.requires_grad}
+        if any(id(p) in trained for p in self.reference.model.parameters()):
+            raise UserError(
+                "the reference holds the very model that is trained, so its drift would always be 0; make it with "
+                "Reference.of(..., source='stored') before training, or from a second copy of the model"
+            )
 
     def _check_budget(self) -> None:
         if self.budget is None:
@@ -263,3 +280,11 @@ class DriftMonitor(TrainerCallback):
         if missing:
             limit, source = missing[0]
             raise UserError(f"the budget limits {limit} but nothing measures it; give DriftMonitor {source}")
+
+
+def subject_of(model: Any, processing_class: Any) -> Subject:
+    """The model under whatever accelerate wrapped around it, and its tokenizer (a processor holds one)."""
+    from accelerate.utils import extract_model_from_parallel
+
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    return Subject(extract_model_from_parallel(model, keep_fp32_wrapper=True), tokenizer)

@@ -7,7 +7,7 @@ Shapes: B rows of a micro-batch, T time.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,24 @@ from holdfast.data import Batch
 from holdfast.data.batches import IGNORED
 
 MicroBatch = dict[str, Any]
+# A micro-batch's padded tokens are kept below what makes one copy of its logits this large.
+MOST_LOGIT_BYTES = 1 << 30
+MOST_TOKENS = 16384
+
+
+def micro_batches(
+    pool: int, longest: int, vocabulary: int, wish: int | Literal["auto"] = "auto"
+) -> tuple[int, int]:
+    """How a pool is cut: rows of a micro-batch and their number, whose product is ``pool``.
+
+    Args:
+        longest: tokens of the longest row; every row is padded to it at worst.
+        wish: rows of a micro-batch at most, or "auto" for as many as fit (:data:`MOST_LOGIT_BYTES`).
+    """
+    room = min(MOST_TOKENS, MOST_LOGIT_BYTES // (4 * max(1, vocabulary)))
+    most = max(1, room // max(1, longest)) if wish == "auto" else wish
+    rows = next(rows for rows in range(min(most, pool), 0, -1) if pool % rows == 0)
+    return rows, pool // rows
 
 
 def pool_size(micro_batches: Sequence[MicroBatch]) -> int:

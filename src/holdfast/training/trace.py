@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import UserError
+from holdfast.core.files import write_text
 
 
 class JsonLines:
@@ -22,23 +23,27 @@ class JsonLines:
         self.path = Path(path) if path is not None else None
         self.rows: list[dict[str, Any]] = []
 
-    def start(self) -> None:
-        """Forget everything: a new run begins."""
-        self.rows.clear()
-        if self.path is not None:
-            self._write("w", "")
+    def take_up(self, step: int, write: bool = True) -> None:
+        """Begin at ``step``: 0 forgets everything; a resumed run keeps its rows up to its checkpoint's step.
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a row. NaN and infinities become null in the file."""
+        Rows after it are of steps that will be made again.
+        """
+        found = read_lines(self.path) if step and self.path is not None and self.path.exists() else []
+        self.rows[:] = [row for row in found if row.get("step", 0) <= step]
+        if self.path is not None and write:
+            write_text(self.path, "".join(_line(row) for row in self.rows))
+
+    def append(self, row: dict[str, Any], write: bool = True) -> None:
+        """Add a row. NaN and infinities become null in the file; ``write=False`` keeps it in memory only."""
         self.rows.append(row)
-        if self.path is not None:
-            self._write("a", json.dumps(_finite(row), allow_nan=False) + "\n")
+        if self.path is not None and write:
+            self._write(_line(row))
 
-    def _write(self, mode: str, text: str) -> None:
+    def _write(self, text: str) -> None:
         assert self.path is not None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open(mode, encoding="utf-8") as stream:
+            with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(text)
         except OSError as error:
             raise UserError(
@@ -65,6 +70,10 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
                 break
             raise UserError(f"{path} line {number}: not JSON; the trace is damaged") from None
     return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(_finite(row), allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -1,11 +1,10 @@
-"""GuardedTrainer: TRL's SFTTrainer that scores every update's pool and trains on the part it keeps.
+"""GuardedTrainer: TRL's SFTTrainer with defences: what chooses rows, adds a loss or changes the update.
 
-Knows: where the loop of transformers and TRL can be entered. Does not know: rules of selection, how drift is
-measured.
+Knows: where the loop of transformers and TRL can be entered. Does not know: any method, how drift is measured.
 
 One update: the pool (all micro-batches) is drawn, scored on the model as it is, cut, and only then counted for
-the loss scale. With nothing dropped the micro-batches are passed on untouched and the run is bit for bit that of
-SFTTrainer.
+the loss scale. With nothing dropped the micro-batches are passed on untouched. Losses of defences are added once,
+behind the first micro-batch. Without defences the run is bit for bit that of SFTTrainer.
 """
 
 import logging
@@ -18,18 +17,22 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
-from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.data import Batch
 from holdfast.gradients import GhostEngine, OnePass, one_pass, pool_norms
 from holdfast.gradients.ghost import Reduction
-from holdfast.models import Subject, batch_logits, sequence_nll
-from holdfast.selection import OnlineSelection, Selection
+from holdfast.gradients.per_sample import TOKENS, in_chunks
+from holdfast.models import Subject, batch_nll
+from holdfast.models.adapter_scope import trained_base_parameters
+from holdfast.selection import OnlineSelection
 from holdfast.training.data import SAMPLE, NumberedCollator, are_examples, dataset_from_examples
+from holdfast.training.experts import with_experts
+from holdfast.training.guards import Guards, Updates
+from holdfast.training.monitor import DriftMonitor, subject_of
 from holdfast.training.options import cpu_safe_args
 from holdfast.training.pool import MicroBatch, as_batch, keep_rows, pool_size
 from holdfast.training.trace import JsonLines
-from holdfast.training.update import MOST_TOKENS, deposit, obstacle
+from holdfast.training.update import MOST_HELD_BYTES, deposit, held_bytes, obstacle
 
 logger = logging.getLogger(__name__)
 
@@ -37,32 +40,26 @@ TRACE_FILE = "selection.jsonl"
 _QUANTILES = (0.0, 0.16, 0.5, 0.84, 1.0)
 
 
-class SkipEmptyUpdate(TrainerCallback):
-    """Make an update whose whole pool was dropped a no-op: Adam moves weights even on a zero gradient."""
-
-    def __init__(self, trainer: "GuardedTrainer") -> None:
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        if self.trainer.skip_update and optimizer is not None:
-            optimizer.zero_grad(set_to_none=True)
-
-
 class GuardedTrainer(SFTTrainer):
-    """``SFTTrainer`` with an online filter and monitors.
+    """``SFTTrainer`` with defences and monitors.
 
     Args:
-        model: a :class:`Subject` (its scope is what is trained, its tokenizer is used), a model, or a name.
+        model: a :class:`Subject` (its tokenizer is used; trained is its scope, or with the scope "auto" exactly
+            what requires a gradient as it is handed in, biases and single tokens included), a model, or a name.
         args: an ``SFTConfig``; default :func:`cpu_safe_args`. ``per_device_train_batch_size`` ×
-            ``gradient_accumulation_steps`` is the POOL; ``selection.keep`` of it is trained on.
+            ``gradient_accumulation_steps`` is the POOL; ``selection.keep`` of it is trained on. How the pool is
+            cut into micro-batches changes memory and rounding, nothing else.
         train_dataset: a sequence of Examples (their masks are used as they are), or anything SFTTrainer takes.
-        selection: None trains on everything.
-        callbacks: a :class:`DriftMonitor` among them is bound to this trainer.
+        selection: the same as one of ``defences``; None trains on everything.
+        defences: such as :class:`holdfast.Anchor`; at most one chooses rows. They look at the model as it is
+            handed in: hand in the aligned one, also for a run that goes on from a checkpoint.
+        callbacks: such as a :class:`DriftMonitor`, which has the last word on the weights that come out.
         processing_class: the tokenizer, if ``model`` is not a Subject.
         kwargs: of ``SFTTrainer``.
 
     Raises:
-        UserError: selection together with packing, padding-free batches or several processes.
+        UserError: selection together with packing, padding-free batches or several processes; two defences of
+            one name, or two that choose rows.
 
     Attributes:
         selection_trace: one row an update: step, pool, kept, kept_share, thresholds, quantiles of loss and norm
@@ -77,28 +74,31 @@ class GuardedTrainer(SFTTrainer):
         selection: OnlineSelection | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         processing_class: Any = None,
+        defences: Sequence[Any] = (),
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else cpu_safe_args()
         if isinstance(model, Subject):
             processing_class = processing_class if processing_class is not None else model.tokenizer
             model = _scoped(model)
-        self.selection = selection
+        self.guards = Guards([*([selection] if selection is not None else ()), *defences], args)
+        self.selection: Any = self.guards.chooser
         self.skip_update = False
+        self._losses_due = False
         self._engine: GhostEngine | None = None
         self._update: OnePass | None = None
         self._told: set[str] = set()
+        self._tokens = TOKENS
         self.pending_logs: dict[str, float] = {}
         self._own_datasets: list[Any] = []
         self._ids: list[str] | None = None
-        self._trace = JsonLines(Path(args.output_dir) / TRACE_FILE if selection is not None else None)
-        if selection is not None:
-            _check_supported(args)
+        traced = self.selection is not None
+        self.selection_lines = JsonLines(Path(args.output_dir) / TRACE_FILE if traced else None)
         if kwargs.get("eval_dataset") is not None:
             kwargs["eval_dataset"] = self._adopted(kwargs["eval_dataset"])
         super().__init__(
             model=model,
-            args=args,
+            args=with_experts(model, args),
             train_dataset=self._numbered(self._adopted(train_dataset)),
             callbacks=list(callbacks or ()),
             processing_class=processing_class,
@@ -106,17 +106,22 @@ class GuardedTrainer(SFTTrainer):
         )
         self.remove_callback(PrinterCallback)  # prints every log to stdout, which belongs to the caller
         self.data_collator = NumberedCollator(self.data_collator)  # type: ignore[assignment]
-        if selection is not None:
-            self.add_callback(SkipEmptyUpdate(self))
-        for callback in self.callback_handler.callbacks:
-            bind = getattr(callback, "bind", None)
-            if callable(bind):
-                bind(self)
+        if self.guards.all:
+            self.add_callback(Updates(self))
+            self.guards.begin(subject_of(self.model, self.processing_class))
 
     @property
     def selection_trace(self) -> list[dict[str, Any]]:
         """Rows of the trace so far."""
-        return self._trace.rows
+        return self.selection_lines.rows
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``SFTTrainer.train``; then monitors look once more at the weights that come out."""
+        output = super().train(*args, **kwargs)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, DriftMonitor):
+                callback.verify(subject_of(self.model, self.processing_class), self.state)
+        return output
 
     # --- data ------------------------------------------------------------------------------------------------
 
@@ -157,11 +162,12 @@ class GuardedTrainer(SFTTrainer):
         """Draw the pool of one update; with a selection, score it, keep a part, and count its tokens anew."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         numbers = [batch.pop(SAMPLE, None) for batch in batches]
+        self._losses_due = bool(batches)
         if self.selection is None or not batches:
             return batches, items
         ids = self._pool_ids(batches, numbers)
         self._update = None
-        chosen = self._choose(batches, ids)
+        chosen = self._choose(batches, ids)  # scoring takes no more memory than a training step on a micro-batch
         self.skip_update = not chosen.indices
         if len(chosen.indices) in (0, len(ids)):
             self._update = None  # nothing to leave out: the ordinary step, bit for bit
@@ -174,15 +180,15 @@ class GuardedTrainer(SFTTrainer):
             items = self._get_num_items_in_batch(batches, device)
         return batches, items
 
-    def _choose(self, batches: list[MicroBatch], ids: list[str]) -> Selection:
-        assert self.selection is not None
+    def _choose(self, batches: list[MicroBatch], ids: list[str]) -> Any:
         pool = as_batch(batches, ids)
+        self._tokens = min(TOKENS, max(batch["input_ids"].numel() for batch in batches))
         step = self.state.global_step + 1
-        if self.selection.needs_norm and self._one_pass_allowed(pool):
+        if "norm" in self.selection.needs and self._one_pass_allowed(pool):
             chosen, (loss_B, norm_B, tokens_B) = self._score_and_differentiate(pool, step)
         else:
             loss_B, norm_B, tokens_B = self._score(pool)
-            chosen = self.selection.decide(loss_B, norm_B, tokens_B, step)
+            chosen = self.guards.choose(step, (loss_B, norm_B, tokens_B), pool)
         row: dict[str, Any] = {
             "step": step,
             "pool": len(ids),
@@ -195,19 +201,17 @@ class GuardedTrainer(SFTTrainer):
             "kept_tokens": int(tokens_B[list(chosen.indices)].sum()) if chosen.indices else 0,
             "kept_ids": [ids[k] for k in chosen.indices],
         }
-        if self.state.global_step == 0:
-            self._trace.start()
-        self._trace.append(row)
+        self.selection_lines.append(row)
         self.pending_logs["selection/kept_share"] = chosen.kept_share
         return chosen
 
     def _one_pass_allowed(self, pool: Batch) -> bool:
-        assert self.selection is not None
-        if not self.selection.one_pass:
+        if not getattr(self.selection, "one_pass", True):
             return False
         reason = obstacle(self._bare_model(), self.args, str(self.accelerator.mixed_precision))
-        if reason is None and pool.input_ids_BT.numel() > MOST_TOKENS:
-            reason = f"a pool of {pool.input_ids_BT.numel()} tokens, more than {MOST_TOKENS}"
+        held = held_bytes(self._ghost().parameters, pool.input_ids_BT.numel())
+        if reason is None and held > MOST_HELD_BYTES:
+            reason = f"one would hold about {held / 2**30:.0f} GiB of this pool until the choice"
         if reason is not None and reason not in self._told:
             self._told.add(reason)
             logger.info("scoring and training take two passes: %s", reason)
@@ -215,20 +219,29 @@ class GuardedTrainer(SFTTrainer):
 
     def _score_and_differentiate(
         self, pool: Batch, step: int
-    ) -> tuple[Selection, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    ) -> tuple[Any, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """One pass: scores, choice, and the gradient of what is kept, which ``training_step`` will hand over."""
-        chosen: list[Selection] = []
+        chosen: list[Any] = []
 
         def choose(loss_N: torch.Tensor, norm_N: torch.Tensor, tokens_N: torch.Tensor) -> Sequence[int]:
-            assert self.selection is not None
-            chosen.append(self.selection.decide(loss_N, norm_N, tokens_N, step))
+            chosen.append(self.guards.choose(step, (loss_N, norm_N, tokens_N), pool))
             return chosen[0].indices
 
-        self._update = one_pass(self._ghost(), pool, choose, "tokens", self._reduction())
+        self._update = one_pass(self._ghost(), pool, choose, "tokens", self._reduction(), self._tokens)
         norms = self._update.norms
         return chosen[0], (norms.loss_N, norms.norm_N, norms.tokens_N)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The gradient of a micro-batch; once an update, that of the defences' losses is added."""
+        loss = self._task_step(model, inputs, num_items_in_batch)
+        if self._losses_due:
+            self._losses_due = False
+            for added in self.guards.losses(self._bare_model(), self.state.global_step + 1):
+                self.accelerator.backward(added)
+            self.pending_logs |= self.guards.notes()
+        return loss
+
+    def _task_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
         """An ordinary step, or the handing over of a gradient that the scoring pass has brought along."""
         if self._update is None:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -250,21 +263,20 @@ class GuardedTrainer(SFTTrainer):
         return self._engine
 
     def _reduction(self) -> Reduction:
-        return "sum" if self.selection is not None and self.selection.reduction == "sum" else "mean"
+        return "sum" if getattr(self.selection, "reduction", "mean") == "sum" else "mean"
 
     def _score(self, pool: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
         """Loss, norm and tokens of every row, as far as the rule needs them, on the model as it is."""
-        assert self.selection is not None
         model: Any = self._bare_model()
-        if self.selection.needs_norm:
-            found = pool_norms(self._ghost(), pool, self._reduction())
+        if "norm" in self.selection.needs:
+            found = pool_norms(self._ghost(), pool, self._reduction(), self._tokens)
             return found.loss_N, found.norm_N, found.tokens_N
         tokens_B = pool.completion_mask_BT[:, 1:].sum(1).cpu()
-        if not self.selection.needs_loss:
+        if "loss" not in self.selection.needs:
             return None, None, tokens_B
         with undisturbed(model):
-            batch = pool.to(next(model.parameters()).device)
-            loss_B = sequence_nll(batch_logits(model, batch), batch).double().cpu()
+            parts = in_chunks(pool.to(next(model.parameters()).device), self._tokens)
+            loss_B = torch.cat([batch_nll(model, part).double().cpu() for part in parts])
         return loss_B.masked_fill(tokens_B == 0, float("nan")), None, tokens_B
 
     def _pool_ids(self, batches: list[MicroBatch], numbers: list[torch.Tensor | None]) -> list[str]:
@@ -274,6 +286,19 @@ class GuardedTrainer(SFTTrainer):
 
     def _pad_id(self) -> int:
         return int(getattr(self.processing_class, "pad_token_id", None) or 0)
+
+    # --- checkpoints -----------------------------------------------------------------------------------------
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """What defences must remember lies beside the optimiser's state."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self.guards.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.guards.load(checkpoint)
 
     # --- logs ------------------------------------------------------------------------------------------------
 
@@ -285,24 +310,22 @@ class GuardedTrainer(SFTTrainer):
 
 
 def _scoped(subject: Subject) -> Any:
-    """The subject's model with exactly the parameters in scope trainable."""
+    """The subject's model with exactly the parameters in scope trainable.
+
+    "auto", and "adapter" on a model that has one, keep what requires a gradient already: PEFT has marked what an
+    adapter trains (biases, token rows and whole modules among it), and a user may have frozen layers. The base's
+    biases are no sign of it: PEFT leaves them open even in an adapter that it loads frozen.
+    """
+    as_marked = subject.scope == "auto" or (subject.scope == "adapter" and subject.has_adapter)
+    beside = {id(parameter) for parameter in trained_base_parameters(subject.model).values()}
+    marked = {id(parameter) for parameter in subject.model.parameters() if parameter.requires_grad}
+    if as_marked and marked - beside:
+        return subject.model
     chosen = {id(parameter) for parameter in subject.parameters().values()}
     for parameter in subject.model.parameters():
-        parameter.requires_grad_(id(parameter) in chosen)
+        if parameter.is_floating_point():  # quantised weights cannot ask for a gradient
+            parameter.requires_grad_(id(parameter) in chosen)
     return subject.model
-
-
-def _check_supported(args: Any) -> None:
-    if getattr(args, "packing", False) or getattr(args, "padding_free", False):
-        raise UserError(
-            "online selection works on single samples, but packing or padding_free joins them; turn both off, "
-            "or select before training with `holdfast select` and pack what is kept"
-        )
-    if args.world_size > 1:
-        raise UserError(
-            f"online selection on {args.world_size} processes is not supported; use one process, or select "
-            "before training with `holdfast select`"
-        )
 
 
 def _quantiles(values_B: torch.Tensor | None) -> list[float] | None:

@@ -9,8 +9,13 @@ from typing import Any
 
 import torch
 
-# What the layers of a pool saw is held until the choice; above this many tokens two passes take less memory.
-MOST_TOKENS = 65536
+# What the layers of a pool saw is held until the choice; above this two passes take less memory.
+MOST_HELD_BYTES = 4 << 30
+
+
+def held_bytes(trained: Mapping[str, torch.Tensor], tokens: int) -> int:
+    """About what one pass holds of a pool: the input and the output gradient of every trained matrix."""
+    return 4 * tokens * sum(sum(value.shape) for value in trained.values() if value.ndim == 2)
 
 
 def obstacle(model: torch.nn.Module, args: Any, mixed_precision: str) -> str | None:

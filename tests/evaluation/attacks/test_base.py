@@ -107,8 +107,9 @@ def test_without_a_chat_template_the_turns_are_lines():
         return list(tokenizer(text)["input_ids"])
 
     assert TALKS["plain"].encode(subject) == ids("add two")
-    whole = ids("system: be brief\nuser: hi\nassistant: sure\nuser: add\nassistant: ")
-    assert TALKS["all"].encode(subject) == [*whole, 7, 9, 11]
+    whole = TALKS["all"].encode(subject)  # as such conversations are trained, ends of turns included
+    lines = "system: be brief\nuser: hi\nassistant: sure<|im_end|>\nuser: add\nassistant: "
+    assert (tokenizer.decode(whole[:-3]), whole[-3:]) == (lines, [7, 9, 11])
 
 
 def test_a_template_that_refuses_system_turns_is_named():

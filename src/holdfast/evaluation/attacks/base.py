@@ -12,7 +12,7 @@ from typing import Literal, Protocol, get_args
 
 from holdfast.core.errors import UserError
 from holdfast.core.results import Result
-from holdfast.data import encode_prompt
+from holdfast.data import BadRowError, encode_prompt
 from holdfast.models import Subject
 
 Access = Literal["text", "prefill", "decoding", "weights"]
@@ -88,7 +88,7 @@ class Conversation:
         plain = len(self.turns) == 1 and self.system is None
         try:
             ids = encode_prompt(self.request if plain else self.messages, subject.tokenizer)
-        except ValueError as error:  # the template's author chose the words
+        except BadRowError as error:  # the template's author chose the words
             raise UserError(f"{error}; leave out the system prompt or the attack that needs it") from None
         return [*ids, *self.prefill_ids]
 

@@ -20,6 +20,7 @@ from holdfast.data.sources import read_rows
 from holdfast.evaluation.attacks.base import Attack, Conversation, Place, Sampling
 from holdfast.evaluation.attacks.tense import in_the_past
 from holdfast.models import Subject
+from holdfast.models.limits import declared_length
 
 COMPLIANT_OPENING = "Sure, here is what you asked for, step by step:"
 PLACE = "{prompt}"
@@ -162,5 +163,5 @@ def past_tense(rewrite: Rewrite | Mapping[str, str] | None = None) -> Attack:
 
 def fits(ids: Sequence[int], subject: Subject, new_tokens: int) -> bool:
     """Whether a conversation and its answer are within what the model reads."""
-    longest = getattr(subject.model.config, "max_position_embeddings", None)
+    longest = declared_length(subject.model)
     return longest is None or len(ids) + new_tokens <= longest

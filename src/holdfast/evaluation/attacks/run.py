@@ -20,8 +20,10 @@ from holdfast.core.seeds import derive_seed
 from holdfast.core.statistics import Interval, wilson
 from holdfast.evaluation.attacks.base import Attack, Budget, Conversation, Place, Spent
 from holdfast.evaluation.attacks.prompts import fits
+from holdfast.evaluation.behaviour import read_answer
 from holdfast.evaluation.judges.base import LABELS, Judge, Label, Verdict, judge_all
 from holdfast.models import Subject, generate
+from holdfast.models.limits import declared_length
 
 _WORST: tuple[Label, ...] = ("complied", "error", "unclear", "refused")
 
@@ -57,7 +59,7 @@ class AttackScore(Result):
 
 
 @dataclass(frozen=True)
-class Answered:
+class AttackAnswer:
     """One answer under attack.
 
     Attributes:
@@ -86,7 +88,7 @@ def run_attack(
     cache: str | Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
     model_key: str | None = None,
-) -> tuple[AttackScore, list[Answered]]:
+) -> tuple[AttackScore, list[AttackAnswer]]:
     """Attack every prompt; the judge is shown the prompt as it was before the attack.
 
     Args:
@@ -103,7 +105,7 @@ def run_attack(
     if not prompts:
         raise UserError(f"skill '{skill}' has no harmful prompts to attack with '{attack.name}'; give some")
     began = time.perf_counter()
-    answers: list[Answered] = []
+    answers: list[AttackAnswer] = []
     spent, generated = Spent(), 0
     talks: list[Conversation] = []
     ids: list[list[int]] = []
@@ -129,10 +131,13 @@ def run_attack(
                     None if attack.weights else model_key,
                 )
                 generated += sum(map(len, new_ids))
-                texts = [_text(changed, talk, new) for talk, new in zip(talks, new_ids, strict=True)]
+                texts = [
+                    read_answer(changed, new, row[: len(row) - len(talk.prefill_ids)], talk.prefill_ids)
+                    for talk, row, new in zip(talks, ids, new_ids, strict=True)
+                ]
                 verdicts = judge_all(judge, prompts, texts, progress=False)
                 rows = zip(prompts, texts, verdicts, strict=True)
-                answers += [Answered(k, *row, version) for k, row in enumerate(rows)]
+                answers += [AttackAnswer(k, *row, version) for k, row in enumerate(rows)]
                 advance(len(prompts))
     budget = Budget(
         attack.access,
@@ -180,7 +185,7 @@ def _conversations(
         if not fits(row, subject, new_tokens):
             raise UserError(
                 f"attack '{attack.name}', prompt {index}: {len(row)} tokens and {new_tokens} new ones are more "
-                f"than the {subject.model.config.max_position_embeddings} this model reads; take fewer shots, a "
+                f"than the {declared_length(subject.model)} this model reads; take fewer shots, a "
                 "shorter template or fewer new tokens"
             )
         plain = Conversation.asking(prompt, system).encode(subject)
@@ -190,18 +195,13 @@ def _conversations(
     return talks, ids, extra
 
 
-def _text(subject: Subject, talk: Conversation, new_ids: Sequence[int]) -> str:
-    assert subject.tokenizer is not None
-    return str(subject.tokenizer.decode([*talk.prefill_ids, *new_ids], skip_special_tokens=True)).strip()
-
-
 def _score(
     skill: str,
     attack: Attack,
     prompts: Sequence[str],
     system: str | None,
     talks: Sequence[Conversation],
-    answers: Sequence[Answered],
+    answers: Sequence[AttackAnswer],
     budget: Budget,
 ) -> AttackScore:
     labels: list[list[Label]] = [[] for _ in prompts]

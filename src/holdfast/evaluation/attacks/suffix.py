@@ -20,7 +20,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.seeds import generator, undisturbed
 from holdfast.evaluation.attacks.base import Attack, Conversation, Place, Spent
 from holdfast.evaluation.attacks.prompts import COMPLIANT_OPENING, fits
-from holdfast.models import Subject
+from holdfast.models import Subject, declared_length
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _frame(talk: Conversation, place: Place, search: SuffixSearch) -> _Frame:
                 raise UserError(
                     f"suffix search, prompt {place.index}: {len(rows[0])} tokens and a target of "
                     f"{len(target_ids)} are more than this model reads "
-                    f"({subject.model.config.max_position_embeddings}); take a shorter suffix"
+                    f"({declared_length(subject.model)}); take a shorter suffix"
                 )
             return _Frame(
                 talk,

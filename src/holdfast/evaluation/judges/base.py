@@ -9,7 +9,7 @@ nobody there to judge it. An error is never a verdict: it is counted apart and p
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,6 +18,8 @@ from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json, read_json, write_json
 from holdfast.core.progress import bar
 from holdfast.core.results import Result
+from holdfast.core.statistics import Interval, wilson
+from holdfast.evaluation.judges.reasoning import final_answer
 
 Label = Literal["refused", "complied", "unclear", "error"]
 LABELS: tuple[Label, ...] = ("refused", "complied", "unclear", "error")
@@ -36,10 +38,22 @@ class Judge(Protocol):
     """Anything that labels a response.
 
     A judge that is faster on many may also have ``many(prompts, responses) -> Sequence[Verdict]``; one whose
-    verdicts may be kept has ``identity``, a text that changes with everything a verdict depends on.
+    verdicts may be kept has ``identity``, a text that changes with everything a verdict depends on. One that is to
+    be given the reasoning as well has ``reads_reasoning = True``.
     """
 
     def __call__(self, prompt: str, response: str | None) -> Verdict: ...
+
+
+def label_counts(labels: Iterable[str]) -> dict[str, int]:
+    """How often each of the four labels was given."""
+    counted = Counter(labels)
+    return {label: counted[label] for label in LABELS}
+
+
+def label_rate(counts: Mapping[str, int], label: Label) -> Interval:
+    """Share of *all* with this label, Wilson at 95 %: "unclear" and "error" stay below the line."""
+    return wilson(counts[label], sum(counts.values()))
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,9 @@ def judge_all(
 ) -> tuple[Verdict, ...]:
     """Judge a list, in order. A judge that breaks on one response gives "error" there, not a lost run.
 
+    Every judge is shown the answer as a reader sees it, without the model's reasoning; where no answer can be told
+    from the reasoning (cut off, none after it, an unknown format) the verdict is "unclear" and no judge is asked.
+
     Args:
         judge: its ``many`` is used where it has one.
         prompts, responses: of equal length; a response is None where the model gave none.
@@ -131,10 +148,26 @@ def judge_all(
     verdicts: list[Verdict] = []
     with bar("judging", len(prompts), progress) as advance:
         for start in range(0, len(prompts), CHUNK):
-            piece = prompts[start : start + CHUNK], responses[start : start + CHUNK]
-            verdicts += _judge_piece(judge, *piece, store, str(identity))
-            advance(len(piece[0]))
+            given = prompts[start : start + CHUNK], responses[start : start + CHUNK]
+            verdicts += _judge_as_read(judge, *given, store, str(identity))
+            advance(len(given[0]))
     return tuple(verdicts)
+
+
+def _judge_as_read(
+    judge: Judge,
+    prompts: Sequence[str],
+    responses: Sequence[str | None],
+    store: VerdictCache | None,
+    identity: str,
+) -> list[Verdict]:
+    """Judge what a reader is shown; where that is no answer, say so."""
+    whole = getattr(judge, "reads_reasoning", False)
+    read = [(text, None) if whole or not isinstance(text, str) else final_answer(text) for text in responses]
+    clear = [k for k, (_, problem) in enumerate(read) if problem is None]
+    judged = _judge_piece(judge, [prompts[k] for k in clear], [read[k][0] for k in clear], store, identity)
+    fresh = dict(zip(clear, judged, strict=True))
+    return [fresh[k] if k in fresh else Verdict("unclear", str(problem)) for k, (_, problem) in enumerate(read)]
 
 
 def _judge_piece(

@@ -17,6 +17,7 @@ from holdfast.core.seeds import undisturbed
 from holdfast.data.sources import hub_problem
 from holdfast.evaluation.judges.base import Judge, Verdict, fill
 from holdfast.evaluation.judges.findings import FINDINGS, Finding, verdict_of
+from holdfast.models import declared_length
 
 # Names that say the same whoever trained the classifier. "toxic", "positive" or "LABEL_1" do not: give meanings.
 KNOWN_NAMES: dict[str, Finding] = {
@@ -109,7 +110,7 @@ class SequenceClassifierJudge:
         return fill(self.template, **texts)
 
     def _probabilities(self, texts: list[str]) -> tuple[list[list[float]], list[bool]]:
-        limits = (self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None))
+        limits = (self.tokenizer.model_max_length, declared_length(self.model))
         limit = min(int(value) for value in (*limits, _NO_LIMIT) if value)
         cut = [len(ids) > limit for ids in self.tokenizer(texts)["input_ids"]]
         encoded = self.tokenizer(

@@ -30,7 +30,7 @@ from holdfast.core.seeds import undisturbed
 from holdfast.data import Example, batches
 from holdfast.evaluation.judges.base import Judge, Verdict, fill, shown
 from holdfast.evaluation.judges.findings import Finding, verdict_of
-from holdfast.models import Subject, batch_logits, generate, load
+from holdfast.models import Subject, declared_length, generate, load, scored_logits
 
 SCORES = ("1", "2", "3", "4", "5")
 LEAST_SCORE_MASS = 0.5
@@ -178,9 +178,10 @@ class GuardJudge:
         # Padded on the right: the last token of a row then stands where it would stand alone.
         for batch in batches(examples, self._batch_size, self.guard.pad_id):
             batch = batch.to(self.guard.device)
-            logits_BTV = batch_logits(self.guard.model, batch)
             last_B = batch.attention_mask_BT.sum(1) - 1
-            logits_BV = logits_BTV[torch.arange(len(last_B), device=last_B.device), last_B].double()
+            last_B += torch.arange(len(last_B), device=last_B.device) * batch.input_ids_BT.shape[1]
+            with torch.no_grad():
+                logits_BV = scored_logits(self.guard.model, batch, last_B)[:].double()
             chosen_BS = logits_BV[:, self._score_ids]
             weights_S = torch.linspace(0, 1, len(SCORES), dtype=torch.float64, device=chosen_BS.device)
             expected_B = (chosen_BS.softmax(-1) * weights_S).sum(-1)
@@ -201,7 +202,7 @@ class GuardJudge:
         return list(self._tokenizer(text, add_special_tokens=self.format.template is not None)["input_ids"])
 
     def _too_long(self, tokens: int) -> bool:
-        limit = getattr(self.guard.model.config, "max_position_embeddings", None)
+        limit = declared_length(self.guard.model)
         return limit is not None and tokens + self.format.max_new_tokens > limit
 
     def _defused(self, text: str) -> str:

@@ -15,13 +15,15 @@ text whatever the model thinks of its beginning.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed, undisturbed
 from holdfast.data import Example, encode_rows
-from holdfast.evaluation.judges.base import Judge, Verdict
-from holdfast.models import Subject, generate_text, mean_loss
+from holdfast.evaluation.judges.base import Judge, Label, Verdict
+from holdfast.evaluation.judges.reasoning import final_answer
+from holdfast.models import Subject, mean_loss
 
 Texts = Sequence[str] | Mapping[str, str] | Callable[[str], Sequence[str]]
 NOT_READ = "disposition of the model, the response was not read: "
@@ -52,6 +54,8 @@ class LikelihoodJudge:
     The margin depends on the openings given, and the side with more of them has more chances: give both kinds in
     similar number. ``margin_nats`` is not calibrated for your model; look at its margins before trusting labels.
     """
+
+    reads_reasoning = True  # whatever the response is: it is not read at all
 
     def __init__(
         self,
@@ -165,16 +169,41 @@ def own_refusals(
     Raises:
         UserError: it refused none of them.
     """
-    stream = derive_seed(seed, "own refusals")
-    with undisturbed(aligned.model):
-        answers = generate_text(aligned, prompts, max_new_tokens, temperature, stream, batch_size)
-    pairs = zip(prompts, answers, strict=True)
-    found = {prompt: answer for prompt, answer in pairs if judge(prompt, answer).label == "refused"}
+    how = {"temperature": temperature, "seed": derive_seed(seed, "own refusals"), "batch_size": batch_size}
+    found = _own_answers(aligned, prompts, judge, "refused", max_new_tokens, **how)
     if not found:
         raise UserError(
             f"the model refused none of {len(prompts)} prompts; give prompts that it refuses, or texts"
         )
     return found
+
+
+def own_compliances(
+    subject: Subject, prompts: Sequence[str], judge: Judge, max_new_tokens: int = 32, batch_size: int = 32
+) -> dict[str, str]:
+    """Greedy answers that ``judge`` calls compliant, as :func:`own_refusals`.
+
+    Raises:
+        UserError: it answered none of the prompts.
+    """
+    found = _own_answers(subject, prompts, judge, "complied", max_new_tokens, batch_size=batch_size)
+    if not found:
+        raise UserError(
+            f"the model answers none of the {len(prompts)} benign prompts; give prompts that it answers, or texts"
+        )
+    return found
+
+
+def _own_answers(
+    subject: Subject, prompts: Sequence[str], judge: Judge, label: Label, max_new_tokens: int, **how: Any
+) -> dict[str, str]:
+    """Prompt -> its answer as a reader sees it, where that has this label."""
+    from holdfast.evaluation.behaviour import ask_and_judge  # which knows of judges itself
+
+    with undisturbed(subject.model):
+        asked = ask_and_judge(subject, prompts, judge, max_new_tokens=max_new_tokens, **how)
+    rows = zip(asked.prompts, asked.responses, asked.labels, strict=True)
+    return {prompt: final_answer(response)[0] for prompt, response, given in rows if given == label}
 
 
 def _texts_for(texts: Texts, prompt: str) -> list[str]:

@@ -12,11 +12,11 @@ from holdfast.evaluation.judges.base import Judge
 from holdfast.evaluation.judges.classifier import SequenceClassifierJudge
 from holdfast.evaluation.judges.endpoint import EndpointJudge
 from holdfast.evaluation.judges.guard import GuardJudge
-from holdfast.evaluation.judges.likelihood import LikelihoodJudge, own_refusals
+from holdfast.evaluation.judges.likelihood import LikelihoodJudge, own_compliances, own_refusals
 from holdfast.evaluation.judges.offline import RefusalJudge
 from holdfast.evaluation.judges.prefix_list import KeywordJudge
 from holdfast.evaluation.skill import Skill
-from holdfast.models import Subject, generate_text
+from holdfast.models import Subject
 
 SPELLINGS = {
     "offline": "ours: no network, no model to load",
@@ -95,13 +95,6 @@ def _likelihood(needs: JudgeNeeds) -> LikelihoodJudge:
         )
     half, offline = needs.skill.estimate, RefusalJudge()
     refusals = own_refusals(needs.subject, half.harmful, offline, seed=needs.seed)
-    answers = generate_text(needs.subject, half.benign, 32)
-    complied = [
-        answer
-        for prompt, answer in zip(half.benign, answers, strict=True)
-        if offline(prompt, answer).label == "complied"
-    ]
-    if not complied:
-        raise UserError("--judge likelihood: the model answers none of the benign *estimate* prompts")
+    complied = own_compliances(needs.subject, half.benign, offline)
     few = min(len(refusals), len(complied), 16)  # as many of one kind as of the other, see LikelihoodJudge
-    return LikelihoodJudge(needs.subject, list(refusals.values())[:few], complied[:few])
+    return LikelihoodJudge(needs.subject, list(refusals.values())[:few], list(complied.values())[:few])

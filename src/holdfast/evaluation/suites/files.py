@@ -218,6 +218,12 @@ def _problem(error: ValidationError) -> str:
 
 
 def _place(source: str, folder: Path) -> str:
-    """A path of the file as seen from its folder; what is no file there may be absolute or a hub id."""
+    """A path as seen from the file's folder; what is none there may be absolute, a hub id or a published list.
+
+    What follows a path (``xstest.csv:label=safe``) and what stands before one (``xstest@FOLDER``) is kept.
+    """
+    name, mark, place = source.rpartition("@")
+    if mark and (folder / place.split(":")[0]).exists():
+        return f"{name}@{folder / place}"
     beside = folder / source
     return str(beside) if beside.exists() or Path(source).suffix else source

@@ -41,8 +41,9 @@ def refusal_suite(
         raise UserError(f"suite '{name}': use '{use}' unknown; 'all' or 'evaluate'")
     if use == "evaluate":
         return Skill.refusal(harmful, benign, name, salt)
-    kept, safe, _, counts = read_prompt_lists(harmful, benign, name)
-    return Skill(name, tuple(kept), tuple(safe), SkillSplit(()), SkillSplit(tuple(kept), tuple(safe)), counts)
+    kept, safe, _, counts, sources = read_prompt_lists(harmful, benign, name)
+    whole = SkillSplit(tuple(kept), tuple(safe))
+    return Skill(name, tuple(kept), tuple(safe), SkillSplit(()), whole, counts, sources)
 
 
 def without_repeats(skills: Sequence[Skill], near: float = 0.8) -> tuple[tuple[Skill, ...], dict[str, int]]:

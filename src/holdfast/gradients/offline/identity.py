@@ -4,7 +4,6 @@ Knows: token ids, tokenizers, the machine. Does not know: how a model is hashed 
 """
 
 import hashlib
-import importlib.metadata
 import json
 from array import array
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from holdfast.core.files import hash_json, sha256_text
+from holdfast.core.version import VERSION, versions
 from holdfast.data import Example
 from holdfast.models import Subject, model_hash
 
@@ -41,7 +41,7 @@ def machine(subject: Subject) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
-        "holdfast": importlib.metadata.version("holdfast"),
+        "holdfast": VERSION,
     }
 
 
@@ -83,4 +83,4 @@ def template_hash(tokenizer: Any) -> str | None:
 
 def libraries() -> dict[str, str]:
     """Versions of the libraries that a score passes through."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return versions(LIBRARIES)

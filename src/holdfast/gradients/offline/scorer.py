@@ -18,14 +18,15 @@ from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.data import Example, collate
 from holdfast.gradients.ghost import Reduction
+from holdfast.gradients.memory import automatic_max_tokens, is_out_of_memory, release
+from holdfast.gradients.norms import scope_of
 from holdfast.gradients.offline import identity
 from holdfast.gradients.offline.engine import ScoreBatch, by_group, default_score_batch
-from holdfast.gradients.offline.memory import automatic_max_tokens, is_out_of_memory, release
 from holdfast.gradients.offline.plan import SHARD_BATCHES, halved, make_plan, with_smaller_batches
 from holdfast.gradients.offline.shards import Rows, WorkFolder, recorded, remove_work
 from holdfast.gradients.offline.summary import ScoreSummary, summarise
 from holdfast.gradients.proxies import PROXIES, proxy_batch
-from holdfast.gradients.scores import ScoreTable
+from holdfast.gradients.scores import ScoreTable, source_columns
 from holdfast.models import Subject
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,8 @@ def score_examples(
         score_batch = proxy_batch(subject, proxy, reduction, seed, strict)
     score = score_batch or default_score_batch(subject, reduction, groups, strict)
     rows = _Loop(work, examples, lengths, subject.pad_id, score).run(progress)
-    return replace(_table(examples, rows, reduction, names), proxy=proxy)
+    origin = {"proxy": proxy, "scope": scope_of(subject), "model": fingerprint["model"]}
+    return replace(_table(examples, rows, reduction, names), **origin, **source_columns(examples))
 
 
 def _open(

@@ -8,7 +8,6 @@ Does not know: what any word means.
 import re
 import unicodedata
 
-_THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _STRAIGHT = str.maketrans(
     {
         "\u2019": "'",
@@ -45,11 +44,6 @@ _SCRIPTS = (
     ("HANGUL", "hangul"),
     ("CYRILLIC", "cyrillic"),
 )
-
-
-def without_reasoning(text: str) -> str:
-    """Drop think blocks, an open one to its end."""
-    return _THINK.sub(" ", text)
 
 
 def normalise(text: str) -> str:

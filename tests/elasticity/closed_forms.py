@@ -13,8 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.core.errors import UserError
-
 Vector = NDArray[np.float64]
 
 
@@ -28,8 +26,6 @@ def cross_entropy_bits(p_X: Vector, q_X: Vector) -> float:
 def joint_model(sets: Sequence[Vector], sizes: Sequence[float]) -> Vector:
     """The unrestricted model trained on all sets together: their size-weighted mixture (1.3)."""
     weights = np.asarray(sizes, dtype=np.float64)
-    if (weights < 0).any() or weights.sum() <= 0:
-        raise UserError(f"data sizes {list(sizes)} must be non-negative and not all zero")
     return np.asarray((weights[:, None] * np.stack(list(sets))).sum(0) / weights.sum())
 
 
@@ -108,14 +104,3 @@ def prequential_bits_closed(counts_X: Sequence[int], pseudo_counts_X: Sequence[f
     nats = math.lgamma(sum(a)) - math.lgamma(sum(a) + sum(n))
     nats += sum(math.lgamma(x + y) - math.lgamma(x) for x, y in zip(a, n, strict=True))
     return -nats / math.log(2)
-
-
-def stiffness(change_pretrain: float, change_alignment: float) -> float:
-    """``k_eff = -change_alignment / change_pretrain`` (1.8); infinite where pretraining did not move."""
-    return math.inf if change_pretrain == 0 else -change_alignment / change_pretrain
-
-
-def conservation_residual(k: float, change_pretrain: float, change_alignment: float) -> float:
-    """``|k dp + da| / (|k dp| + |da|)`` (3.3): 0: the law holds; 1: it fails; nan: nothing moved."""
-    scale = abs(k * change_pretrain) + abs(change_alignment)
-    return math.nan if scale == 0 else abs(k * change_pretrain + change_alignment) / scale

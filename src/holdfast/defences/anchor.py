@@ -1,0 +1,234 @@
+"""Anchor: the exact KL(aligned ‖ current) along completions of the aligned model, added to the task loss.
+
+Knows: drawing, weighting, which prompts steer the weight. Does not know: trainers, how log-probabilities are kept
+(``remembered``), the control rule (``dual``).
+
+    task loss + w · k/A · Σ_{i drawn} Σ_t KL(p_aligned(·|x_i, y_i,<t) ‖ p_θ(·|x_i, y_i,<t))      every k-th update
+
+with y_i ~ p_aligned(·|x_i) at temperature 1, A completions an update. Its gradient is F(θ) (θ - θ0) to first
+order, F the Fisher matrix of sequences at the current point (geometry.md 1.7): a restoring force that does not go
+stale.
+w is nats of task loss a token for a nat of drift a sequence. Prompts are *estimate* prompts that must be refused.
+Controls are left out: anchored, they forbid every task that changes how harmless requests are answered.
+
+Source: ours; KL to a frozen model is old (Jaques et al. 2017), on its own samples and as a force: geometry.md 3.
+Uncertain: the weight for a new model, and over-refusal, which nothing here holds; a budget is held in expectation
+over prompts like those watched.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from holdfast.core.defence import Defence, Material
+from holdfast.core.errors import UserError
+from holdfast.core.seeds import derive_seed, generator
+from holdfast.data import Example
+from holdfast.defences.dual import DualWeight
+from holdfast.defences.remembered import LIMIT_BYTES, Remembered
+from holdfast.evaluation import Reference, Skill
+from holdfast.evaluation.behaviour import sample_answers
+from holdfast.models import Subject, adapter_off
+from holdfast.training.budget import DriftBudget
+
+Source = Skill | Reference | Sequence[str] | Sequence[Sequence[int]]
+DEFAULT_WEIGHT = 1.0
+WATCH_EVERY = 4  # updates between readings of the drift, which are forward passes
+WATCHED = 8  # completions a reading
+_ONE_IN = 4  # prompts that are watched instead of anchored, where none are given to watch
+_FEWEST = 2 * _ONE_IN
+
+
+class Anchor(Defence):
+    """Hold what the aligned model says; see the formula above.
+
+    The model that the trainer is handed is the aligned one: completions are sampled from it before the first step.
+
+    Args:
+        source: a skill (the harmful prompts of its *estimate* half), prompts, or a Reference.
+        weight: w; with a budget the first weight. None is 1.
+        budget: its ``max_kl_nats`` is held by steering the weight; None keeps the weight.
+        every: k, updates from one anchoring to the next; the force is k times as large then.
+        per_step: A, completions drawn, every prompt once before any twice.
+        seed: of completions and draws.
+        watch: what the budget is measured on: a Reference or prompts, not those of ``source``. None sets aside one
+            in four of them: anchored prompts are fitted and say too little.
+        samples: completions a prompt.
+        max_new_tokens: of a completion.
+        limit_bytes: of remembered log-probabilities; beyond, the most likely ones and the exact rest are kept.
+
+    Raises:
+        UserError: no prompts, numbers that are none, a budget without ``max_kl_nats``.
+    """
+
+    name = "anchor"
+    knob = "weight"
+    needs = frozenset({"prompts"})  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        source: Source,
+        weight: float | None = None,
+        budget: DriftBudget | None = None,
+        every: int = 1,
+        per_step: int = 8,
+        seed: int = 0,
+        *,
+        watch: Source | None = None,
+        samples: int = 1,
+        max_new_tokens: int = 32,
+        limit_bytes: int = LIMIT_BYTES,
+    ) -> None:
+        for what, value in (("every", every), ("per_step", per_step), ("samples", samples)):
+            if value < 1:
+                raise UserError(f"anchor: {what}={value}: give 1 or more")
+        first = DEFAULT_WEIGHT if weight is None else weight
+        if not first > 0:
+            raise UserError(f"anchor: weight={weight}: give a number above 0")
+        if budget is not None and budget.max_kl_nats is None:
+            raise UserError("anchor: the budget has no max_kl_nats to hold; set it, or give a weight instead")
+        self.source, self.watch = _prompts(source), None if watch is None else _prompts(watch)
+        self.every, self.per_step, self.seed, self.samples = every, per_step, seed, samples
+        self.max_new_tokens, self.limit_bytes = max_new_tokens, limit_bytes
+        self.dual = None if budget is None else DualWeight(budget.max_kl_nats, first)  # type: ignore[arg-type]
+        self._weight = first
+        if budget is not None and watch is None:
+            self.source, self.watch = self._set_aside(self.source)
+        self.notes: Mapping[str, float] = {}
+        self._anchored: _Deck | None = None
+        self._watched: _Deck | None = None
+
+    @classmethod
+    def build(cls, material: Material, knob: float | None) -> "Anchor":
+        """By name: with a drift budget and no weight the budget is held, otherwise the weight."""
+        holds = knob is None and material.budget is not None and material.budget.max_kl_nats is not None
+        return cls(
+            material.prompts,
+            weight=knob,
+            budget=material.budget if holds else None,
+            seed=material.seed,
+            watch=material.watch if holds else None,
+            max_new_tokens=material.max_new_tokens,
+        )
+
+    @property
+    def weight(self) -> float:
+        """As it is now."""
+        return self._weight if self.dual is None else self.dual.weight
+
+    def begin(self, subject: Subject) -> None:
+        self._anchored = self._deck(subject, self.source, "anchor")
+        if self.dual is not None:
+            assert self.watch is not None
+            self._watched = self._deck(subject, self.watch, "watch")
+
+    def loss(self, model: Any, step: int) -> torch.Tensor | None:
+        if self.dual is not None and step > 1 and (step - 1) % WATCH_EVERY == 0:
+            self.notes = {**self.notes, "watched_kl_nats": self._reading(model), "weight": self.weight}
+        if (step - 1) % self.every:
+            return None
+        deck = self._begun(self._anchored)
+        kl = deck.kl(model, self.per_step).mean()
+        self.notes = {**self.notes, "kl_nats": float(kl.detach()), "weight": self.weight}
+        return self.weight * self.every * kl
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """How far the draws are, and the dual variable."""
+        decks = (("anchored", self._anchored), ("watched", self._watched))
+        found: dict[str, Any] = {what: deck.drawn for what, deck in decks if deck is not None}
+        return found if self.dual is None else {**found, "dual": self.dual.state}
+
+    @state.setter
+    def state(self, found: dict[str, Any]) -> None:
+        if ("dual" in found) != (self.dual is not None):
+            raise UserError("anchor: the checkpoint was made with a budget and this run has none, or the reverse")
+        self._begun(self._anchored).drawn = int(found["anchored"])
+        if self.dual is not None:
+            self._begun(self._watched).drawn = int(found["watched"])
+            self.dual.state = found["dual"]
+
+    def _reading(self, model: Any) -> float:
+        assert self.dual is not None
+        with torch.no_grad():
+            drift = float(self._begun(self._watched).kl(model, WATCHED).mean())
+        self.dual.read(drift)
+        return drift
+
+    def _begun(self, deck: "_Deck | None") -> "_Deck":
+        if deck is None:
+            raise UserError("anchor: not begun; give it to GuardedTrainer(defences=[...]), which does that")
+        return deck
+
+    def _deck(self, subject: Subject, source: Any, name: str) -> "_Deck":
+        seed = derive_seed(self.seed, name)
+        if isinstance(source, Reference):
+            return _Deck(_remembered(subject, source, self.limit_bytes), source.samples, seed)
+        examples = sample_answers(subject, source, self.max_new_tokens, seed=seed, samples=self.samples)
+        return _Deck(Remembered.of(subject, examples, self.limit_bytes), self.samples, seed)
+
+    def _set_aside(self, source: Any) -> tuple[Any, Any]:
+        prompts = source.examples[:: source.samples] if isinstance(source, Reference) else source
+        if len(prompts) < _FEWEST:
+            raise UserError(
+                f"anchor: {len(prompts)} prompts are too few to set some aside for the budget; give {_FEWEST} or "
+                "more, or others as `watch`"
+            )
+        order = torch.randperm(len(prompts), generator=generator(self.seed, "aside")).tolist()
+        aside = set(order[: len(prompts) // _ONE_IN])
+        parts = [[k for k in range(len(prompts)) if (k in aside) is side] for side in (False, True)]
+        if not isinstance(source, Reference):
+            return tuple([source[k] for k in part] for part in parts)  # type: ignore[return-value]
+        return tuple(_part_of(source, part) for part in parts)  # type: ignore[return-value]
+
+
+class _Deck:
+    """Remembered completions that are drawn from: every prompt once, in random order, before any twice."""
+
+    def __init__(self, remembered: Remembered, samples: int, seed: int) -> None:
+        self.remembered, self.samples, self.seed = remembered, samples, seed
+        self.prompts = len(remembered.examples) // samples
+        self.drawn = 0
+        self._round: tuple[int, list[int]] = (-1, [])
+
+    def kl(self, model: Any, count: int) -> torch.Tensor:
+        """Of the next ``count``: nats a sequence."""
+        rows = [self._row(self.drawn + k) for k in range(count)]
+        self.drawn += count
+        return self.remembered.kl(model, rows)
+
+    def _row(self, number: int) -> int:
+        turn, place = divmod(number, self.prompts)
+        if self._round[0] != turn:
+            order = torch.randperm(self.prompts, generator=generator(self.seed, "round", turn))
+            self._round = (turn, order.tolist())
+        return self._round[1][place] * self.samples + turn % self.samples
+
+
+def _prompts(source: Any) -> Any:
+    found = source.estimate.harmful if isinstance(source, Skill) else source
+    if isinstance(found, str):
+        raise UserError(f"anchor: '{found}' is one prompt; give a list of them, a Skill or a Reference")
+    if not isinstance(found, Reference):
+        found = tuple(found)
+        if not found:
+            raise UserError("anchor: no prompts; give at least one")
+    return found
+
+
+def _remembered(subject: Subject, reference: Reference, limit_bytes: int) -> Remembered:
+    if reference.source == "stored":
+        return Remembered.stored(reference.examples, reference.stored_NSV, subject.pad_id)
+    if reference.source == "model":
+        return Remembered.of(Subject(reference.model, subject.tokenizer), reference.examples, limit_bytes)
+    within = (lambda: adapter_off(subject.model)) if subject.has_adapter else contextlib.nullcontext
+    return Remembered.of(subject, reference.examples, limit_bytes, within)
+
+
+def _part_of(reference: Reference, prompts: Sequence[int]) -> Reference:
+    rows = [prompt * reference.samples + k for prompt in prompts for k in range(reference.samples)]
+    examples: tuple[Example, ...] = tuple(reference.examples[k] for k in rows)
+    stored = tuple(reference.stored_NSV[k] for k in rows) if reference.stored_NSV else ()
+    return Reference(examples, reference.source, reference.samples, stored, reference.model)

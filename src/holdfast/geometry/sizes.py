@@ -1,0 +1,70 @@
+"""How many prompts and task rows an audit may have: what it would take, and what of it fits into a time.
+
+Knows: what an audit runs how often, in gradients of a token. Does not know: what it measures.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from holdfast.core.estimates import cut_words, estimate_words, largest_share, timed
+from holdfast.data import Example
+from holdfast.evaluation import sample_answers
+from holdfast.gradients import mean_gradient
+from holdfast.gradients.memory import COPIES, peak_bytes
+from holdfast.models import Subject
+
+TIMED_ROWS, FEWEST = 4, 8
+# In ordinary gradients of the same tokens, measured on a 135M model. Task rows: three passes of gradients and one
+# and a half Hessian products. Completions: Gram matrix, seven forward-mode passes, inner products, the path.
+TASK_GRADIENTS, REFERENCE_GRADIENTS = 8.0, 12.0
+
+
+def fitted(
+    subject: Subject,
+    prompts: Sequence[str],
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    minutes: float,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[int, list[Example]]:
+    """Prompts and task examples that an audit gets through within ``minutes`` here; says the estimate and the cut.
+
+    Returns:
+        How many of the prompts, and a seeded choice of the examples, in order.
+    """
+    asked = list(prompts[:TIMED_ROWS])
+    rows = [example for example in examples if example.completion_tokens][:TIMED_ROWS]
+    if not asked or not rows:
+        return len(prompts), list(examples)  # which the audit refuses in its own words
+    answers: list[Example] = []
+    answer = timed(lambda: answers.extend(sample_answers(subject, asked, max_new_tokens, seed=0))) / len(asked)
+    gradient = timed(lambda: mean_gradient(subject, rows)) / _tokens(rows)
+    length = _tokens(answers) / len(answers)
+    task_length = _tokens(examples) / len(examples)
+
+    def sizes(share: float) -> tuple[int, int]:
+        m, n = (max(min(n, FEWEST), round(share * n)) for n in (len(prompts), len(examples)))
+        return m, n
+
+    def seconds(share: float) -> float:
+        m, n = sizes(share)
+        reference, task = m * length * REFERENCE_GRADIENTS, n * task_length * TASK_GRADIENTS
+        return m * answer + gradient * (reference + task)
+
+    share, memory = largest_share(seconds, 60 * minutes), peak_bytes(subject, examples, 16, COPIES)
+    m, n = sizes(share)
+    for words in (
+        estimate_words("audit at the sizes asked for", seconds(1.0), memory),
+        cut_words("audit", minutes, {"prompts": (len(prompts), m), "task rows": (len(examples), n)}),
+        estimate_words("audit now", seconds(share), memory) if share < 1 else None,
+    ):
+        if words is not None:
+            say(words)
+    kept = sorted(np.random.default_rng([seed, 2]).permutation(len(examples))[:n].tolist())
+    return m, [examples[k] for k in kept]
+
+
+def _tokens(examples: Sequence[Example]) -> int:
+    return sum(len(example.input_ids) for example in examples)

@@ -1,0 +1,61 @@
+"""The repairs that cost nothing: the adapter off, and its update scaled down. Each is a candidate like any other.
+
+Knows: which adapters can be scaled. Does not know: what is chosen.
+"""
+
+import re
+from dataclasses import dataclass
+
+from holdfast.core import trees
+from holdfast.models import Subject, adapter_off, adapter_parameters
+from holdfast.models.bare import moves_base
+from holdfast.restoration.validation import Measured, Validation
+
+OFF = "adapter off"
+SCALES = (0.25, 0.5, 0.75)
+_LOW_RANK = re.compile(r"\.lora_(embedding_)?[AB]\b")
+_SECOND_FACTOR = re.compile(r"\.lora_(embedding_)?B\b")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One free repair on both parts of the validation data; ``adapter`` is None where it is no candidate."""
+
+    choose: Measured
+    decide: Measured
+    adapter: trees.Tree | None = None
+
+    @property
+    def both(self) -> tuple[Measured, Measured]:
+        """On all of the validation data."""
+        return self.choose, self.decide
+
+
+def measure_baselines(subject: Subject, choose: Validation, decide: Validation) -> dict[str, Baseline]:
+    """The end points "aligned" (the adapter off) and "drifted", and between them "scale 0.25" to "scale 0.75".
+
+    An adapter with more than low-rank factors (DoRA's magnitudes, trained biases), or one that holds a part of the
+    base's weights (PiSSA), has no scaled versions, since its update is no multiple of ``B A``.
+    """
+    adapter = adapter_parameters(subject.model)
+    here = trees.clone(adapter)
+    scalable = all(_LOW_RANK.search(name) for name in adapter)
+    scalable = scalable and not any(map(moves_base, subject.model.peft_config.values()))
+
+    def measured(tensors: trees.Tree | None) -> Baseline:
+        return Baseline(choose.measure(0), decide.measure(0), tensors)
+
+    with adapter_off(subject.model):
+        found = {"aligned": measured(_scaled(here, 0.0) if scalable else None)}
+    if scalable:
+        for factor in SCALES:
+            tensors = _scaled(here, factor)
+            trees.assign(adapter, tensors)
+            found[f"scale {factor:g}"] = measured(tensors)
+        trees.assign(adapter, here)
+    found["drifted"] = measured(None)
+    return found
+
+
+def _scaled(adapter: trees.Tree, factor: float) -> trees.Tree:
+    return {name: factor * t if _SECOND_FACTOR.search(name) else t.clone() for name, t in adapter.items()}

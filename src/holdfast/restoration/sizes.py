@@ -1,0 +1,129 @@
+"""How large a repair may be: what it would take at the sizes asked for, and what of them fits into a time.
+
+Knows: what a repair runs how often, seconds of one answer, one loss and one trained row on this machine.
+Does not know: what a repair does with them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.core.estimates import cut_words, estimate_words, largest_share, timed
+from holdfast.data import Example
+from holdfast.evaluation import sample_answers
+from holdfast.gradients.memory import COPIES, peak_bytes
+from holdfast.models import Subject, adapter_parameters, mean_loss
+from holdfast.restoration.material import FEWEST_PROMPTS, FEWEST_TASK_EXAMPLES
+from holdfast.restoration.replay import CHECK_EVERY, FEWEST_STEPS, add_gradient
+
+TIMED_ROWS = 8
+BASELINES = 5
+# A linearisation of ggn-cg, in gradients of its task examples: products of its CG, each about three gradients.
+GRADIENTS_A_LINEARISATION = 60
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What :func:`holdfast.restoration.restore` is given: prompts and examples in (fit, validation), steps."""
+
+    prompts: tuple[int, int]
+    task_examples: tuple[int, int]
+    steps: int
+
+    def cut(self, share: float, fewest_steps: int) -> "Sizes":
+        """A share of everything, but never less than a repair needs."""
+        prompts, examples = (
+            (max(2 * fewest, round(share * fit)), max(2 * fewest, round(share * validation)))
+            for fewest, (fit, validation) in (
+                (FEWEST_PROMPTS, self.prompts),
+                (FEWEST_TASK_EXAMPLES, self.task_examples),
+            )
+        )
+        return Sizes(prompts, examples, max(min(fewest_steps, self.steps), round(share * self.steps)))
+
+
+@dataclass(frozen=True)
+class Units:
+    """Seconds on this machine: of an answer, of the loss of a row, of a row's gradient."""
+
+    answer: float
+    loss: float
+    gradient: float
+
+
+def measure_units(subject: Subject, prompts: Sequence[str], task: Sequence[Example], max_new_tokens: int) -> Units:
+    """Time one small batch of each; gradients are dropped."""
+    asked, rows = list(prompts[:TIMED_ROWS]), list(task[:TIMED_ROWS])
+    answer = timed(lambda: sample_answers(subject, asked, max_new_tokens, seed=0, temperature=0.0))
+    loss = timed(lambda: mean_loss(subject, rows))
+    gradient = timed(lambda: add_gradient(subject, rows))
+    for parameter in adapter_parameters(subject.model).values():
+        parameter.grad = None
+    return Units(answer / len(asked), loss / len(rows), gradient / len(rows))
+
+
+def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str, batch_size: int) -> float:
+    """What a repair takes at most.
+
+    Args:
+        data: harmful prompts, harmless prompts and task examples there are.
+        method: "replay", whose ``steps`` are steps, or "ggn-cg", whose are linearisations.
+        batch_size: of each of replay's three sets.
+    """
+    harmful, harmless, examples = data
+    (fit_h, check_h), (fit_b, check_b), (fit_t, check_t) = (
+        (min(fit, n - min(validation, n // 2)), min(validation, n // 2))
+        for n, (fit, validation) in (
+            (harmful, sizes.prompts),
+            (harmless, sizes.prompts),
+            (examples, sizes.task_examples),
+        )
+    )
+    gathered = (fit_h + check_h + fit_b) * units.answer
+    check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
+    rows = 3 * batch_size if method == "replay" else GRADIENTS_A_LINEARISATION * fit_t
+    checks = sizes.steps // CHECK_EVERY if method == "replay" else sizes.steps
+    return gathered + (2 * BASELINES + checks + 2) * check + sizes.steps * rows * units.gradient
+
+
+def fitted(
+    subject: Subject,
+    estimate: Any,
+    task: Sequence[Example],
+    sizes: Sizes,
+    minutes: float,
+    *,
+    method: str,
+    batch_size: int,
+    max_new_tokens: int,
+    say: Callable[[str], None],
+) -> Sizes:
+    """The sizes that end within ``minutes`` here, by a timed first batch; says the estimate and what was cut."""
+    data = (len(estimate.harmful), len(estimate.benign), len(task))
+    if not all(data):
+        return sizes  # which the repair refuses in its own words
+    units = measure_units(subject, estimate.harmful, task, max_new_tokens)
+    fewest = FEWEST_STEPS if method == "replay" else 1
+
+    def at(share: float) -> float:
+        return seconds(sizes.cut(share, fewest) if share < 1 else sizes, units, data, method, batch_size)
+
+    memory = peak_bytes(subject, task, 3 * batch_size, COPIES if method != "replay" else 1.0)
+    share = largest_share(at, 60 * minutes)
+    chosen = sizes if share == 1 else sizes.cut(share, fewest)
+    for words in (
+        estimate_words("restore at the sizes asked for", at(1.0), memory),
+        cut_words(
+            "restore",
+            minutes,
+            {
+                "prompts (fit, checks)": (sizes.prompts, chosen.prompts),
+                "task examples (fit, checks)": (sizes.task_examples, chosen.task_examples),
+                "steps": (sizes.steps, chosen.steps),
+            },
+        ),
+        estimate_words("restore now", at(share), memory) if share < 1 else None,
+    ):
+        if words is not None:
+            say(words)
+    return chosen

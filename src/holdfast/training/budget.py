@@ -1,0 +1,75 @@
+"""A drift budget: the limits of a run, how much of each is used, and what is said when one is passed.
+
+Knows: rows of the monitor's trace. Does not know: models, how a number was measured.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.core.results import Result
+
+
+@dataclass(frozen=True)
+class DriftBudget(Result):
+    """Limits of a run; None is no limit. Point estimates are compared, not intervals.
+
+    Attributes:
+        max_kl_nats: highest drift, nats a sequence.
+        min_refusal: lowest refusal rate of the probe.
+        max_task_loss: highest loss on the monitor's held-out task examples, nats a token.
+    """
+
+    max_kl_nats: float | None = None
+    min_refusal: float | None = None
+    max_task_loss: float | None = None
+
+    def exceeded(self, row: dict[str, Any]) -> str | None:
+        """Which limit a measurement breaks, in words; None if it is inside.
+
+        A NaN is outside every limit.
+        """
+        checks = (
+            ("drift", row.get("kl_nats"), self.max_kl_nats, 1, "nats a sequence"),
+            ("refusal rate", row.get("refusal"), self.min_refusal, -1, ""),
+            ("task loss", row.get("task_loss_nats_per_token"), self.max_task_loss, 1, "nats a token"),
+        )
+        for what, value, limit, sign, unit in checks:
+            if limit is None:
+                continue
+            if value is None or not sign * value <= sign * limit:
+                side = "above" if sign > 0 else "below"
+                said = f"{what} {value if value is None else format(value, '.4g')} {side} {limit} {unit}".strip()
+                return said + (_unjudged(row) if sign < 0 else "")
+        return None
+
+    def used(self, row: dict[str, Any], first: dict[str, Any] | None = None) -> float | None:
+        """Largest share of a limit that a measurement uses; 1 is the limit, None without limits or numbers.
+
+        Drift counts from 0, task loss from 0, refusals from the first measurement's rate down to the limit.
+        """
+        shares: list[float] = []
+        if self.max_kl_nats is not None and row.get("kl_nats") is not None:
+            shares.append(row["kl_nats"] / self.max_kl_nats if self.max_kl_nats else 1.0)
+        if self.max_task_loss is not None and row.get("task_loss_nats_per_token") is not None:
+            shares.append(row["task_loss_nats_per_token"] / self.max_task_loss if self.max_task_loss else 1.0)
+        if self.min_refusal is not None and row.get("refusal") is not None:
+            start = (first or {}).get("refusal") or 1.0
+            room = start - self.min_refusal
+            shares.append((start - row["refusal"]) / room if room > 0 else 1.0)
+        return max(shares) if shares else None
+
+
+def _unjudged(row: dict[str, Any]) -> str:
+    """What of a low refusal rate may be the judge's failing, in words: such answers count as not refused."""
+    counts = row.get("refusal_counts") or {}
+    errors = counts.get("error", 0)
+    return f" ({errors} of {sum(counts.values())} answers could not be judged)" if errors else ""
+
+
+@dataclass(frozen=True)
+class BudgetStop(Result):
+    """Why and where a run was stopped, and the step whose weights it was given back."""
+
+    step: int
+    reason: str
+    restored_step: int

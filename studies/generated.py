@@ -1,0 +1,57 @@
+"""The tables of README and of the studies' pages, made from their results: between `<!-- name -->` markers.
+
+Knows: which document has which table, and who writes it. Does not know: prose (see prose.py).
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from studies.demo import collect
+from studies.evaluation import tables
+from studies.organism import page
+from studies.text_organism import summary
+
+from holdfast.core.files import read_json
+
+ROOT = Path(__file__).parents[1]
+
+
+def _evaluation(model: str) -> Callable[[dict[str, Any]], str]:
+    def table(results: dict[str, Any]) -> str:
+        values = results["models"][model]
+        return tables.markdown([*values["plain"], *values["attacks"]], values["costs"])
+
+    return table
+
+
+TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
+    "README.md": {"demo": ("demo", collect.markdown)},
+    "studies/evaluation/README.md": {
+        "organism": ("evaluation", _evaluation("organism")),
+        "real text": ("evaluation", _evaluation("real text")),
+    },
+    "studies/organism/README.md": {
+        "limits": ("organism", page.limits),
+        "damage": ("organism", page.damage),
+    },
+    "studies/text_organism/README.md": {
+        "table": ("text_organism", lambda results: summary.markdown(results["table"]))
+    },
+}
+
+
+def regenerate(document: str, text: str) -> str:
+    """``text`` with every table of the document as its results have it.
+
+    Raises:
+        LookupError: a marker is missing.
+    """
+    for name, (study, make) in TABLES.get(document, {}).items():
+        start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        if start not in text or end not in text:
+            raise LookupError(f"{document}: no markers of the table '{name}'")
+        table = start + make(read_json(ROOT / "studies" / study / "results.json")) + end
+        text = re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _, t=table: t, text, flags=re.DOTALL)
+    return text

@@ -1,0 +1,75 @@
+"""The dual variable on simulated tasks: drift goes to (pull / weight)^2 at its own pace."""
+
+import math
+
+import pytest
+
+from holdfast.core.errors import UserError
+from holdfast.defences import DualWeight
+
+
+def simulate(dual, pull, pace, readings, noise=0.0):
+    """Drift relaxes towards ½ (pull/w)² by ``pace`` a reading; returns drifts and weights."""
+    import random
+
+    rng, drift, drifts, weights = random.Random(0), 0.0, [], []
+    for _ in range(readings):
+        goal = (pull / dual.weight) ** 2
+        drift += pace * (goal - drift)
+        dual.read(drift * math.exp(noise * rng.gauss(0, 1)))
+        drifts.append(drift)
+        weights.append(dual.weight)
+    return drifts, weights
+
+
+@pytest.mark.parametrize("pull", [0.02, 0.3, 2.0, 20.0])
+@pytest.mark.parametrize("pace", [1.0, 0.2, 0.03])
+def test_the_budget_is_held_on_fast_and_slow_tasks(pull, pace):
+    drifts, weights = simulate(DualWeight(1.0), pull, pace, 400, noise=0.3)
+    assert max(drifts[200:]) < 1.0
+    wanted = max(1e-3, pull / math.sqrt(0.5))  # what holds the aim
+    assert wanted / 2.5 < weights[-1] < wanted * 2.5
+
+
+@pytest.mark.parametrize("pace", [1.0, 0.1])
+def test_a_task_of_moderate_pull_never_leaves_the_budget_on_the_way(pace):
+    drifts, _ = simulate(DualWeight(1.0), 0.3, pace, 400)
+    assert max(drifts) < 1.0
+
+
+def test_it_does_not_wind_up():
+    dual = DualWeight(1.0, low=0.01)
+    for _ in range(1000):
+        dual.read(0.0)
+    assert dual.weight == pytest.approx(0.01)
+    rises = 0
+    while dual.weight < 1.0:
+        dual.read(3.0)
+        rises += 1
+    assert rises <= 11  # as if the thousand slack readings had been few
+    for _ in range(1000):
+        dual.read(float("nan"))
+    assert dual.weight == pytest.approx(100.0)
+
+
+def test_twenty_slack_readings_do_not_take_the_weight_away():
+    dual = DualWeight(1.0)
+    for _ in range(20):
+        dual.read(1e-6)
+    assert dual.weight > 0.04
+
+
+def test_its_state_is_all_of_it():
+    import json
+
+    a, b = DualWeight(0.7), DualWeight(0.7)
+    for reading in (0.1, 0.9, 0.4, 0.2):
+        a.read(reading)
+    b.state = json.loads(json.dumps(a.state))
+    assert [a.read(x) for x in (0.5, 2.0)] == [b.read(x) for x in (0.5, 2.0)]
+
+
+@pytest.mark.parametrize("budget, start", [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.0), (float("nan"), 1.0)])
+def test_numbers_that_are_none(budget, start):
+    with pytest.raises(UserError, match="above 0"):
+        DualWeight(budget, start)
