@@ -34,7 +34,7 @@ from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, collate, encode_rows
 from holdfast.evaluation import RefusalJudge
 from holdfast.models import Subject, add_lora, generate_text
-from holdfast.models.adapters import WEIGHTS_FILE
+from holdfast.models.adapter_files import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 
