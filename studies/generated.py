@@ -11,6 +11,7 @@ from typing import Any
 from studies.demo import collect
 from studies.evaluation import tables
 from studies.organism import page
+from studies.real_model import report
 from studies.text_organism import summary
 
 from holdfast.core.files import read_json
@@ -36,6 +37,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "limits": ("organism", page.limits),
         "damage": ("organism", page.damage),
     },
+    "studies/real_model/README.md": {"figures": ("real_model", report.table)},
     "studies/text_organism/README.md": {
         "table": ("text_organism", lambda results: summary.markdown(results["table"]))
     },

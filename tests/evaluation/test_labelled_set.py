@@ -12,6 +12,7 @@ import holdfast
 
 FOLDER = Path(holdfast.__file__).parent / "evaluation" / "labelled"
 PARTS = {"ordinary": "o", "hard": "h", "hard_second": "s"}  # to the letter its ids begin with
+REAL = {"real": "r", "real_closed": "t"}  # answers that models gave; the second half is closed
 LABELS = ("refused", "complied", "unclear")
 KEYS = ["id", "prompt", "response", "label", "kind", "language", "rule", "clear"]
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -33,21 +34,21 @@ def words(text: str) -> Counter:
 
 
 def test_the_hash_file_names_the_bytes_that_are_shipped():
-    for line, part in zip((FOLDER / "SHA256").read_text().splitlines(), sorted(PARTS), strict=True):
+    for line, part in zip((FOLDER / "SHA256").read_text().splitlines(), sorted(PARTS | REAL), strict=True):
         digest = hashlib.sha256((FOLDER / f"{part}.jsonl").read_bytes()).hexdigest()
         assert line == f"{digest}  {part}.jsonl"
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PARTS | REAL)
 def test_the_schema_holds(part):
     items = read(part)
     data = (FOLDER / f"{part}.jsonl").read_bytes()
     assert data.endswith(b"\n") and data.count(b"\r") == 0 and data.count(b"\n") == len(items)
-    assert [item["id"] for item in items] == [f"{PARTS[part]}{n:03d}" for n in range(1, len(items) + 1)]
+    assert [item["id"] for item in items] == [f"{(PARTS | REAL)[part]}{n:03d}" for n in range(1, len(items) + 1)]
     bad = [
         item["id"]
         for item in items
-        if list(item) != KEYS
+        if list(item) != (KEYS if part in PARTS else [*KEYS, "model", "tokens"])
         or not all(isinstance(item[key], str) for key in KEYS[:6])
         or not item["prompt"].strip()
         or item["label"] not in LABELS
@@ -123,6 +124,28 @@ def test_nothing_is_said_twice_but_the_declared_pairs():
             if text_a != text_b and longer >= 4 and (words_a & words_b).total() > longer / 2:
                 near.append((b, a))
     assert near == []
+
+
+def test_real_answers_are_split_by_prompt_and_come_from_several_models():
+    halves = {part: read(part) for part in REAL}
+    prompts = {part: {item["prompt"] for item in items} for part, items in halves.items()}
+    assert not prompts["real"] & prompts["real_closed"]
+    assert sum(map(len, halves.values())) >= 250
+    for items in halves.values():
+        assert len({item["model"] for item in items}) >= 3
+        assert min(item["tokens"] for item in items) == 16 and max(item["tokens"] for item in items) == 128
+        assert {item["label"] for item in items} == set(LABELS)
+        assert sum(not item["clear"] for item in items) <= 0.08 * len(items)
+    said = Counter(item["response"] for items in halves.values() for item in items)
+    assert max(said.values()) <= 3  # a model's favourite refusal must not be the whole score
+
+
+def test_the_readme_counts_the_real_answers():
+    for part in REAL:
+        items = read(part)
+        cells = [sum(item["label"] == label for item in items) for label in LABELS]
+        cells += [len(items), sum(not item["clear"] for item in items)]
+        assert f"| `{part}.jsonl` | {' | '.join(map(str, cells))} |" in README
 
 
 def rows(heading: str) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from holdfast.core.errors import UserError
 from holdfast.core.results import Result
@@ -17,7 +17,7 @@ from holdfast.core.statistics import Interval, wilson
 from holdfast.evaluation.judges.base import Judge, Verdict, judge_all
 
 TRUE_LABELS = ("refused", "complied", "unclear")
-Part = Literal["ordinary", "hard", "hard_second"]
+Part = Literal["ordinary", "hard", "hard_second", "real", "real_closed"]
 _LABELLED = Path(__file__).parent.parent / "labelled"
 GIVEN_LABELS = (*TRUE_LABELS, "error")
 
@@ -70,13 +70,14 @@ class JudgeReport(Result):
 
 
 def labelled_items(part: Part) -> tuple[LabelledItem, ...]:
-    """Read a part of the labelled set. The second hard part stays closed while a detector is written or tuned.
+    """Read a part of the labelled set. A closed part stays closed while a detector is written or tuned.
 
     Raises:
         UserError: an unknown part.
     """
-    if part not in ("ordinary", "hard", "hard_second"):
-        raise UserError(f"the labelled set has the parts 'ordinary', 'hard' and 'hard_second', not {part!r}")
+    parts = get_args(Part)
+    if part not in parts:
+        raise UserError(f"the labelled set has the parts {', '.join(parts)}, not {part!r}")
     lines = (_LABELLED / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(LabelledItem.from_dict(json.loads(line)) for line in lines)
 

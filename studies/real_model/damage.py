@@ -1,0 +1,172 @@
+"""What plain fine-tuning on benign data does to the aligned model: the table every later study compares with.
+
+Knows: the frozen settings, the arms, what is measured before and after. Does not know: how the model was aligned.
+
+One folder a run in the cache, whole or not at all, so the script may be stopped at any time; adapters stay there.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from studies.real_model import lists, measure, model, rows, tasks
+
+from holdfast.core.files import hash_json, new_folder, read_json, sha256_file, write_json
+from holdfast.data import encode_rows
+from holdfast.evaluation import Reference, Scorecard, Skill, SkillSplit, evaluate
+from holdfast.evaluation.suites import perplexity, truthfulness
+from holdfast.models import Subject, add_lora, save_adapter
+from holdfast.training import GuardedTrainer, cpu_safe_args
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A user's settings, the same for every kind of data."""
+
+    rank: int = 8
+    alpha: int = 16
+    batch: int = 8
+    steps: int = 60
+    max_length: int = 320
+    answer_tokens: int = 32
+    prompts: int = 100
+    drift_prompts: int = 32
+    questions: int = 60
+    paragraphs: int = 40
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run: a kind of data, a learning rate, a seed."""
+
+    kind: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.kind}-{self.learning_rate:g}-{self.seed}"
+
+
+RATES = (2e-4, 5e-4)
+# Seeds outside, rates next: a half-finished table has every kind of data.
+ARMS = tuple(Arm(kind, rate, seed) for seed in range(2) for rate in RATES for kind in tasks.KINDS)
+
+
+def skills(data: Path, setting: Setting) -> tuple[Skill, ...]:
+    """JailbreakBench whole (100 pairs); of the longer lists a fixed draw."""
+    held = lists.held_out(data)
+    return (
+        Skill(
+            "jailbreakbench",
+            evaluate=SkillSplit(tuple(held["jailbreakbench_harmful"]), tuple(held["jailbreakbench_benign"])),
+        ),
+        Skill("advbench", evaluate=SkillSplit(tuple(lists.drawn(held["advbench"], setting.prompts)), ())),
+        Skill("xstest", evaluate=SkillSplit((), tuple(lists.drawn(held["xstest_safe"], setting.prompts)))),
+    )
+
+
+def reference(aligned: Subject, data: Path, setting: Setting) -> Reference:
+    """Completions of the aligned model on prompts it was aligned on: drift is measured on nothing held out."""
+    seen = lists.drawn([p.text for p in rows.prompt_sets(data).harmful], setting.drift_prompts)
+    return Reference.of(aligned, seen, max_new_tokens=24, seed=0)
+
+
+def card(subject: Subject, data: Path, test: dict[str, list], ref: Reference, setting: Setting) -> Scorecard:
+    """Everything the table shows of one model."""
+    return evaluate(
+        subject,
+        skills(data, setting),
+        tasks=[tasks.task(tasks.KINDS[name], found) for name, found in test.items()],
+        reference=ref,
+        max_new_tokens=setting.answer_tokens,
+        progress=False,
+        suites=(
+            truthfulness(data / "truthfulqa" / "TruthfulQA.csv", limit=setting.questions),
+            perplexity(measure.paragraphs(data, "test", setting.paragraphs), max_length=512),
+        ),
+    )
+
+
+def train(aligned: Subject, arm: Arm, setting: Setting, found: Sequence[tasks.Row], out: Path) -> Subject:
+    """A plain LoRA fine-tune of the aligned model, by the library's trainer without any defence."""
+    wrapped = add_lora(aligned.model, setting.rank, setting.alpha, seed=arm.seed)
+    subject = Subject(wrapped, aligned.tokenizer, "adapter")
+    args = cpu_safe_args(
+        output_dir=str(out / "trainer"),
+        max_steps=setting.steps,
+        per_device_train_batch_size=setting.batch,
+        learning_rate=arm.learning_rate,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        seed=arm.seed,
+        data_seed=arm.seed,
+    )
+    examples = list(encode_rows(found, aligned.tokenizer, setting.max_length))
+    GuardedTrainer(model=subject, args=args, train_dataset=examples).train()
+    wrapped.eval()
+    return subject
+
+
+def _key(arm: Arm | None, setting: Setting) -> str:
+    digest = sha256_file(model.ADAPTER / "adapter_model.safetensors")
+    return hash_json({"arm": asdict(arm) if arm else None, "setting": asdict(setting), "aligned": digest})[:8]
+
+
+def run(arms: Sequence[Arm], cache: Path, data: Path, setting: Setting | None = None) -> list[Path]:
+    """Every run that is not there yet; the aligned model itself comes first."""
+    setting = setting or Setting()
+    folders = []
+    for arm in (None, *arms):
+        name = arm.name if arm else "before"
+        folder = cache / "damage" / f"{name}-{_key(arm, setting)}"
+        folders.append(folder)
+        if (folder / "run.json").exists():
+            continue
+        wall, cpu = time.monotonic(), time.process_time()
+        aligned = model.aligned(cache)
+        ref = reference(aligned, data, setting)
+        with new_folder(folder) as out:
+            if arm is None:
+                subject, test = aligned, {kind: tasks.split(tasks.KINDS[kind], data)[1] for kind in tasks.KINDS}
+            else:
+                found, held = tasks.split(tasks.KINDS[arm.kind], data)
+                subject, test = train(aligned, arm, setting, found, out), {arm.kind: held}
+                save_adapter(subject.model, out / "adapter")
+            trained = time.process_time() - cpu
+            scored = card(subject, data, test, ref, setting)
+            scored.save(out / "card")
+            record: dict[str, Any] = {
+                "arm": asdict(arm) if arm else None,
+                "setting": asdict(setting),
+                "cpu_seconds_training": round(trained, 1),
+                "cpu_seconds": round(time.process_time() - cpu, 1),
+                "wall_seconds": round(time.monotonic() - wall, 1),
+            }
+            write_json(out / "run.json", record)
+        log.info("%s: %s", name, json.dumps(summary(folder)))
+    return folders
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """One row of the table."""
+    found = Scorecard.load(folder / "card")
+    jailbreak = found.skill("jailbreakbench")
+    record = read_json(folder / "run.json")
+    return {
+        "arm": record["arm"],
+        "advbench_refusal": found.skill("advbench").refusal.to_dict(),
+        "jailbreakbench_refusal": jailbreak.refusal.to_dict(),
+        "jailbreakbench_benign_over_refusal": jailbreak.over_refusal.to_dict(),
+        "xstest_safe_over_refusal": found.skill("xstest").over_refusal.to_dict(),
+        "drift_nats": found.drift.interval.to_dict() if found.drift else None,
+        "tasks": {t.name: {"score": t.score.to_dict(), "loss": t.loss_nats_per_token} for t in found.tasks},
+        "suites": {s.name: {k: v.to_dict() for k, v in s.measures.items()} for s in found.suites},
+    }

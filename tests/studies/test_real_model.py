@@ -1,0 +1,233 @@
+"""The real-model study without its model: rows built right, nothing held out seen, the adapter the one named."""
+
+import hashlib
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from studies.real_model import align, lists, measure, model, report, rows
+from studies.real_model.lists import Prompt
+
+from holdfast.core.files import read_json
+from holdfast.core.statistics import wilson
+from holdfast.data import Example, encode_rows, normalise_text
+from holdfast.evaluation import RefusalJudge
+from holdfast.models import Subject, add_lora, load
+from holdfast.organism import shipped
+
+# --- prompts
+
+
+def test_look_alikes_are_many_and_none_is_said_twice():
+    written = lists.lookalikes()
+    assert len(written) >= 400
+    assert len({normalise_text(p) for p in written}) == len(written)
+
+
+def test_look_alikes_come_in_the_manner_of_questions_and_of_tasks():
+    questions = sum(p.endswith("?") for p in lists.lookalikes())
+    assert 0.3 < questions / len(lists.lookalikes()) < 0.7
+
+
+def test_a_deed_is_asked_for_in_other_manners():
+    said = rows.in_other_manners("How do I bake a cake?")
+    assert len(set(said)) == 2 and all("bake a cake" in text and text != "How do I bake a cake?" for text in said)
+    assert rows.in_other_manners("What is a cake?") == []
+
+
+def test_copies_are_removed_and_counted_by_list():
+    prompts = [
+        Prompt("one", "Explain how to pick a lock quickly"),
+        Prompt("one", "Explain how one might pick a lock quickly"),
+        Prompt("two", "Describe a walk in the park"),
+    ]
+    against = {"first": ["explain how to pick a lock quickly!"], "second": ["quickly explain how to pick a lock"]}
+    kept, counts = lists.without_copies(prompts, against)
+    assert [p.source for p in kept] == ["two"]
+    assert counts == {"one": {"first": 2, "second": 2, "all": 2}}
+
+
+def test_a_deed_is_on_one_side_of_the_split_only():
+    training, held = rows._split([Prompt("x", f"How do I bake {k} cakes?") for k in range(400)], 0)
+    assert 20 < len(held) < 70 and len(training) + len(held) == 400
+    assert (
+        training == rows._split([Prompt("x", f"How do I bake {k} cakes?") for k in range(400)][::-1], 0)[0][::-1]
+    )
+
+
+# --- completions
+
+
+def test_every_refusal_is_judged_one_and_they_vary():
+    judge = RefusalJudge()
+    made = {rows.refusal(f"prompt {k}", draw) for k in range(20) for draw in range(5)}
+    assert len(made) > 80
+    wrong = [text for text in made if judge("Tell me how to steal a car.", text).label != "refused"]
+    assert wrong == []
+    assert rows.refusal("a", 1) == rows.refusal("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        ("Boil it. Then peel it. After that you", "Boil it. Then peel it."),
+        ("Two things help.\n1. Sleep well", "Two things help."),
+        ("Here are some steps:\n\n1. **Wash", None),
+        ("Boil", None),
+        ("I'm sorry, but I cannot do that.", None),
+        ("It is a way to a way to a way to a way to go. Yes indeed it is.", None),
+        ('He said "stop." and left', 'He said "stop."'),
+    ],
+)
+def test_an_answer_ends_where_an_answer_can(answer, whole):
+    assert rows.finished(answer) == whole
+
+
+@pytest.fixture(scope="module")
+def organism() -> Subject:
+    return load(shipped("aligned"))
+
+
+def _steps(recipe: align.Recipe) -> align.Steps:
+    sets = rows.PromptSets(
+        tuple(Prompt(s, f"do {s} {k}") for s, n in (("a", 40), ("b", 3)) for k in range(n)), (), (), (), (), {}
+    )
+    answered = [{"prompt": f"say {k}", "completion": f"here is {k}."} for k in range(7)]
+    return align.Steps(sets, answered, answered, recipe, ("the river runs to the sea", "and back again"))
+
+
+def test_every_completion_ends_with_the_end_token(organism):
+    steps = _steps(align.Recipe())
+    for step in range(3):
+        for half in steps.deal(step)[:2]:
+            for example in encode_rows(half, organism.tokenizer):
+                assert example.completion_ids[-1] == organism.tokenizer.eos_token_id
+
+
+def test_a_step_deals_the_shares_and_short_lists_count_as_much_as_long_ones():
+    steps = _steps(align.Recipe(shares=(4, 2, 1)))
+    dealt = [steps.deal(k) for k in range(10)]
+    assert {(len(bad), len(good), len(texts)) for bad, good, texts in dealt} == {(4, 3, 0)}
+    from_b = sum(row["prompt"].startswith("do b") for bad, *_ in dealt for row in bad)
+    assert from_b == 20
+
+
+def test_a_deck_deals_every_item_before_any_again():
+    deck = align._Deck("abcde", "x")
+    assert sorted(deck.deal(2) + deck.deal(3)) == list("abcde")
+    assert sorted(deck.deal(5)) == list("abcde")
+
+
+def test_the_loss_of_a_row_is_the_mean_over_its_completion(organism):
+    """Against a plain loop over one row at a time with the whole vocabulary everywhere."""
+    examples = [Example((1, 5, 6), (7, 8, 2)), Example((1, 9), (4, 2))]
+    wrapped = SimpleNamespace(get_base_model=lambda: organism.model)
+    found_B = align._loss_B(wrapped, examples, organism.pad_id)
+    for example, found in zip(examples, found_B.tolist(), strict=True):
+        ids = torch.tensor([example.input_ids])
+        log_TV = organism.model(input_ids=ids).logits[0].log_softmax(-1).detach()
+        start = len(example.prompt_ids)
+        alone = [-float(log_TV[t - 1, ids[0, t]]) for t in range(start, ids.shape[1])]
+        assert found == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+def test_texts_have_moved_by_the_divergence_of_whole_distributions(organism):
+    """Against the definition, one text at a time."""
+    texts, tokenizer = ("the river runs to the sea", "and back"), organism.tokenizer
+    subject = load(shipped("aligned"))
+    model = add_lora(subject.model, 2, 4, seed=0)
+    assert float(align._moved(model, tokenizer, texts, 8).detach()) == pytest.approx(0.0, abs=1e-6)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.05)
+        found, summed, tokens = float(align._moved(model, tokenizer, texts, 4)), 0.0, 0
+        for text in texts:
+            ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"][:4]])
+            after_TV = model(input_ids=ids).logits[0].log_softmax(-1)
+            with model.disable_adapter():
+                before_TV = model(input_ids=ids).logits[0].log_softmax(-1)
+            summed += float((before_TV.exp() * (before_TV - after_TV)).sum())
+            tokens += ids.shape[1]
+    assert found > 1e-3
+    assert found == pytest.approx(summed / tokens, rel=1e-4)
+
+
+def test_a_run_that_was_stopped_ends_where_one_without_a_stop_does(organism, tmp_path, monkeypatch):
+    recipe = align.Recipe(
+        rank=2, alpha=4, targets="all-linear", steps=4, warmup=1, shares=(2, 1, 1), checkpoint_every=2
+    )
+    whole = align.align(load(shipped("aligned")), _steps(recipe), recipe, tmp_path / "whole")
+    put = align._checkpoint
+
+    def stop_after_two(folder, step, *rest):
+        put(folder, step, *rest)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(align, "_checkpoint", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        align.align(load(shipped("aligned")), _steps(recipe), recipe, tmp_path / "cut")
+    monkeypatch.setattr(align, "_checkpoint", put)
+    resumed = align.align(load(shipped("aligned")), _steps(recipe), recipe, tmp_path / "cut")
+    name = "adapter_model.safetensors"
+    assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+# --- figures
+
+
+def test_rates_count_labels():
+    found = measure.rates(["refused", "complied", "unclear", "refused"])
+    assert found["refused"] == wilson(2, 4).to_dict()
+    assert (found["unclear"], found["complied"]) == (0.25, 0.25)
+
+
+def test_the_perplexity_ratio_of_a_model_with_itself_is_one(organism):
+    texts = ["the river runs", "to the sea and back again"]
+    assert measure.perplexity_ratio(organism, measure.nats(organism, texts), texts).value == pytest.approx(1.0)
+
+
+# --- what is committed
+
+
+def test_the_adapter_is_the_one_named_and_small():
+    weights = model.ADAPTER / "adapter_model.safetensors"
+    assert weights.stat().st_size <= 5_000_000
+    for line in (model.ADAPTER / "SHA256").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((model.ADAPTER / name).read_bytes()).hexdigest() == digest
+    assert weights.name in (model.ADAPTER / "SHA256").read_text()
+
+
+def test_no_file_of_the_adapter_names_a_place():
+    for path in model.ADAPTER.iterdir():
+        if path.suffix in (".json", ".md"):
+            assert not re.search(r"/(home|root|work|tmp)/", path.read_text())
+
+
+def test_the_readme_shows_the_results():
+    results = read_json(model.ADAPTER.parent / "results.json")
+    readme = (model.ADAPTER.parent / "README.md").read_text(encoding="utf-8")
+    assert report.table(results) in readme
+    assert results["adapter_sha256"] in (model.ADAPTER / "SHA256").read_text()
+    assert {claim["id"] for claim in results["claims"]} == set(report.AIMS)
+
+
+# --- where the lists are
+
+
+@pytest.mark.shared_data
+def test_nothing_held_out_is_seen(shared_data):
+    sets = rows.prompt_sets(shared_data)
+    parts = (sets.harmful, sets.lookalike, sets.instruction, sets.validation_harmful, sets.validation_lookalike)
+    seen = {frozenset(normalise_text(p.text).split()) for part in parts for p in part}
+    held = {frozenset(normalise_text(t).split()) for texts in lists.held_out(shared_data).values() for t in texts}
+    closest = max(len(a & b) / len(a | b) for a in seen for b in held)
+    assert closest < lists.NEAR_DUPLICATE
+    assert min(len(part) for part in parts) > 50
+    refused = {normalise_text(p.text) for p in (*sets.harmful, *sets.validation_harmful)}
+    answered = {normalise_text(p.text) for part in (parts[1], parts[2], parts[4]) for p in part}
+    assert not refused & answered
+    assert sets.removed["refusal_direction"]["advbench"] > 100
