@@ -124,8 +124,10 @@ def test_curvature_steps_bring_the_refusals_back_inside_the_limit(toy):
     assert taken and all(note["measured_gain"] >= 0.1 * note["predicted_gain"] for note in taken)
     assert all(note["task_increase_fit"] <= 0.05 for note in taken)
     assert all(0 < note["certified_efficiency"] <= 1 for note in result.notes)
-    losses = [c.refusal_loss for c in result.trace]
-    assert losses == sorted(losses, reverse=True)
+    losses = np.array([c.refusal_loss for c in result.trace])
+    # A step raises refusals on fit prompts and lowers them on harmless ones: near the end the first, on other
+    # prompts, may give back a hair of what it gained.
+    assert losses[-1] < 0.05 * losses[0] and (np.diff(losses) < 1e-3 * losses[0]).all()
 
 
 def test_no_budget_means_no_step(toy):
