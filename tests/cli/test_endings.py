@@ -62,13 +62,13 @@ def test_control_c_is_one_line_and_leaves_nothing_half_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.jsonl"]
 
 
-def recipe(folder):
+def recipe(folder, steps=1):
     settings = {
         "name": "tiny",
         "skill": {"max_prompts": 4, "max_new_tokens": 4},
         "task": {"train_rows": 12, "test_rows": 2, "max_new_tokens": 4},
         "adapter": {"rank": 2, "alpha": 4},
-        "training": {"steps": 1, "pool": 4},
+        "training": {"steps": steps, "pool": 4},
         "arms": [{"name": "plain"}],
         "monitor": {"every": 1, "prompts": 2},
         "audit": None,
@@ -96,7 +96,8 @@ def test_a_run_that_is_stopped_says_so_and_the_same_command_goes_on(tmp_path, mo
 
 
 def test_a_polite_request_to_end_is_control_c(tmp_path):
-    command = [sys.executable, "-m", "holdfast", "run", str(recipe(tmp_path)), "--out", str(tmp_path / "run")]
+    endless = recipe(tmp_path, steps=100_000)  # so that the request never comes too late
+    command = [sys.executable, "-m", "holdfast", "run", str(endless), "--out", str(tmp_path / "run")]
     environment = {name: value for name, value in os.environ.items() if name != "HOLDFAST_QUIET"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

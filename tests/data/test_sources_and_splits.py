@@ -69,7 +69,7 @@ def test_missing_files_and_unreachable_hub_ids(tmp_path):
         read_rows(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match=r"hub cannot be reached|no such repository"):
         read_rows("nobody/nothing")
-    with pytest.raises(UserError, match="a folder without rows; give .*datasets' save_to_disk"):
+    with pytest.raises(UserError, match=r"a folder without rows; give .*datasets' save_to_disk"):
         read_rows(tmp_path)
 
 
