@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,dev,eval]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,dev,eval,gguf]"
 	touch $@
 
 demo: $(VENV)/installed
