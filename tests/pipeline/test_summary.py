@@ -130,6 +130,13 @@ def test_a_rate_of_nothing_at_all_is_not_certain():
     assert (entry["value"], entry["high"]) == (0.0, expected.high)
 
 
+def test_nats_that_are_all_zero_are_no_count_of_successes():
+    card = whole_card(0, prompts=4)
+    still = replace(card, drift=replace(card.drift, kl_nats=0.0, per_prompt=(0.0,) * 4))
+    entry = row_of({None: still})["drift_kl_nats"]
+    assert (entry["value"], entry["low"], entry["high"]) == (0.0, 0.0, 0.0)
+
+
 def test_what_was_not_kept_or_not_measured_has_no_interval():
     card = whole_card(1)
     old = replace(card, drift=None, tasks=(replace(card.tasks[0], loss_per_example=()),))

@@ -168,13 +168,6 @@ def template_values(given: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
-def raw_rows(source: str, limit: int | None, split: str = "train") -> list[dict[str, Any]]:
-    """Rows of a source named on the command line, ``organism:NAME`` included."""
-    from holdfast.pipeline.inputs import named_rows
-
-    return named_rows(source, limit, split)
-
-
 def prompt_flags(asked: Prompts) -> str:
     """The options that name the same prompts again, for a line that says what to do next."""
     given = {

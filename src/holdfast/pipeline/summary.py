@@ -8,7 +8,7 @@ other seeds; its n is the number of prompts, and the seeds are listed beside it.
 Shapes: S seeds, P prompts or examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -102,15 +102,22 @@ def _binary(*matrices: np.ndarray) -> bool:
 
 def _rate(cards: Sequence[Scorecard], kind: str, label: str | None) -> dict[str, Any] | None:
     values_SP = _matrix(cards, kind, label)
-    return _entry(values_SP, values_SP.mean(1).tolist()) if values_SP.size else None
+    if not values_SP.size:
+        return None
+    of = rate_over_seeds if _binary(values_SP) else seeds_and_prompts
+    return _entry(values_SP, values_SP.mean(1).tolist(), of)
 
 
-def _entry(values_SP: Any, per_seed: list[float]) -> dict[str, Any]:
-    """A mean with its interval; without one where the values behind it were not kept or are not finite."""
+def _entry(
+    values_SP: Any, per_seed: list[float], of: Callable[..., Interval] = seeds_and_prompts
+) -> dict[str, Any]:
+    """A mean with its interval; without one where the values behind it were not kept or are not finite.
+
+    Only a rate is one of two outcomes a prompt: nats that happen to be all 0 are no count of successes.
+    """
     data_SP = np.asarray(values_SP, dtype=np.float64)
     if data_SP.size == 0 or not np.isfinite(data_SP).all():
         return {"value": float(np.mean(per_seed)), "per_seed": per_seed}
-    of = rate_over_seeds if _binary(data_SP) else seeds_and_prompts
     return {**of(data_SP.tolist()).to_dict(), "per_seed": per_seed}
 
 
