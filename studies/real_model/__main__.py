@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure_all(cache, data, options.adapter, options.out)
     elif options.verb == "damage":
         first, processes = map(int, options.part.split("/"))
-        damage.run(damage.ARMS[first::processes], cache, data)
+        damage.run((None, *damage.ARMS)[first::processes], cache, data)
     elif options.verb == "tables":
         write_json(options.out, read_json(options.out) | {"damage": damage_table.collect(cache)})
 

@@ -141,11 +141,11 @@ def run_folder(cache: Path, arm: Arm | None, setting: Setting) -> Path:
     return cache / "damage" / f"{arm.name if arm else 'before'}-{_key(arm, setting)}"
 
 
-def run(arms: Sequence[Arm], cache: Path, data: Path, setting: Setting | None = None) -> list[Path]:
-    """Every run that is not there yet; the aligned model itself comes first."""
+def run(arms: Sequence[Arm | None], cache: Path, data: Path, setting: Setting | None = None) -> list[Path]:
+    """Every run that is not there yet; None is the aligned model itself."""
     setting = setting or Setting()
     folders = []
-    for arm in (None, *arms):
+    for arm in arms:
         name = arm.name if arm else "before"
         folder = run_folder(cache, arm, setting)
         folders.append(folder)
