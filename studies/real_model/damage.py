@@ -90,8 +90,10 @@ def reference(aligned: Subject, data: Path, setting: Setting, kept: Path) -> Ref
     return Reference.on(aligned, examples)
 
 
-def card(subject: Subject, data: Path, test: dict[str, list], ref: Reference, setting: Setting) -> Scorecard:
-    """Everything the table shows of one model."""
+def card(
+    subject: Subject, data: Path, test: dict[str, list], ref: Reference, setting: Setting, kept: Path
+) -> Scorecard:
+    """Everything the table shows of one model; a run that was killed finds its answers in `kept`."""
     return evaluate(
         subject,
         skills(data, setting),
@@ -99,6 +101,7 @@ def card(subject: Subject, data: Path, test: dict[str, list], ref: Reference, se
         reference=ref,
         max_new_tokens=setting.answer_tokens,
         progress=False,
+        cache=kept,
         suites=(
             truthfulness(data / "truthfulqa" / "TruthfulQA.csv", limit=setting.questions),
             perplexity(measure.paragraphs(data, "test", setting.paragraphs), max_length=512),
@@ -162,7 +165,7 @@ def run(arms: Sequence[Arm | None], cache: Path, data: Path, setting: Setting | 
                 subject, test = train(aligned, arm, setting, found, out), {arm.kind: held}
                 save_adapter(subject.model, out / "adapter")
             trained = time.process_time() - cpu
-            scored = card(subject, data, test, ref, setting)
+            scored = card(subject, data, test, ref, setting, cache / "damage" / "kept")
             scored.save(out / "card")
             record: dict[str, Any] = {
                 "arm": asdict(arm) if arm else None,
