@@ -115,8 +115,8 @@ def _spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) ->
         values["arm"]["budget"] = None
     training = section_from(TrainingSection, values["training"])
     adapter = section_from(AdapterSection, values["adapter"])
-    check_settings(training, adapter, model)
     arm, monitor = section_from(ArmSection, values["arm"]), section_from(MonitorSection, values["monitor"])
+    check_settings(training, adapter, model, [arm])
     return RunSpec(adapter, training, arm, monitor, seed, 0, max_new_tokens)
 
 
@@ -196,7 +196,7 @@ def _rows(
 
     read, most = output.read_rows(data, model, rows), spec.monitor.task_rows
     if task is not None:
-        return read, output.read_rows(task, model, replace(rows, limit=most))
+        return read, output.read_rows(task, model, replace(rows, limit=most), "test")
     if data.startswith(f"{ORGANISM}:"):
         return read, read_named(data, replace(rows, limit=most), "test", spec.seed)
     held = read.rows[::HELD_OUT_EVERY][:most] if len(read.rows) > 1 else ()
