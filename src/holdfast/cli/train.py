@@ -138,6 +138,7 @@ def _train(
     from holdfast.core.seeds import derive_seed
     from holdfast.data import Examples
     from holdfast.evaluation import Reference, sample_reference
+    from holdfast.evaluation.beforehand import refusals_among, warn_if_little
     from holdfast.models import save_adapter
     from holdfast.pipeline.training_folder import RESULT
     from holdfast.pipeline.training_run import (
@@ -172,6 +173,7 @@ def _train(
     prompts = skill.estimate.harmful[: spec.monitor.prompts]
     with bar(f"the model's own answers to {len(prompts)} prompts", None):
         answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
+        warn_if_little(refusals_among(subject, prompts, answers), model)
         reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
     trainer, monitor = build_run(spec, subject, examples, held, reference, skill, folder.logs)
     result = run_training(trainer, monitor, "training", spec.training)

@@ -15,6 +15,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.data import Example
 from holdfast.evaluation import Judge
+from holdfast.evaluation.beforehand import warn_if_little
 from holdfast.models import Subject, adapter_off_is_base, adapter_parameters
 from holdfast.models.bare import WAY_OUT
 from holdfast.restoration.attempt import Attempt, Best
@@ -117,6 +118,7 @@ def restore(
         choose, decide = (Validation(subject, part, judge, max_new_tokens) for part in material.parts)
         with bar("the adapter as it is, off, and scaled down", None, progress):
             free = measure_baselines(subject, choose, decide)
+        warn_if_little(free["aligned"].refusals, "the aligned model (the adapter switched off)")
         cost.checks_took(2 * len(free))
         best = Best(free["drifted"].choose.check, free["aligned"].choose.check, max_task_loss_increase)
         lost = drifted_by([*free["aligned"].both], [*free["drifted"].both])
