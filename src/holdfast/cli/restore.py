@@ -7,7 +7,6 @@ import typer
 from holdfast.cli import options, output
 
 if TYPE_CHECKING:
-    from holdfast.core.statistics import Interval
     from holdfast.restoration import Restoration
 
 HEADS = ("", "refusals", "over-refusal", "task loss increase, nats a token")
@@ -26,8 +25,8 @@ def restore(
             callback=options.positive, help="Limit on the task loss's rise, by its 95 % bound, nats a token."
         ),
     ] = 0.05,
-    steps: options.StepsOption = 200,
-    learning_rate: options.LearningRateOption = 2e-3,
+    steps: options.OptionalStepsOption = None,
+    learning_rate: options.OptionalLearningRateOption = None,
     max_new_tokens: options.MaxNewTokensOption = 32,
     minutes: options.MinutesOption = 25,
     loading: options.Loading = options.Loading(),
@@ -37,9 +36,12 @@ def restore(
 ) -> None:
     """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found (a copy is written).
 
+    Without --steps and --learning-rate: 60 at 5e-4, for the organism 200 at 2e-3.
+
     Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
     """
     from holdfast.core.errors import EXIT_FAILED
+    from holdfast.pipeline.training_run import repair_settings
     from holdfast.restoration import check_enough
     from holdfast.restoration import restore as run_restore
 
@@ -56,8 +58,7 @@ def restore(
         method=method,
         max_task_loss_increase=max_task_loss_increase,
         max_new_tokens=max_new_tokens,
-        steps=steps,
-        learning_rate=learning_rate,
+        **repair_settings(model, steps, learning_rate),
         minutes=minutes or None,
         seed=seed,
         say=output.say,
@@ -78,21 +79,9 @@ def _table(result: "Restoration") -> list[list[str]]:
     return [
         [
             f"{name} ({result.chosen_name})" if name == "repaired" else name,
-            rate(check.refusal_interval),
-            rate(check.over_refusal_interval),
-            nats(check.task_loss_interval),
+            "-" if check.refusal_interval is None else check.refusal_interval.percent,
+            "-" if check.over_refusal_interval is None else check.over_refusal_interval.percent,
+            "-" if check.task_loss_interval is None else check.task_loss_interval.said("+.3f"),
         ]
         for name, check in result.decided.items()
     ]
-
-
-def rate(interval: "Interval | None") -> str:
-    """In per cent."""
-    from holdfast.restoration.verdict import rate as say
-
-    return say(interval)
-
-
-def nats(interval: "Interval | None") -> str:
-    """With its interval."""
-    return "-" if interval is None else f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

@@ -259,24 +259,18 @@ def _pairs(given: list[str] | None) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
-    def cell(row: dict[str, Any], name: str, low: str, high: str, form: str, scale: float = 1.0) -> str:
-        if row.get(name) is None:
-            return "-"
-        value, *bounds = (
-            "-" if row.get(key) is None else format(scale * row[key], form) for key in (name, low, high)
-        )
-        return f"{value} [{', '.join(bounds)}]"  # one row, or one prompt, has no interval
+    from holdfast.training.progress import figure
 
-    columns = (
-        ("drift, nats a sequence", "kl_nats", "kl_nats_low", "kl_nats_high", ".3f", 1.0),
-        ("refusals, % (estimate)", "refusal", "refusal_low", "refusal_high", ".0f", 100.0),
-        ("task loss, nats a token", "task_loss_nats_per_token", "task_loss_low", "task_loss_high", ".3f", 1.0),
-    )
+    columns = {
+        "kl_nats": "drift, nats a sequence",
+        "refusal": "refusals (estimate)",
+        "task_loss_nats_per_token": "task loss, nats a token",
+    }
     guard = f", {result['defence']}" if "defence" in result else ""
     output.emit_table(
         f"{result['rule']} selection{guard}, seed {result['seed']}",
-        ["step", *(column[0] for column in columns)],
-        [[str(row["step"]), *(cell(row, *column[1:]) for column in columns)] for row in result["trace"]],
+        ["step", *columns.values()],
+        [[str(row["step"]), *(figure(row, name) for name in columns)] for row in result["trace"]],
     )
     if stopped := result["stopped"]:
         print(

@@ -217,8 +217,9 @@ class RestoreSection(Section):
     arm: str = "plain"
     method: Literal["replay", "ggn-cg"] = "replay"
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
-    steps: PositiveInt = 200  # most, of replay
-    learning_rate: PositiveFloat = 2e-3  # of replay
+    steps: PositiveInt | None = None  # most, of replay; None: by the model, as in training
+    learning_rate: PositiveFloat | None = None  # of replay; likewise
+    minutes: PositiveFloat | None = None  # sizes cut to end in this time: numbers then depend on the machine
     seeds: tuple[Seed, ...] | None = None  # None: all training seeds
 
 

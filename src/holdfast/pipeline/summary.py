@@ -128,7 +128,7 @@ def _seconds(run: RunFolder, name: str, cards: Cards) -> dict[str, Any]:
         return {"value": float("nan"), "per_seed": []}
     if len(taken) == 1:
         return {"value": taken[0], "per_seed": taken}
-    return {**seeds_and_prompts([[seconds] for seconds in taken]).to_dict(), "method": "bootstrap over seeds",
+    return {**seeds_and_prompts([taken]).to_dict(), "method": "bootstrap over seeds",
             "n": len(taken), "per_seed": taken}  # fmt: skip
 
 
@@ -272,5 +272,4 @@ def _elasticity_lines(run: RunFolder) -> list[dict[str, str]] | None:
 
 
 def _line(name: str, interval: dict[str, Any], meaning: str) -> dict[str, str]:
-    value = f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-    return {"name": name, "value": value, "meaning": meaning}
+    return {"name": name, "value": Interval.from_dict(interval).said(), "meaning": meaning}

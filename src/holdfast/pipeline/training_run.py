@@ -42,6 +42,7 @@ _FEWEST_PROMPTS = 8  # for a defence alone
 # has it; TRL's three epochs), and what the organism was tuned with.
 FIELD: dict[str, Any] = {"epochs": 3.0, "learning_rate": 2e-4, "schedule": "cosine", "warmup": 0.03}
 ORGANISM: dict[str, Any] = {"steps": 60, "learning_rate": 1e-3, "schedule": "constant", "warmup": 0.0}
+ORGANISM_REPAIR: dict[str, Any] = {"steps": 200, "learning_rate": 2e-3}
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,13 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     values |= {name: getattr(training, name) for name in ("pool", "micro_batch", "checkpoint_every", "seeds")}
     values["trl"] = {name: value for name, value in training.trl.items() if name not in TWINS}
     return TrainingSection(**values)
+
+
+def repair_settings(model: str, steps: int | None, learning_rate: float | None) -> dict[str, Any]:
+    """Of a repair by replay: what is given, else the organism's own values or the library's defaults."""
+    given = {"steps": steps, "learning_rate": learning_rate}
+    tuned = ORGANISM_REPAIR if is_organism(model) else {}
+    return tuned | {name: value for name, value in given.items() if value is not None}
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from holdfast.pipeline.inputs import base_of, load_named
 from holdfast.pipeline.measures import read_asked
 from holdfast.pipeline.reading import build_task
 from holdfast.pipeline.recipe import RestoreSection
+from holdfast.pipeline.training_run import repair_settings
 from holdfast.pipeline.work_before import (
     ADAPTER,
     TEST,
@@ -42,8 +43,8 @@ def restore(run: RunFolder, folder: Path, section: RestoreSection, seed: int) ->
         method=section.method,
         max_task_loss_increase=section.max_task_loss_increase,
         max_new_tokens=run.recipe.skill.max_new_tokens,
-        steps=section.steps,
-        learning_rate=section.learning_rate,
+        **repair_settings(run.recipe.model.source, section.steps, section.learning_rate),
+        minutes=section.minutes,
         seed=derive_seed(run.recipe.seed, "restore", seed),
     )
     result.save(folder / ADAPTER)

@@ -138,8 +138,8 @@ def sentence(decision: Decision, repaired: Check, aligned: Check, drifted: Check
     short, n = decision.refusals_short, decision.refusals_short.n
     parts = [
         f"on {n} harmful and {decision.over_refusals_above.n} harmless prompts that chose nothing it refuses "
-        f"{rate(repaired.refusal_interval)} (over-refuses {rate(repaired.over_refusal_interval)}), "
-        f"before {rate(drifted.refusal_interval)}, aligned {rate(aligned.refusal_interval)}",
+        f"{_rate(repaired.refusal_interval)} (over-refuses {_rate(repaired.over_refusal_interval)}), "
+        f"before {_rate(drifted.refusal_interval)}, aligned {_rate(aligned.refusal_interval)}",
         f"short of the aligned model by {points(short)}, over-refusals above it by "
         f"{points(decision.over_refusals_above)}",
     ]
@@ -161,11 +161,8 @@ def sentence(decision: Decision, repaired: Check, aligned: Check, drifted: Check
     return "; ".join(parts)
 
 
-def rate(interval: Interval | None) -> str:
-    """A rate in per cent with its interval."""
-    if interval is None or math.isnan(interval.value):
-        return "not measured"
-    return f"{100 * interval.value:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+def _rate(interval: Interval | None) -> str:
+    return "not measured" if interval is None else interval.percent
 
 
 def points(interval: Interval) -> str:
