@@ -9,8 +9,8 @@ from holdfast.core.errors import UserError
 from holdfast.curvature import ggn_operator
 from holdfast.data import encode_rows
 from holdfast.defences import Anchor
-from holdfast.defences.remembered import Remembered
 from holdfast.evaluation import Reference, drift, sample_reference
+from holdfast.evaluation.remembered import Remembered
 from holdfast.models import Subject
 from holdfast.training import DriftBudget, GuardedTrainer, cpu_safe_args
 

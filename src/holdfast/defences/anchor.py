@@ -27,9 +27,9 @@ from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed, generator
 from holdfast.data import Example
 from holdfast.defences.dual import DualWeight
-from holdfast.defences.remembered import LIMIT_BYTES, Remembered
 from holdfast.evaluation import Reference, Skill
 from holdfast.evaluation.behaviour import sample_answers
+from holdfast.evaluation.remembered import LIMIT_BYTES, Remembered
 from holdfast.models import Subject, adapter_off
 from holdfast.training.budget import DriftBudget
 

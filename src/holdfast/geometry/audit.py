@@ -16,7 +16,7 @@ from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.core.statistics import bootstrap_mean
-from holdfast.curvature import hvp
+from holdfast.curvature import hvp, in_float32
 from holdfast.data import Example
 from holdfast.evaluation import sample_reference
 from holdfast.evaluation.beforehand import refusals_among, warn_if_little
@@ -62,8 +62,9 @@ def audit(
     """Audit an aligned model for one skill and one planned fine-tune.
 
     Args:
-        subject: the aligned model and the scope that will be trained. A fresh LoRA is fine: with B = 0 only its B
-            matrices are active to first order, and the Fisher is that of the adapter's coordinates.
+        subject: the aligned model and the scope that will be trained; half precision is widened to float32
+            meanwhile. A fresh LoRA is fine: with B = 0 only its B matrices are active to first order, and the
+            Fisher is that of the adapter's coordinates.
         skill: the model answers its ``estimate.harmful`` prompts; None where ``reference_examples`` are given.
         examples: the task data. Every example enters g and H g, so pass a few hundred, not a million.
         optimizer: "adamw", "adam", "sgd", or a function that makes one; only its first update is used.
@@ -84,7 +85,7 @@ def audit(
         An :class:`Audit`. The model's parameters, gradients, modes and the random state are left as they were.
 
     Raises:
-        UserError: no prompts, no task examples, half-precision parameters.
+        UserError: no prompts, no task examples.
 
     Source: geometry.md 1.4, 1.7, 3; notes-forecast.md.
     """
@@ -93,8 +94,9 @@ def audit(
     if minutes is not None and skill is not None and reference_examples is None:
         prompts = skill.estimate.harmful[:max_prompts]
         told = say or log.info
-        max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, told)
-    with bar("audit", 8, progress) as advance:
+        with in_float32(subject.model):
+            max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, told)
+    with in_float32(subject.model), bar("audit", 8, progress) as advance:
         advance.note("the model's own answers")
         reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)
         log.info("auditing %d completions and %d task examples", len(reference), len(examples))
@@ -115,7 +117,7 @@ def audit(
         advance.note("lengths along the answers")
         measured = measure(subject, reference, g, Hg, update, splits, Hg_splits, learning_rate, batch_size)
         advance(2)
-    return _assemble(subject, examples, reference, gram, measured, plan, (batches, size), d)
+        return _assemble(subject, examples, reference, gram, measured, plan, (batches, size), d)
 
 
 def _reference(

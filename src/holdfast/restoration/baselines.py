@@ -42,24 +42,19 @@ class Baseline:
 
 
 def measure_baselines(subject: Subject, choose: Validation, decide: Validation) -> dict[str, Baseline]:
-    """The end points "aligned" (the adapter off) and "drifted", and between them "scale 0.25" to "scale 0.75".
-
-    An adapter with more than low-rank factors (DoRA's magnitudes, trained biases), or one that holds a part of the
-    base's weights (PiSSA), has no scaled versions, since its update is no multiple of ``B A``.
-    """
+    """The end points "aligned" (the adapter off) and "drifted", and between them "scale 0.25" to "scale 0.75"."""
     adapter = adapter_parameters(subject.model)
     here = trees.clone(adapter)
-    scalable = all(_LOW_RANK.search(name) for name in adapter)
-    scalable = scalable and not any(map(moves_base, subject.model.peft_config.values()))
+    scalable = can_be_scaled(subject)
 
     def measured(tensors: trees.Tree | None) -> Baseline:
         return Baseline(choose.measure(0), decide.measure(0), tensors)
 
     with adapter_off(subject.model):
-        found = {"aligned": measured(_scaled(here, 0.0) if scalable else None)}
+        found = {"aligned": measured(scaled(here, 0.0) if scalable else None)}
     if scalable:
         for factor in SCALES:
-            tensors = _scaled(here, factor)
+            tensors = scaled(here, factor)
             trees.assign(adapter, tensors)
             found[f"scale {factor:g}"] = measured(tensors)
         trees.assign(adapter, here)
@@ -67,5 +62,14 @@ def measure_baselines(subject: Subject, choose: Validation, decide: Validation) 
     return found
 
 
-def _scaled(adapter: trees.Tree, factor: float) -> trees.Tree:
+def can_be_scaled(subject: Subject) -> bool:
+    """Not one with more than low-rank factors (DoRA's magnitudes, trained biases), nor one that holds a part of
+    the base's weights (PiSSA): its update is no multiple of ``B A``.
+    """
+    low_rank = all(_LOW_RANK.search(name) for name in adapter_parameters(subject.model))
+    return low_rank and not any(map(moves_base, subject.model.peft_config.values()))
+
+
+def scaled(adapter: trees.Tree, factor: float) -> trees.Tree:
+    """The tensors of an adapter whose update is ``factor`` times as large."""
     return {name: factor * t if _SECOND_FACTOR.search(name) else t.clone() for name, t in adapter.items()}

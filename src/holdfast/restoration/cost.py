@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from holdfast.restoration.material import Material
-from holdfast.restoration.replay import CHECK_EVERY
+from holdfast.restoration.tuning import CHECK_EVERY
 
 log = logging.getLogger(__name__)
 
@@ -21,16 +21,16 @@ class Cost:
     ) -> None:
         self.method, self.most, self.material, self.say = method, most_steps, material, say or log.info
         self.examples_a_step = 3 * batch_size
-        self.checks = most_steps // CHECK_EVERY if method == "replay" else most_steps
+        self.checks = most_steps if method == "ggn-cg" else most_steps // CHECK_EVERY
         self.started, self.check_seconds = time.monotonic(), 0.0
         self._announce()
 
     def _announce(self) -> None:
         choose, decide = self.material.parts
         what = (
-            f"{self.most} steps of {self.examples_a_step} examples"
-            if self.method == "replay"
-            else f"{self.most} linearisations on {len(self.material.task_fit)} task examples"
+            f"{self.most} linearisations on {len(self.material.task_fit)} task examples"
+            if self.method == "ggn-cg"
+            else f"{self.most} steps of {self.examples_a_step} examples"
         )
         self.say(
             f"{self.method}: at most {what}; up to {self.checks} checks, each {len(choose.harmful)} harmful and "

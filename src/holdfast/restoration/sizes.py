@@ -14,7 +14,8 @@ from holdfast.evaluation import sample_answers
 from holdfast.gradients.memory import COPIES, peak_bytes
 from holdfast.models import Subject, adapter_parameters, mean_loss
 from holdfast.restoration.material import FEWEST_PROMPTS, FEWEST_TASK_EXAMPLES
-from holdfast.restoration.replay import CHECK_EVERY, FEWEST_STEPS, add_gradient
+from holdfast.restoration.replay import add_gradient
+from holdfast.restoration.tuning import CHECK_EVERY, FEWEST_STEPS
 
 TIMED_ROWS = 8
 BASELINES = 5
@@ -67,8 +68,8 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
 
     Args:
         data: harmful prompts, harmless prompts and task examples there are.
-        method: "replay", whose ``steps`` are steps, or "ggn-cg", whose are linearisations.
-        batch_size: of each of replay's three sets.
+        method: "distil" or "replay", whose ``steps`` are steps, or "ggn-cg", whose are linearisations.
+        batch_size: of each of the three sets.
     """
     harmful, harmless, examples = data
     (fit_h, check_h), (fit_b, check_b), (fit_t, check_t) = (
@@ -81,9 +82,10 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
     )
     gathered = (fit_h + check_h + fit_b) * units.answer
     check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
-    rows = 3 * batch_size if method == "replay" else GRADIENTS_A_LINEARISATION * fit_t
-    checks = sizes.steps // CHECK_EVERY if method == "replay" else sizes.steps
-    return gathered + (2 * BASELINES + checks + 2) * check + sizes.steps * rows * units.gradient
+    rows = GRADIENTS_A_LINEARISATION * fit_t if method == "ggn-cg" else 3 * batch_size
+    checks = sizes.steps if method == "ggn-cg" else sizes.steps // CHECK_EVERY
+    taught = (fit_h + fit_b + fit_t) * units.loss if method == "distil" else 0.0
+    return gathered + taught + (2 * BASELINES + checks + 2) * check + sizes.steps * rows * units.gradient
 
 
 def fitted(
@@ -103,12 +105,12 @@ def fitted(
     if not all(data):
         return sizes  # which the repair refuses in its own words
     units = measure_units(subject, estimate.harmful, task, max_new_tokens)
-    fewest = FEWEST_STEPS if method == "replay" else 1
+    fewest = 1 if method == "ggn-cg" else FEWEST_STEPS
 
     def at(share: float) -> float:
         return seconds(sizes.cut(share, fewest) if share < 1 else sizes, units, data, method, batch_size)
 
-    memory = peak_bytes(subject, task, 3 * batch_size, COPIES if method != "replay" else 1.0)
+    memory = peak_bytes(subject, task, 3 * batch_size, 1.0 if method == "replay" else COPIES)
     share = largest_share(at, 60 * minutes)
     chosen = sizes if share == 1 else sizes.cut(share, fewest)
     for words in (

@@ -8,6 +8,7 @@ Where the prompts are too few for either the word is "undecided", and the senten
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -112,6 +113,16 @@ def drifted_by(aligned: list[Measured], drifted: list[Measured]) -> tuple[Interv
 def has_drifted(lost: tuple[Interval, Interval]) -> bool:
     """Whether there is anything to restore: fewer refusals or more over-refusals, by more than two points."""
     return max(interval.value for interval in lost) > RATE_TOLERANCE
+
+
+def free_sentence(free: Mapping[str, Baseline], lost: tuple[Interval, Interval]) -> str:
+    """What is there before anything is changed: the drift, and what each free repair reaches and costs."""
+    found = [
+        f"{'adapter off' if name == 'aligned' else name} refuses {100 * check.refusal:.0f} % "
+        f"(over-refuses {100 * check.over_refusal:.0f} %) at {check.task_loss_increase:+.2f} nats a token"
+        for name, check in ((name, baseline.choose.check) for name, baseline in free.items())
+    ]
+    return f"the adapter costs {points(lost[0])} of refusals; " + ", ".join(found)
 
 
 def no_drift_sentence(lost: tuple[Interval, Interval]) -> str:

@@ -1,0 +1,44 @@
+"""Where a repair starts: how much of the fine-tune's update is kept before the first step.
+
+From the drifted adapter refusals have to be learned anew, and come back only where they are shown. From an update
+scaled down until the refusals are still there, they only have to be kept while the task comes back in
+(notes-anchor.md): the same losses end at more refusals, which last longer.
+
+Knows: the free repairs, measured. Does not know: what is done from there.
+"""
+
+from collections.abc import Mapping
+
+from holdfast.core import trees
+from holdfast.core.errors import UserError
+from holdfast.models import Subject, adapter_parameters
+from holdfast.restoration.baselines import SCALES, Baseline, can_be_scaled, scaled
+
+CANDIDATES = (1.0, 0.5, 0.25, 0.0)
+
+
+def safe_scale(free: Mapping[str, Baseline]) -> float:
+    """The largest candidate that refuses as the aligned model does on the examples that choose; 1 without one."""
+    aligned = free["aligned"].choose.check
+    at = {1.0: "drifted", 0.0: "aligned"} | {scale: f"scale {scale:g}" for scale in SCALES}
+    for scale in CANDIDATES:
+        found = free.get(at[scale])
+        if found is None or (scale == 0.0 and found.adapter is None):  # an adapter that cannot be scaled
+            continue
+        if found.choose.check.as_good_as(aligned):
+            return scale
+    return 1.0
+
+
+def scale_adapter(subject: Subject, scale: float) -> None:
+    """Multiply the subject's update by ``scale``, in place.
+
+    Raises:
+        UserError: its update is no multiple of its low-rank factors.
+    """
+    if scale == 1.0:
+        return
+    if not can_be_scaled(subject):
+        raise UserError(f"start {scale:g}: this adapter cannot be scaled; use 'auto' or 1")
+    adapter = adapter_parameters(subject.model)
+    trees.assign(adapter, scaled(trees.clone(adapter), scale))
