@@ -82,7 +82,7 @@ def restore(
             validation chooses the checkpoint, the other half decides about it.
         max_new_tokens: of every generated answer.
         steps, learning_rate, batch_size: of distil and replay; the batch is of each of the three sets. The
-            defaults are for an adapter of a real model; the built-in one takes 200 steps at 2e-3 (``holdfast restore`` knows).
+            defaults are a real model's; the built-in one takes 200 steps at 2e-3 (``holdfast restore`` knows).
         outer: most linearisations (ggn-cg).
         contrast_weight: ggn-cg only; weight of keeping refusals of harmless prompts unlikely.
         harmful_weight: ggn-cg only; weight of raising the loss of the drifted model's harmful answers.
