@@ -96,11 +96,14 @@ def train(
         seed,
         max_new_tokens,
     )  # fmt: skip
-    result = _train(model, adapter, data, task, asked, loading, rows, spec, TrainingFolder(out), fresh)
+    folder = TrainingFolder(out)
+    made = fresh or not folder.finished
+    result = _train(model, adapter, data, task, asked, loading, rows, spec, folder, fresh)
     if json:
         output.emit_json({"out": out, **result})
     else:
-        _show(result, model, out, output.prompt_flags(asked))
+        _show(result, f"{'wrote' if made else 'found'} {out}; next: holdfast evaluate {model} --adapter "
+              f"{out / 'adapter'}{output.prompt_flags(asked)}")  # fmt: skip
     if result["stopped"]:
         raise typer.Exit(EXIT_FAILED)
 
@@ -138,7 +141,6 @@ def _train(
     from holdfast.core.seeds import derive_seed
     from holdfast.data import Examples
     from holdfast.evaluation import Reference, sample_reference
-    from holdfast.evaluation.beforehand import refusals_among, warn_if_little
     from holdfast.models import save_adapter
     from holdfast.pipeline.training_folder import RESULT
     from holdfast.pipeline.training_run import (
@@ -173,7 +175,6 @@ def _train(
     prompts = skill.estimate.harmful[: spec.monitor.prompts]
     with bar(f"the model's own answers to {len(prompts)} prompts", None):
         answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
-        warn_if_little(refusals_among(subject, prompts, answers), model)
         reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
     trainer, monitor = build_run(spec, subject, examples, held, reference, skill, folder.logs)
     result = run_training(trainer, monitor, "training", spec.training)
@@ -260,7 +261,7 @@ def _pairs(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
+def _show(result: dict[str, Any], last: str) -> None:
     from holdfast.training.progress import figure
 
     columns = {
@@ -279,4 +280,4 @@ def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
             f"stopped at step {stopped['step']}: {stopped['reason']}; "
             f"weights of step {stopped['restored_step']} put back"
         )
-    print(f"wrote {out}; next: holdfast evaluate {model} --adapter {out / 'adapter'}{prompts}")
+    print(last)
