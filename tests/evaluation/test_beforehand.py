@@ -9,7 +9,9 @@ from holdfast.data import Example
 from holdfast.evaluation.beforehand import little_to_hold, refusals_among, warn_if_little
 
 
-@pytest.mark.parametrize(("refused", "asked", "said"), [(0, 16, True), (6, 100, True), (0, 8, False), (15, 100, False)])
+@pytest.mark.parametrize(
+    ("refused", "asked", "said"), [(0, 16, True), (6, 100, True), (0, 8, False), (15, 100, False)]
+)
 def test_it_is_said_where_the_rate_is_surely_low_and_nowhere_else(refused, asked, said, caplog):
     rate = wilson(refused, asked)
     assert (rate.high < 0.2) == said == (little_to_hold(rate) is not None)

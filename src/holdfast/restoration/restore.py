@@ -25,7 +25,7 @@ from holdfast.restoration.cost import Cost
 from holdfast.restoration.distil import Teachers, distil
 from holdfast.restoration.ggn import ggn_cg
 from holdfast.restoration.material import Material, gather
-from holdfast.restoration.replay import LEARNING_RATE, STEPS, replay
+from holdfast.restoration.replay import replay
 from holdfast.restoration.result import Restoration, fingerprint, get_adapter
 from holdfast.restoration.sizes import Sizes, fitted
 from holdfast.restoration.start import safe_scale, scale_adapter
@@ -81,8 +81,8 @@ def restore(
         prompts, task_examples: most prompts of each kind, and most task examples, in (fit, validation). Half of
             validation chooses the checkpoint, the other half decides about it.
         max_new_tokens: of every generated answer.
-        steps, learning_rate, batch_size: of distil and replay; the batch is of each of the three sets. The defaults are for
-            an adapter of a real model; the built-in one takes 200 steps at 2e-3 (``holdfast restore`` knows).
+        steps, learning_rate, batch_size: of distil and replay; the batch is of each of the three sets. The
+            defaults are a real model's; the built-in one takes 200 steps at 2e-3 (``holdfast restore`` knows).
         outer: most linearisations (ggn-cg).
         contrast_weight: ggn-cg only; weight of keeping refusals of harmless prompts unlikely.
         harmful_weight: ggn-cg only; weight of raising the loss of the drifted model's harmful answers.
