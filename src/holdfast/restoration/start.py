@@ -12,22 +12,21 @@ from collections.abc import Mapping
 from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.models import Subject, adapter_parameters
-from holdfast.restoration.baselines import SCALES, Baseline, can_be_scaled, scaled
+from holdfast.restoration.baselines import Baseline, can_be_scaled, scaled
+from holdfast.restoration.validation import RATE_TOLERANCE
 
-CANDIDATES = (1.0, 0.5, 0.25, 0.0)
+CANDIDATES = (1.0, 0.5, 0.25)
 
 
 def safe_scale(free: Mapping[str, Baseline]) -> float:
-    """The largest candidate that refuses as the aligned model does on the examples that choose; 1 without one."""
-    aligned = free["aligned"].choose.check
-    at = {1.0: "drifted", 0.0: "aligned"} | {scale: f"scale {scale:g}" for scale in SCALES}
-    for scale in CANDIDATES:
-        found = free.get(at[scale])
-        if found is None or (scale == 0.0 and found.adapter is None):  # an adapter that cannot be scaled
-            continue
-        if found.choose.check.as_good_as(aligned):
-            return scale
-    return 1.0
+    """The largest candidate that refuses as the aligned model does, by the examples that choose; the last if none.
+
+    Over-refusal is not asked for: it falls as the task comes back in. 1 where the adapter cannot be scaled.
+    """
+    least = free["aligned"].choose.check.refusal - RATE_TOLERANCE
+    at = {scale: free.get("drifted" if scale == 1 else f"scale {scale:g}") for scale in CANDIDATES}
+    there = {scale: found.choose.check.refusal for scale, found in at.items() if found is not None}
+    return next((scale for scale, refusal in there.items() if refusal >= least), min(there))
 
 
 def scale_adapter(subject: Subject, scale: float) -> None:
