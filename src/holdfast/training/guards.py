@@ -54,6 +54,11 @@ class Guards:
         for defence in self.all:
             defence.begin(subject)
 
+    def read(self, row: Mapping[str, Any]) -> None:
+        """What a monitor has measured."""
+        for defence in self.all:
+            defence.read(row)
+
     def choose(self, step: int, scores: tuple[Any, Any, Any], rows: Any) -> Any:
         """What the chooser says of a pool, as a Selection or a :class:`Choice`.
 

@@ -109,6 +109,9 @@ class GuardedTrainer(SFTTrainer):
         if self.guards.all:
             self.add_callback(Updates(self))
             self.guards.begin(subject_of(self.model, self.processing_class))
+            for callback in callbacks or ():
+                if isinstance(callback, DriftMonitor):
+                    callback.listener = self.guards.read
 
     @property
     def selection_trace(self) -> list[dict[str, Any]]:
