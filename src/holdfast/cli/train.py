@@ -44,7 +44,7 @@ def train(
         list[str] | None, typer.Option("--trl", help="KEY=VALUE: any argument of TRL's SFTConfig; repeat it.")
     ] = None,
     defence: Annotated[
-        str | None, typer.Option(help="What holds the model while it trains, beside --rule: anchor.")
+        str | None, typer.Option(help="What holds the model while it trains, beside --rule: anchor; or a rival.")
     ] = None,
     defence_weight: Annotated[
         float | None, typer.Option(help="Its one main setting; without it, it holds --max-kl-nats.")
