@@ -13,6 +13,7 @@ from studies.evaluation import tables
 from studies.organism import page
 from studies.real_model import report
 from studies.text_organism import summary
+from studies.training import summary as training
 
 from holdfast.core.files import read_json
 
@@ -40,6 +41,11 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "studies/real_model/README.md": {"figures": ("real_model", report.table)},
     "studies/text_organism/README.md": {
         "table": ("text_organism", lambda results: summary.markdown(results["table"]))
+    },
+    "studies/training/README.md": {
+        "arms": ("training", training.markdown),
+        "tasks": ("training", training.markdown_by_task),
+        "claims": ("training", training.markdown_claims),
     },
 }
 
