@@ -159,6 +159,7 @@ class BudgetSection(Section):
 
     max_kl_nats: PositiveFloat | None = None
     min_refusal: Share | None = None
+    max_over_refusal: Share | None = None
     max_task_loss: PositiveFloat | None = None  # nats a token, on held-out rows
 
 
