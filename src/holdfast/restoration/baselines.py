@@ -6,6 +6,8 @@ Knows: which adapters can be scaled. Does not know: what is chosen.
 import re
 from dataclasses import dataclass
 
+import torch
+
 from holdfast.core import trees
 from holdfast.models import Subject, adapter_off, adapter_parameters
 from holdfast.models.bare import moves_base
@@ -58,6 +60,11 @@ def can_be_scaled(subject: Subject) -> bool:
     """
     low_rank = all(_LOW_RANK.search(name) for name in adapter_parameters(subject.model))
     return low_rank and not any(map(moves_base, subject.model.peft_config.values()))
+
+
+def second_factors(adapter: trees.Tree) -> list[torch.Tensor]:
+    """The ``B`` of every ``B A``."""
+    return [tensor for name, tensor in adapter.items() if _SECOND_FACTOR.search(name)]
 
 
 def scaled(adapter: trees.Tree, factor: float) -> trees.Tree:
