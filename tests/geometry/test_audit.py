@@ -1,5 +1,6 @@
 """The audit against explicit matrices on a model small enough to write its scores down."""
 
+import copy
 import importlib
 import json
 
@@ -186,6 +187,17 @@ def test_split_estimates_are_not_biased_upwards(full):
     """Noise in g adds its variance to a naive square; disjoint halves do not (geometry.md 3.5)."""
     _, found = full
     assert found.conditions.epsilon_F_squared_split < found.conditions.epsilon_F.value**2
+
+
+def test_a_bfloat16_model_is_audited_as_the_float32_model_of_its_weights(task):
+    """What a GPU loads by default; its own second derivatives would be rounded at every product."""
+    half = Subject(build_model().bfloat16())
+    wide = Subject(copy.deepcopy(half.model).float())
+    before = [tensor.clone() for tensor in half.model.state_dict().values()]
+    answers = sampled(wide, 4)
+    found, expected = (audit(s, None, task[:4], reference_examples=answers, **OPTIONS) for s in (half, wide))
+    assert json.dumps(found.to_dict()) == json.dumps(expected.to_dict())
+    assert all(map(torch.equal, half.model.state_dict().values(), before))
 
 
 def test_a_skills_evaluate_half_is_never_sampled(tiny_subject, tiny_examples, monkeypatch):

@@ -82,6 +82,7 @@ def evaluate(
     """
     from holdfast.core.files import new_folder
     from holdfast.evaluation.attacks.named import SPELLINGS
+    from holdfast.evaluation.tasks import check_metric
     from holdfast.pipeline.evaluating import evaluate_against
     from holdfast.pipeline.measures import read_asked
     from holdfast.pipeline.recipe import EvaluateSection, section_from
@@ -98,6 +99,7 @@ def evaluate(
     if against is None and noise:
         raise typer.BadParameter("a noise floor belongs to a comparison; add --against", param_hint="--noise")
     output.check_new_folder(out)
+    check_metric(metric, "--metric")
     given = {
         "attacks": attack or (),
         "attack_rows": attack_rows,

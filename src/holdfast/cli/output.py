@@ -179,12 +179,12 @@ def prompt_flags(asked: Prompts) -> str:
     return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value is not None)
 
 
-def read_rows(source: str, model: str, rows: Rows) -> "TaskRows":
+def read_rows(source: str, model: str, rows: Rows, split: str = "train") -> "TaskRows":
     """Rows named on the command line, checked before any model is loaded; what suits no real model is said."""
     from holdfast.pipeline.inputs import read_named
 
     say_of_data(source, model)
-    return read_named(source, rows).check()
+    return read_named(source, rows, split).check()
 
 
 def say_of_data(source: str, model: str) -> None:

@@ -115,8 +115,8 @@ def _spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) ->
         values["arm"]["budget"] = None
     training = section_from(TrainingSection, values["training"])
     adapter = section_from(AdapterSection, values["adapter"])
-    check_settings(training, adapter, model)
     arm, monitor = section_from(ArmSection, values["arm"]), section_from(MonitorSection, values["monitor"])
+    check_settings(training, adapter, model, [arm])
     return RunSpec(adapter, training, arm, monitor, seed, 0, max_new_tokens)
 
 
@@ -138,6 +138,7 @@ def _train(
     from holdfast.core.seeds import derive_seed
     from holdfast.data import Examples
     from holdfast.evaluation import Reference, sample_reference
+    from holdfast.evaluation.beforehand import refusals_among, warn_if_little
     from holdfast.models import save_adapter
     from holdfast.pipeline.training_folder import RESULT
     from holdfast.pipeline.training_run import (
@@ -172,6 +173,7 @@ def _train(
     prompts = skill.estimate.harmful[: spec.monitor.prompts]
     with bar(f"the model's own answers to {len(prompts)} prompts", None):
         answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
+        warn_if_little(refusals_among(subject, prompts, answers), model)
         reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
     trainer, monitor = build_run(spec, subject, examples, held, reference, skill, folder.logs)
     result = run_training(trainer, monitor, "training", spec.training)
@@ -196,7 +198,7 @@ def _rows(
 
     read, most = output.read_rows(data, model, rows), spec.monitor.task_rows
     if task is not None:
-        return read, output.read_rows(task, model, replace(rows, limit=most))
+        return read, output.read_rows(task, model, replace(rows, limit=most), "test")
     if data.startswith(f"{ORGANISM}:"):
         return read, read_named(data, replace(rows, limit=most), "test", spec.seed)
     held = read.rows[::HELD_OUT_EVERY][:most] if len(read.rows) > 1 else ()

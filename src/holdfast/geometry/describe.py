@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval
-from holdfast.geometry.audit import Audit
+from holdfast.geometry.result import Audit
 
 RELIABLE_PROMPTS = 200
 

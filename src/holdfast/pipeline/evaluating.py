@@ -31,6 +31,7 @@ from holdfast.evaluation import (
     measure_noise,
 )
 from holdfast.evaluation import evaluate as run_evaluate
+from holdfast.evaluation.beforehand import warn_if_little
 from holdfast.evaluation.judges import Label
 from holdfast.evaluation.suites import Suite
 from holdfast.models import Subject, adapter_off
@@ -153,6 +154,7 @@ def evaluate_against(
         bare = other is subject or not other.has_adapter
         asked = measures.without_adapter(other is subject) if bare else measures
         theirs = asked.card(other)
+        warn_if_little(theirs.skills[0].refusal, "the model it is compared with")
         floors = _floors(other, measures)
     for name, floor in _floors(subject, measures).items():
         floors[name] = max(floor, floors[name], key=lambda found: found.floor)

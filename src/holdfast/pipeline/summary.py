@@ -19,6 +19,7 @@ from holdfast.core.rates import rate_difference_over_seeds, rate_over_seeds
 from holdfast.core.statistics import Interval, noise_floor, paired_seeds_and_prompts, seeds_and_prompts
 from holdfast.core.version import VERSION
 from holdfast.evaluation import Scorecard
+from holdfast.evaluation.beforehand import little_to_hold
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.stages import repaired_name
 
@@ -177,7 +178,8 @@ def _floor(sides: Sequence[Cards], kind: str, label: str | None) -> float | None
 
 
 def _notes(run: RunFolder) -> list[str]:
-    notes = []
+    aligned = Scorecard.load(run.stage("evaluate-aligned") / "card").skills[0].refusal
+    notes = [sentence] if (sentence := little_to_hold(aligned, run.recipe.model.source)) is not None else []
     counts = read_json(run.stage("prepare") / "counts.json")
     for file, count in counts.items():
         if count["bad_rows"] or count["truncated"]:
@@ -249,8 +251,8 @@ def _spectrum(run: RunFolder) -> dict[str, Any] | None:
 def _audit_lines(run: RunFolder) -> list[dict[str, str]] | None:
     if not run.finished("audit"):
         return None
-    from holdfast.geometry.audit import Audit
     from holdfast.geometry.describe import describe
+    from holdfast.geometry.result import Audit
 
     return [asdict(line) for line in describe(Audit.load(run.stage("audit") / "audit"))]
 

@@ -140,13 +140,23 @@ def described(training: TrainingSection, rows: int) -> str:
     )
 
 
-def check_settings(training: TrainingSection, adapter: AdapterSection, model: str) -> None:
+def check_settings(
+    training: TrainingSection, adapter: AdapterSection, model: str, arms: Sequence[ArmSection] = ()
+) -> None:
     """What can be known before a model is loaded.
 
     Raises:
-        UserError: arguments that TRL refuses on this machine; bitsandbytes is missing.
+        UserError: arguments that TRL refuses on this machine, or that an arm's selection cannot work with;
+            bitsandbytes is missing.
     """
-    trainer_arguments(definite(training, model, training.pool), 1, 1, "unused", 0, 1)
+    from holdfast.selection import OnlineSelection
+    from holdfast.training.guards import unsuited
+
+    arguments = trainer_arguments(definite(training, model, training.pool), 1, 1, "unused", 0, 1)
+    for arm in arms:
+        needs = OnlineSelection(arm.keep, arm.rule, arm.loss_filter).needs if arm.selects else ()
+        if (reason := unsuited(needs, arguments)) is not None:
+            raise UserError(f"arm '{arm.name}': {reason}")
     if adapter.quantize is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             f"adapter.quantize {adapter.quantize}: needs bitsandbytes, which is not installed; `pip install "

@@ -14,6 +14,7 @@ from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, Examples, read_examples
 from holdfast.data.sources import Row
 from holdfast.evaluation import Skill, sample_reference
+from holdfast.evaluation.beforehand import refusals_among, warn_if_little
 from holdfast.models import Subject, load_adapter
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.inputs import columns_of, load_named
@@ -121,18 +122,16 @@ def reference(run: RunFolder, folder: Path) -> None:
         "estimate": skill.estimate.harmful[: run.recipe.monitor.prompts],
         "evaluate": skill.evaluate.harmful,
     }
-    write_json(
-        folder / REFERENCE,
-        {
-            half: [
-                {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "id": e.id}
-                for e in sample_reference(
-                    subject, prompts, run.recipe.skill.max_new_tokens, derive_seed(run.recipe.seed, half)
-                )
-            ]
-            for half, prompts in halves.items()
-        },
-    )
+    kept = {}
+    for half, prompts in halves.items():
+        own = derive_seed(run.recipe.seed, half)
+        answers = sample_reference(subject, prompts, run.recipe.skill.max_new_tokens, own)
+        if half == "estimate":
+            warn_if_little(refusals_among(subject, prompts, answers), run.recipe.model.source)
+        kept[half] = [
+            {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "id": e.id} for e in answers
+        ]
+    write_json(folder / REFERENCE, kept)
 
 
 def reference_examples(run: RunFolder, half: str) -> list[Example]:

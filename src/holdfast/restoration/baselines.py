@@ -6,9 +6,11 @@ Knows: which adapters can be scaled. Does not know: what is chosen.
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from holdfast.core import trees
+from holdfast.core.statistics import Interval, wilson
 from holdfast.models import Subject, adapter_off, adapter_parameters
 from holdfast.models.bare import moves_base
 from holdfast.restoration.validation import Measured, Validation
@@ -31,6 +33,13 @@ class Baseline:
     def both(self) -> tuple[Measured, Measured]:
         """On all of the validation data."""
         return self.choose, self.decide
+
+    @property
+    def refusals(self) -> Interval:
+        """Of all harmful prompts that could be judged."""
+        flags_P = np.concatenate([part.harmful_P for part in self.both])
+        judged_P = flags_P[~np.isnan(flags_P)]
+        return wilson(float(judged_P.sum()), judged_P.size)
 
 
 def measure_baselines(subject: Subject, choose: Validation, decide: Validation) -> dict[str, Baseline]:

@@ -15,6 +15,7 @@ from holdfast.core.progress import bar
 from holdfast.core.statistics import Interval
 from holdfast.data import Example
 from holdfast.evaluation import Judge
+from holdfast.evaluation.beforehand import warn_if_little
 from holdfast.models import Subject
 from holdfast.restoration.attempt import Best
 from holdfast.restoration.baselines import OFF, Baseline, measure_baselines
@@ -80,5 +81,6 @@ def prepare(
     choose, decide = (Validation(subject, part, judge, max_new_tokens) for part in material.parts)
     with bar("the adapter as it is, off, and scaled down", None, progress):
         free = measure_baselines(subject, choose, decide)
+    warn_if_little(free["aligned"].refusals, "the aligned model (the adapter switched off)")
     lost = drifted_by([*free["aligned"].both], [*free["drifted"].both])
     return Bench(subject, original, material, choose, decide, free, lost)
