@@ -187,7 +187,7 @@ def collect(work: Path) -> None:
     cells = [read_json(path) for path in sorted(work.glob("*-*.json"))]
     results = {
         "study": "restoration",
-        "command": "python -m studies.restoration run --work RUNS; python -m studies.restoration collect --work RUNS",
+        "command": "python -m studies.restoration run --work RUNS, then collect --work RUNS",
         "versions": {"holdfast": __version__, "python": platform.python_version(), "torch": torch.__version__},
         "device": "cpu, 1 thread",
         "seconds": round(sum(c["cpu_seconds"] for c in cells)),
