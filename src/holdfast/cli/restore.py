@@ -36,7 +36,7 @@ def restore(
 ) -> None:
     """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found (a copy is written).
 
-    Without --steps and --learning-rate: 60 at 5e-4, for the organism 200 at 2e-3. Without --data (the rows are lost)
+    Without --steps and --learning-rate: 60 at 5e-4, for the organism 200 at 2e-3. Without --data (rows are lost)
     the task is held by what the adapter says to harmless prompts.
 
     Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
