@@ -4,6 +4,7 @@ Knows: which adapters can be scaled. Does not know: what is chosen.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +72,7 @@ def can_be_scaled(subject: Subject) -> bool:
     return low_rank and not any(map(moves_base, subject.model.peft_config.values()))
 
 
-def second_factors(adapter: trees.Tree) -> list[torch.Tensor]:
+def second_factors(adapter: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     """The ``B`` of every ``B A``."""
     return [tensor for name, tensor in adapter.items() if _SECOND_FACTOR.search(name)]
 
