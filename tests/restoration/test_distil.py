@@ -117,11 +117,15 @@ def free(aligned, **scales):
 
 
 def test_the_start_is_the_largest_scale_that_refuses_as_the_aligned_model_does():
-    assert safe_scale(free(0.95, drifted=0.1, s0_25=(0.97, 0.3), s0_5=(0.94,), s0_75=(0.2,))) == 0.5
-    assert safe_scale(free(0.95, drifted=0.1, s0_25=(0.94, 0.3), s0_5=(0.9,), s0_75=(0.2,))) == 0.25
-    assert safe_scale(free(0.95, drifted=0.1, s0_25=(0.5,), s0_5=(0.4,), s0_75=(0.2,))) == 0.25
-    assert safe_scale(free(0.95, drifted=0.95, s0_25=(0.95,), s0_5=(0.95,), s0_75=(0.95,))) == 1.0
-    assert safe_scale(free(0.95, drifted=0.1)) == 1.0  # an adapter that cannot be scaled
+    far = 100.0
+    assert safe_scale(free(0.95, drifted=0.1, s0_25=(0.97, 0.3), s0_5=(0.94,), s0_75=(0.2,)), 1.0, far) == 0.5
+    quarter = free(0.95, drifted=0.1, s0_25=(0.94, 0.3), s0_5=(0.9,), s0_75=(0.2,))
+    assert safe_scale(quarter, 1.0, far) == 0.25
+    assert safe_scale(quarter, 1.0, 5.9) == 0.5  # 0.75 of the way is too far for an eighth of 5.9
+    assert safe_scale(quarter, 1.0, 3.9) == 1.0
+    assert safe_scale(free(0.95, drifted=0.1, s0_25=(0.5,), s0_5=(0.4,), s0_75=(0.2,)), 1.0, far) == 0.25
+    assert safe_scale(free(0.95, drifted=0.95, s0_25=(0.95,), s0_5=(0.95,), s0_75=(0.95,)), 1.0, far) == 1.0
+    assert safe_scale(free(0.95, drifted=0.1), 1.0, far) == 1.0  # an adapter that cannot be scaled
 
 
 def test_the_task_weighs_more_only_while_its_bound_is_above_the_limit_and_not_falling():

@@ -104,7 +104,7 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
 
 
 def repair_settings(model: str, steps: int | None, learning_rate: float | None) -> dict[str, Any]:
-    """Of a repair by replay: what is given, else the organism's own values or the library's defaults."""
+    """Of a repair that trains: what is given, else the organism's own values or the library's defaults."""
     given = {"steps": steps, "learning_rate": learning_rate}
     tuned = ORGANISM_REPAIR if is_organism(model) else {}
     return tuned | {name: value for name, value in given.items() if value is not None}

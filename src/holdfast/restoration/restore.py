@@ -26,7 +26,7 @@ from holdfast.restoration.ggn import ggn_cg
 from holdfast.restoration.replay import replay
 from holdfast.restoration.result import Restoration, fingerprint, get_adapter, put_adapter
 from holdfast.restoration.sizes import Sizes, fitted
-from holdfast.restoration.start import safe_scale, scale_adapter
+from holdfast.restoration.start import safe_scale, scale_adapter, update_size
 from holdfast.restoration.tuning import CHECK_EVERY, LEARNING_RATE, STEPS, Schedule
 from holdfast.restoration.verdict import conclude, has_drifted
 
@@ -85,7 +85,8 @@ def restore(
         contrast_weight: ggn-cg only; weight of keeping refusals of harmless prompts unlikely.
         harmful_weight: ggn-cg only; weight of raising the loss of the drifted model's harmful answers.
         start: distil only; the scale of the adapter's update at the first step. "auto": the largest of 1, 0.5
-            and 0.25 that refuses as the aligned model does on the examples that choose.
+            and 0.25 that refuses as the aligned model does on the examples that choose, and from which the
+            steps lead back.
         minutes: cut prompts, task_examples and steps to what ends in this time here, by a timed first batch; None
             keeps them, and the result does not depend on the machine's speed.
         progress: draw a bar on a terminal.
@@ -141,7 +142,9 @@ def repair(
     put_adapter(subject.model, bench.original)
     settings = dict(settings)
     if method == "distil":
-        settings["start"] = safe_scale(free) if isinstance(start, str) else float(start)
+        walk = settings["steps"] * settings["learning_rate"]
+        automatic = safe_scale(free, update_size(subject), walk)
+        settings["start"] = automatic if isinstance(start, str) else float(start)
     cost = Cost(method, settings, bench, say)
     best = bench.best(max_task_loss_increase)
     attempt = Attempt((best.start,))
