@@ -12,6 +12,7 @@ from studies.demo import collect
 from studies.evaluation import tables
 from studies.organism import page
 from studies.real_model import report
+from studies.training import summary as training
 
 from holdfast.core.files import read_json
 
@@ -33,6 +34,11 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "damage": ("organism", page.damage),
     },
     "studies/real_model/README.md": {"figures": ("real_model", report.table)},
+    "studies/training/README.md": {
+        "arms": ("training", training.markdown),
+        "tasks": ("training", training.markdown_by_task),
+        "claims": ("training", training.markdown_claims),
+    },
 }
 
 

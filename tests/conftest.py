@@ -135,6 +135,9 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items):
+    # Files with slow tests first: the process that is handed one of them last keeps the others waiting.
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
     if SHARED_DATA.is_dir():
         return
     skip = pytest.mark.skip(reason="the licensed prompt lists are not beside this checkout")

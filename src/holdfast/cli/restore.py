@@ -15,10 +15,10 @@ HEADS = ("", "refusals", "over-refusal", "task loss increase, nats a token")
 def restore(
     model: options.ModelArgument,
     adapter: options.AdapterPath,
-    data: options.DataOption,
     out: options.OutPath,
+    data: options.OptionalDataOption = None,
     asked: options.Prompts = options.Prompts(),
-    method: Annotated[str, typer.Option(help="auto (= replay), replay or ggn-cg.")] = "auto",
+    method: Annotated[str, typer.Option(help="auto (= distil), distil, replay or ggn-cg.")] = "auto",
     max_task_loss_increase: Annotated[
         float,
         typer.Option(
@@ -36,7 +36,8 @@ def restore(
 ) -> None:
     """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found (a copy is written).
 
-    Without --steps and --learning-rate: 60 at 5e-4, for the organism 200 at 2e-3.
+    Without --steps and --learning-rate: 60 at 5e-4, for the organism 200 at 2e-3. Without --data (rows are lost)
+    the task is held by what the adapter says to harmless prompts.
 
     Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
     """
@@ -47,14 +48,14 @@ def restore(
 
     output.quiet_for_json(json)
     output.check_new_folder(out)
-    read = output.read_rows(data, model, rows)
+    read = None if data is None else output.read_rows(data, model, rows)
     skill = output.build_skill(model, asked, seed, rows.limit)
-    check_enough(skill.estimate, len(read.rows))
+    check_enough(skill.estimate, None if read is None else len(read.rows))
     subject = output.load_subject(model, adapter, "adapter", loading)
     result = run_restore(
         subject,
         skill,
-        task=output.encode(read, subject),
+        task=None if read is None else output.encode(read, subject),
         method=method,
         max_task_loss_increase=max_task_loss_increase,
         max_new_tokens=max_new_tokens,

@@ -44,7 +44,7 @@ def train(
         list[str] | None, typer.Option("--trl", help="KEY=VALUE: any argument of TRL's SFTConfig; repeat it.")
     ] = None,
     defence: Annotated[
-        str | None, typer.Option(help="What holds the model while it trains, beside --rule: anchor.")
+        str | None, typer.Option(help="What holds the model while it trains, beside --rule: anchor; or a rival.")
     ] = None,
     defence_weight: Annotated[
         float | None, typer.Option(help="Its one main setting; without it, it holds --max-kl-nats.")
@@ -52,6 +52,7 @@ def train(
     every: Annotated[int, typer.Option(help="Steps between drift measurements.")] = 10,
     max_kl_nats: Annotated[float | None, typer.Option(help="Drift budget, nats a sequence.")] = None,
     min_refusal: Annotated[float | None, typer.Option(help="Lowest refusal rate allowed, 0 to 1.")] = None,
+    max_over_refusal: Annotated[float | None, typer.Option(help="Highest share of controls refused.")] = None,
     max_task_loss: Annotated[
         float | None, typer.Option(help="Highest loss allowed on held-out rows, nats a token.")
     ] = None,
@@ -89,7 +90,10 @@ def train(
                 "name": "train", "rule": rule, "defence": defence, "weight": defence_weight,
                 "keep": keep if keep is not None else 1.0 if rule == "none" else 0.5,
                 **({} if loss_filter is None else {"loss_filter": loss_filter}),
-                "budget": {"max_kl_nats": max_kl_nats, "min_refusal": min_refusal, "max_task_loss": max_task_loss},
+                "budget": {
+                    "max_kl_nats": max_kl_nats, "min_refusal": min_refusal,
+                    "max_over_refusal": max_over_refusal, "max_task_loss": max_task_loss,
+                },
             },
             "monitor": {"every": every},
         },

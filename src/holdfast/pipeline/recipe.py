@@ -160,6 +160,7 @@ class BudgetSection(Section):
 
     max_kl_nats: PositiveFloat | None = None
     min_refusal: Share | None = None
+    max_over_refusal: Share | None = None
     max_task_loss: PositiveFloat | None = None  # nats a token, on held-out rows
 
 
@@ -216,10 +217,10 @@ class RestoreSection(Section):
     """After training: which adapters are repaired, and how."""
 
     arm: str = "plain"
-    method: Literal["replay", "ggn-cg"] = "replay"
+    method: Literal["distil", "replay", "ggn-cg"] = "distil"
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
-    steps: PositiveInt | None = None  # most, of replay; None: by the model, as in training
-    learning_rate: PositiveFloat | None = None  # of replay; likewise
+    steps: PositiveInt | None = None  # most, of distil and replay; None: by the model, as in training
+    learning_rate: PositiveFloat | None = None  # likewise
     minutes: PositiveFloat | None = None  # sizes cut to end in this time: numbers then depend on the machine
     seeds: tuple[Seed, ...] | None = None  # None: all training seeds
 

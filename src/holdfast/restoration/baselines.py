@@ -4,9 +4,11 @@ Knows: which adapters can be scaled. Does not know: what is chosen.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from holdfast.core import trees
 from holdfast.core.statistics import Interval, wilson
@@ -68,6 +70,11 @@ def can_be_scaled(subject: Subject) -> bool:
     """
     low_rank = all(_LOW_RANK.search(name) for name in adapter_parameters(subject.model))
     return low_rank and not any(map(moves_base, subject.model.peft_config.values()))
+
+
+def second_factors(adapter: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The ``B`` of every ``B A``."""
+    return [tensor for name, tensor in adapter.items() if _SECOND_FACTOR.search(name)]
 
 
 def scaled(adapter: trees.Tree, factor: float) -> trees.Tree:

@@ -29,7 +29,7 @@ from holdfast.restoration.validation import Check, Validation
 
 TEACHER_BYTES = 1 << 28  # of log-probabilities a set; beyond, the most likely ones and the exact rest
 MOST_TASK_WEIGHT = 16.0
-GAIN = math.log(2)
+STILL_FALLS = 0.8  # of the bound at the check before: on the way back from the safe side
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,19 @@ class Teachers:
 
 
 class TaskWeight:
-    """Dual variable of the task bound: doubled at most, or halved, by every check on the rows that choose."""
+    """Dual variable of the task bound, w_task: moved by every check on the rows that choose."""
 
     def __init__(self, limit: float) -> None:
-        self.limit, self.value = limit, 1.0
+        self.limit, self.value, self.before = limit, 1.0, math.inf
 
     def read(self, check: Check) -> None:
-        """More where the bound is above the limit, less, but never below 1, where it is below."""
-        over = check.task_loss_bound / self.limit - 1 if self.limit > 0 else math.inf
-        self.value = min(MOST_TASK_WEIGHT, max(1.0, self.value * math.exp(max(-GAIN, min(GAIN, GAIN * over)))))
+        """Doubled where the bound is above the limit and no longer falls by itself, halved where it is below."""
+        bound = check.task_loss_bound
+        if bound <= self.limit:
+            self.value = max(1.0, self.value / 2)
+        elif bound > STILL_FALLS * self.before:
+            self.value = min(MOST_TASK_WEIGHT, 2 * self.value)
+        self.before = bound
 
 
 def distil(

@@ -175,7 +175,8 @@ def gather(
         tuple(task_fit),
         tuple(answer.harmless(benign_fit)) if isinstance(retain, str) else tuple(retain),
         tuple(answer.drifted(harmful_fit, "compliances")) if harmful else (),
-        *parts,
+        parts[0],
+        parts[1],
         tuple(answer.stand_ins),
     )
 

@@ -18,6 +18,7 @@ from holdfast.restoration.replay import add_gradient
 from holdfast.restoration.tuning import CHECK_EVERY, FEWEST_STEPS
 
 TIMED_ROWS = 8
+TIMED_PROMPTS = 32  # an answer in a small batch takes several times what it takes in the batches of a repair
 BASELINES = 5
 # A linearisation of ggn-cg, in gradients of its task examples: products of its CG, each about three gradients.
 GRADIENTS_A_LINEARISATION = 60
@@ -52,10 +53,18 @@ class Units:
     gradient: float
 
 
-def measure_units(subject: Subject, prompts: Sequence[str], task: Sequence[Example], max_new_tokens: int) -> Units:
-    """Time one small batch of each; gradients are dropped."""
-    asked, rows = list(prompts[:TIMED_ROWS]), list(task[:TIMED_ROWS])
-    answer = timed(lambda: sample_answers(subject, asked, max_new_tokens, seed=0, temperature=0.0))
+def measure_units(
+    subject: Subject, prompts: Sequence[str], task: Sequence[Example] | None, max_new_tokens: int
+) -> Units:
+    """Time one small batch of each; gradients are dropped. Without task rows the answers stand in for them."""
+    asked, rows = list(prompts[:TIMED_PROMPTS]), list(task or ())[:TIMED_ROWS]
+    answers: list[Example] = []
+
+    def ask() -> None:
+        answers.extend(sample_answers(subject, asked, max_new_tokens, seed=0, temperature=0.0))
+
+    answer = timed(ask)
+    rows = rows or answers[:TIMED_ROWS]
     loss = timed(lambda: mean_loss(subject, rows))
     gradient = timed(lambda: add_gradient(subject, rows))
     for parameter in adapter_parameters(subject.model).values():
@@ -91,7 +100,7 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
 def fitted(
     subject: Subject,
     estimate: Any,
-    task: Sequence[Example],
+    task: Sequence[Example] | None,
     sizes: Sizes,
     minutes: float,
     *,
@@ -101,7 +110,7 @@ def fitted(
     say: Callable[[str], None],
 ) -> Sizes:
     """The sizes that end within ``minutes`` here, by a timed first batch; says the estimate and what was cut."""
-    data = (len(estimate.harmful), len(estimate.benign), len(task))
+    data = (len(estimate.harmful), len(estimate.benign), len(estimate.benign if task is None else task))
     if not all(data):
         return sizes  # which the repair refuses in its own words
     units = measure_units(subject, estimate.harmful, task, max_new_tokens)
@@ -110,7 +119,7 @@ def fitted(
     def at(share: float) -> float:
         return seconds(sizes.cut(share, fewest) if share < 1 else sizes, units, data, method, batch_size)
 
-    memory = peak_bytes(subject, task, 3 * batch_size, 1.0 if method == "replay" else COPIES)
+    memory = peak_bytes(subject, task or (), 3 * batch_size, 1.0 if method == "replay" else COPIES)
     share = largest_share(at, 60 * minutes)
     chosen = sizes if share == 1 else sizes.cut(share, fewest)
     for words in (
