@@ -275,7 +275,7 @@ def _show(result: dict[str, Any], last: str) -> None:
     }
     guard = f", {result['defence']}" if "defence" in result else ""
     output.emit_table(
-        f"{result['rule']} selection{guard}, seed {result['seed']}",
+        f"{'no' if result['rule'] == 'none' else result['rule']} selection{guard}, seed {result['seed']}",
         ["step", *columns.values()],
         [[str(row["step"]), *(figure(row, name) for name in columns)] for row in result["trace"]],
     )
