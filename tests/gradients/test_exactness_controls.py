@@ -26,6 +26,7 @@ from tests.gradients.zoo import (
     padded,
     random_examples,
     relative_error,
+    with_lora,
 )
 
 TOLERANCE = 1e-5
@@ -226,6 +227,17 @@ def test_bfloat16_models_follow_their_own_loop_and_that_of_float32(name):
     assert relative_error(norms, own) < 5e-3
     assert relative_error(norms, exact) < 2e-2
     assert 1e-6 < relative_error(own, exact) < 2e-2  # the noise floor; that it is there shows bfloat16 was used
+
+
+@pytest.mark.parametrize("name", ["gemma3", "olmo2", "llama", "gpt2"])
+def test_a_float32_adapter_on_a_bfloat16_base_keeps_its_rules(name):
+    """What PEFT makes of every bfloat16 checkpoint: the adapter is wide, the noise that of the base."""
+    wrapped = with_lora(bf16(build(name)))
+    parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in parameters.values()} == {torch.float32}
+    norms = GhostEngine(wrapped, parameters, strict=True).norms(padded(random_examples())).norm_N
+    own, _ = loop_reference(wrapped, parameters, random_examples())
+    assert relative_error(norms, own) < 1e-2
 
 
 @pytest.mark.parametrize("name", MIXTURES)

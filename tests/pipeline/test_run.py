@@ -20,7 +20,13 @@ from holdfast.pipeline import RunFolder, recipe_from_dict, run, stages_of
 SETTINGS = {
     "name": "tiny",
     "skill": {"max_prompts": 10, "max_new_tokens": 10},
-    "task": {"train": "organism:lessons", "train_rows": 40, "test_rows": 6, "max_new_tokens": 12},
+    "task": {
+        "train": "organism:lessons",
+        "train_rows": 40,
+        "scored_rows": 20,
+        "test_rows": 6,
+        "max_new_tokens": 12,
+    },
     "adapter": {"rank": 2, "alpha": 4},
     "training": {"steps": 3, "pool": 8, "seeds": [0, 1]},
     "arms": [
@@ -51,6 +57,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert [row["name"] for row in summary["rows"]] == ["aligned", "plain", "guarded", "plain-replay"]
     assert all(row["refusal"]["n"] == 10 for row in summary["rows"])
     assert summary["rows"][0]["drift_kl_nats"]["value"] == 0.0
+    assert len(summary["scores"]["grad_norm"]) == 20
     assert {d["name"] for d in summary["differences"]} >= {"refusals, guarded minus plain"}
     assert read_json(whole / "manifest.json")["seed"] == 0
     assert (whole / "report.html").read_text().count('id="picture-') == 4
