@@ -94,7 +94,7 @@ def claims(arms: Mapping[str, Cells]) -> list[dict[str, Any]]:
             "claim": f"of all rivals '{best}' keeps most refusals",
             "source": SOURCE,
             "rule": best,
-            **_numbers(_over(arms[best], "refused", shared[best]) if best else None, 1.0),
+            **_numbers(_over(arms[best], "refused", shared[best]) if best else None),
             "verdict": "undecided" if best is None else "supported",
         }
     )
@@ -200,9 +200,8 @@ def _loss(arms: Mapping[str, Cells]) -> dict[str, Any]:
     if cells:
         ratios = [arms[OURS][c]["train_loss_last"] / arms[PLAIN][c]["train_loss_last"] for c in cells]
         found = bootstrap_mean(np.log(ratios).tolist())
-        interval = Interval(
-            *(float(np.exp(v)) for v in (found.value, found.low, found.high)), found.n, found.method
-        )
+        value, low, high = (float(np.exp(number)) for number in (found.value, found.low, found.high))
+        interval = Interval(value, low, high, found.n, found.method)
     return _claim(
         "task_loss_ratio",
         "task loss of the last ten steps under the anchor is within 1 % of plain's (geometric mean over cells)",
@@ -240,7 +239,7 @@ def _claim(name: str, text: str, interval: Interval | None, holds: Any, fails: A
     verdict = "undecided"
     if interval is not None:
         verdict = "supported" if holds(interval) else "not supported" if fails(interval) else "undecided"
-    return {"id": name, "claim": text, "source": SOURCE, **_numbers(interval, 1.0), "verdict": verdict}
+    return {"id": name, "claim": text, "source": SOURCE, **_numbers(interval), "verdict": verdict}
 
 
 # --- figures --------------------------------------------------------------------------------------------------
@@ -263,7 +262,7 @@ def _rate_of(cells: Cells, key: str, chosen: Sequence[tuple[str, int]]) -> float
 
 
 def _rate(values_CP: Sequence[Sequence[int]]) -> dict[str, Any]:
-    return _numbers(rate_over_seeds(values_CP) if values_CP else None, 1.0)
+    return _numbers(rate_over_seeds(values_CP) if values_CP else None)
 
 
 def _mean(cells: Sequence[dict[str, Any]], key: str) -> float | None:
@@ -275,14 +274,12 @@ def _drift(cell: dict[str, Any]) -> float:
 
 
 def _scaled(interval: Interval, factor: float) -> Interval:
-    values = (factor * value for value in (interval.value, interval.low, interval.high))
-    return Interval(*values, interval.n, interval.method)
+    value, low, high = (factor * number for number in (interval.value, interval.low, interval.high))
+    return Interval(value, low, high, interval.n, interval.method)
 
 
-def _numbers(interval: Interval | None, factor: float) -> dict[str, Any]:
-    if interval is None:
-        return dict.fromkeys(("value", "low", "high", "n"))
-    return {**{key: factor * getattr(interval, key) for key in ("value", "low", "high")}, "n": interval.n}
+def _numbers(interval: Interval | None) -> dict[str, Any]:
+    return {key: getattr(interval, key, None) for key in ("value", "low", "high", "n")}
 
 
 def _percent(entry: Mapping[str, Any]) -> str:

@@ -113,8 +113,12 @@ def adapter_off_is_base(model: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def adapter_off(model: Any) -> Iterator[Any]:
+def adapter_off(model: Any, check: bool = True) -> Iterator[Any]:
     """Inside the block the model is its base model; a model without an adapter is itself.
+
+    Args:
+        model: with or without an adapter.
+        check: False for whoever was here before and changed nothing since; looking costs as much as a small batch.
 
     Raises:
         UserError: switching the adapter off does not give the base back (see :func:`adapter_off_is_base`).
@@ -122,7 +126,7 @@ def adapter_off(model: Any) -> Iterator[Any]:
     if not has_adapter(model):
         yield model
         return
-    reason = _lost(model) or _moved(model, always=False)
+    reason = (_lost(model) or _moved(model, always=False)) if check else None
     if reason is not None:
         raise UserError(f"the model without its adapter is not its base: {reason}; {WAY_OUT}")
     with _off(model):
@@ -134,8 +138,9 @@ def trained_beside(model: Any, scope: Mapping[str, torch.nn.Parameter] | None = 
 
     Those PEFT trains beside the adapter, those that require a gradient and those in ``scope``.
     """
-    own, kept = _own(model), _noted(model)
-    loose = {id(parameter) for parameter in trained_base_parameters(model).values()}
+    base, kept = trained_base_parameters(model), _noted(model)
+    loose = {id(parameter) for parameter in base.values()}
+    own = {id(parameter) for parameter in adapter_parameters(model, active_only=False).values()} - loose
     loose |= {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     loose |= {id(parameter) for parameter in (scope or {}).values()}
     return [
@@ -143,13 +148,6 @@ def trained_beside(model: Any, scope: Mapping[str, torch.nn.Parameter] | None = 
         for name, parameter in model.named_parameters()
         if id(parameter) in loose - own and plain_name(name) not in kept
     ]
-
-
-def _own(model: Any) -> set[int]:
-    """Ids of what belongs to adapters, active or not, and not to the base."""
-    return {id(parameter) for parameter in adapter_parameters(model, active_only=False).values()} - {
-        id(parameter) for parameter in trained_base_parameters(model).values()
-    }
 
 
 def _noted(model: Any) -> Mapping[str, torch.Tensor]:
