@@ -10,6 +10,7 @@ from typing import Any
 
 from studies.demo import collect
 from studies.evaluation import tables
+from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import report
 from studies.training import summary as training
@@ -28,6 +29,10 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "README.md": {"demo": ("demo", collect.markdown)},
     "studies/evaluation/README.md": {
         "organism": ("evaluation", _evaluation),
+    },
+    "studies/judges/README.md": {
+        "real answers": ("judges", judges.real_answers),
+        "confusion": ("judges", judges.confusion),
     },
     "studies/organism/README.md": {
         "limits": ("organism", page.limits),
