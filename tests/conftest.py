@@ -1,5 +1,6 @@
 """Models small enough to rebuild in every test run, with no file and no network."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -84,6 +85,22 @@ def build_llama(vocab_size: int, hidden: int = 32, layers: int = 2, seed: int = 
             if "norm" in name:
                 parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
+
+
+def pytest_configure():
+    gc.disable()  # until the tests begin: imports make a million objects and no garbage
+
+
+def pytest_collection_finish():
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """Every trainer collects garbage when it begins; what was imported before is left out of that."""
+    gc.freeze()
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,14 @@ import argparse
 import gc
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from studies.training import cell
+from studies.training import cell, summary
 from studies.training.arms import ARMS
+
+from holdfast.core.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ VALIDATION = ("course", "bullets")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.training", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("verb", choices=["run", "validate"])
+    parser.add_argument("verb", choices=["run", "validate", "collect"])
     parser.add_argument("--out", type=Path, required=True, help="one folder a run; may be gone on with")
     parser.add_argument("--tasks", nargs="*", choices=[*TASKS, *VALIDATION])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
@@ -37,11 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # every trainer collects garbage when it begins; what is imported is left out of that
     setting, test = cell.Setting(), options.verb == "run"
+    if options.verb == "collect":
+        collect(options.out, setting)
+        return
     for seed in options.seeds:
         for task in options.tasks or (TASKS if test else VALIDATION):
             for name in options.arms:
                 asked = cell.Cell(task, seed, ARMS[name], "test" if test else "validation")
                 said(asked, cell.run(asked, options.out, setting))
+
+
+def collect(root: Path, setting: cell.Setting) -> None:
+    """Write results.json beside this file, from the runs of these settings that are there."""
+    found = summary.results(root, summary.read(root, list(ARMS)), asdict(setting))
+    write_json(Path(__file__).with_name("results.json"), found)
+    print(summary.markdown(found), summary.markdown_by_task(found), summary.markdown_claims(found), sep="\n\n")
 
 
 def said(asked: cell.Cell, found: dict) -> None:

@@ -45,5 +45,15 @@ ARMS: dict[str, Arm] = {
         Arm("random-half", rule="random", keep=0.5),
         Arm("anchor", defence="anchor", knob=1.0),
         Arm("anchor-budget", defence="anchor", budget_nats=1.0),
+        Arm("anchor-moderate-0.5", rule="moderate", keep=0.5, loss_filter="sigma", defence="anchor", knob=1.0),
+        # Knobs as their sources have them, one value each: none has been tuned here yet.
+        Arm("mixing-3", defence="mixing", knob=0.03),
+        Arm("mixing-10", defence="mixing", knob=0.1),
+        Arm("task-kl", defence="task-kl", knob=0.3),
+        Arm("ewc", defence="ewc", knob=10.0),
+        Arm("token-wise", defence="token-wise", knob=2.0),
+        Arm("projection", defence="projection", knob=16),
+        Arm("lower-rate", rate=0.1),
+        Arm("early-stop", budget_nats=1.0, stops=True),
     )
 }

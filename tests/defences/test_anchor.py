@@ -1,6 +1,7 @@
 """The anchor against plain autograd, against drift as it is measured, against the Fisher product."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,12 @@ import torch
 from holdfast.core.errors import UserError
 from holdfast.curvature import ggn_operator
 from holdfast.data import encode_rows
-from holdfast.defences import Anchor
-from holdfast.evaluation import Reference, drift, sample_reference
+from holdfast.defences import Anchor, Defence
+from holdfast.evaluation import Reference, Verdict, drift, sample_reference
 from holdfast.evaluation.behaviour import prompt_ids
 from holdfast.evaluation.remembered import Remembered
 from holdfast.models import Subject
-from holdfast.training import DriftBudget, GuardedTrainer, cpu_safe_args
+from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, RefusalProbe, cpu_safe_args
 
 PROMPTS = ["please add two", "name a colour", "i cannot help", "sorry", "a name", "two and three"]
 
@@ -184,6 +185,47 @@ def test_only_growth_of_refusal_openings_on_controls_costs(tiny_subject):
     torch.testing.assert_close(loss, 0.5 * (anchored + wanted), rtol=1e-4, atol=1e-6)
     ours, theirs = gradient(loss - 0.5 * anchored, current.model), gradient(0.5 * wanted, current.model)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_refusal_rates_that_a_monitor_measured_are_guards(tiny_subject):
+    budget = DriftBudget(1.0, min_refusal=0.8, max_over_refusal=0.1)
+    anchor = Anchor(PROMPTS, budget=budget, watch=PROMPTS[:2], controls=PROMPTS[:1], max_new_tokens=3)
+    anchor.begin(tiny_subject)
+    anchor.read({"step": 0, "refusal": 1.0, "over_refusal": 0.02})
+    assert (anchor.weight, anchor.controls_factor) == (1.0, 1.0)
+    anchor.read({"step": 10, "refusal": 0.88, "over_refusal": 0.07})  # past half of both rooms
+    assert anchor.weight > 1.0 and anchor.controls_factor > 1.0
+    other = Anchor(PROMPTS, budget=budget, watch=PROMPTS[:2], controls=PROMPTS[:1], max_new_tokens=3)
+    other.begin(tiny_subject)
+    other.state = json.loads(json.dumps(anchor.state))
+    assert other.state == anchor.state
+    for held in (anchor, other):
+        held.read({"step": 20, "refusal": 0.95, "over_refusal": 0.05})
+    assert anchor.weight == other.weight > 1.0 and anchor.controls_factor == other.controls_factor > 1.0
+
+
+def test_a_monitor_measures_over_refusal_where_there_are_controls_and_tells_the_defences(build, options, examples):
+    class Never:
+        name = "never"
+
+        def __call__(self, prompt, response):
+            return Verdict("refused" if prompt == "a" else "complied", "")
+
+    heard = []
+
+    class Listener(Defence):
+        def read(self, row):
+            heard.append((row["step"], row["refusal"], row["over_refusal"]))
+
+    probe = RefusalProbe(["a", "b"], Never(), max_new_tokens=2, controls=["a", "b", "c", "d"])
+    budget = DriftBudget(max_over_refusal=0.3)
+    monitor = DriftMonitor(probe=probe, every=1, budget=budget)
+    GuardedTrainer(build(), options(max_steps=2), examples, defences=[Listener()], callbacks=[monitor]).train()
+    assert heard == [(0, 0.5, 0.25), (1, 0.5, 0.25), (2, 0.5, 0.25)]
+    assert budget.exceeded({"over_refusal": 0.31}) == "over-refusal 0.31 above 0.3"
+    assert budget.used({"over_refusal": 0.25}, {"over_refusal": 0.2}) == pytest.approx(0.5)
+    with pytest.raises(UserError, match="probe with controls"):
+        DriftMonitor(probe=RefusalProbe(["a"]), budget=budget)
 
 
 @pytest.mark.parametrize(

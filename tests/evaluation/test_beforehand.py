@@ -23,7 +23,7 @@ def test_it_is_said_where_the_rate_is_surely_low_and_nowhere_else(refused, asked
 def test_answers_that_were_sampled_are_judged_as_a_reader_sees_them(tiny_subject):
     tokenizer = tiny_subject.tokenizer
     asked = tuple(tokenizer("add two")["input_ids"])
-    texts = ["sorry , cannot help with that .", "the sum is five"]
+    texts = ["I'm sorry, but I can't help with that.", "the sum is five"]
     answers = [Example(asked, tuple(tokenizer(text, add_special_tokens=False)["input_ids"])) for text in texts]
     rate = refusals_among(tiny_subject, ["add two"] * 2, answers)
     assert (rate.value, rate.n) == (0.5, 2)

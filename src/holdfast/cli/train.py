@@ -44,7 +44,7 @@ def train(
         list[str] | None, typer.Option("--trl", help="KEY=VALUE: any argument of TRL's SFTConfig; repeat it.")
     ] = None,
     defence: Annotated[
-        str | None, typer.Option(help="What holds the model while it trains, beside --rule: anchor.")
+        str | None, typer.Option(help="What holds the model while it trains, beside --rule: anchor; or a rival.")
     ] = None,
     defence_weight: Annotated[
         float | None, typer.Option(help="Its one main setting; without it, it holds --max-kl-nats.")
@@ -52,6 +52,7 @@ def train(
     every: Annotated[int, typer.Option(help="Steps between drift measurements.")] = 10,
     max_kl_nats: Annotated[float | None, typer.Option(help="Drift budget, nats a sequence.")] = None,
     min_refusal: Annotated[float | None, typer.Option(help="Lowest refusal rate allowed, 0 to 1.")] = None,
+    max_over_refusal: Annotated[float | None, typer.Option(help="Highest share of controls refused.")] = None,
     max_task_loss: Annotated[
         float | None, typer.Option(help="Highest loss allowed on held-out rows, nats a token.")
     ] = None,
@@ -89,18 +90,24 @@ def train(
                 "name": "train", "rule": rule, "defence": defence, "weight": defence_weight,
                 "keep": keep if keep is not None else 1.0 if rule == "none" else 0.5,
                 **({} if loss_filter is None else {"loss_filter": loss_filter}),
-                "budget": {"max_kl_nats": max_kl_nats, "min_refusal": min_refusal, "max_task_loss": max_task_loss},
+                "budget": {
+                    "max_kl_nats": max_kl_nats, "min_refusal": min_refusal,
+                    "max_over_refusal": max_over_refusal, "max_task_loss": max_task_loss,
+                },
             },
             "monitor": {"every": every},
         },
         seed,
         max_new_tokens,
     )  # fmt: skip
-    result = _train(model, adapter, data, task, asked, loading, rows, spec, TrainingFolder(out), fresh)
+    folder = TrainingFolder(out)
+    made = fresh or not folder.finished
+    result = _train(model, adapter, data, task, asked, loading, rows, spec, folder, fresh)
     if json:
         output.emit_json({"out": out, **result})
     else:
-        _show(result, model, out, output.prompt_flags(asked))
+        _show(result, f"{'wrote' if made else 'found'} {out}; next: holdfast evaluate {model} --adapter "
+              f"{out / 'adapter'}{output.prompt_flags(asked)}")  # fmt: skip
     if result["stopped"]:
         raise typer.Exit(EXIT_FAILED)
 
@@ -138,7 +145,6 @@ def _train(
     from holdfast.core.seeds import derive_seed
     from holdfast.data import Examples
     from holdfast.evaluation import Reference, sample_reference
-    from holdfast.evaluation.beforehand import refusals_among, warn_if_little
     from holdfast.models import save_adapter
     from holdfast.pipeline.training_folder import RESULT
     from holdfast.pipeline.training_run import (
@@ -173,7 +179,6 @@ def _train(
     prompts = skill.estimate.harmful[: spec.monitor.prompts]
     with bar(f"the model's own answers to {len(prompts)} prompts", None):
         answers = sample_reference(subject, prompts, spec.max_new_tokens, derive_seed(spec.seed, "estimate"))
-        warn_if_little(refusals_among(subject, prompts, answers), model)
         reference = Reference.on(subject, answers, source="adapter_off" if adapter is None else "stored")
     trainer, monitor = build_run(spec, subject, examples, held, reference, skill, folder.logs)
     result = run_training(trainer, monitor, "training", spec.training)
@@ -260,7 +265,7 @@ def _pairs(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
+def _show(result: dict[str, Any], last: str) -> None:
     from holdfast.training.progress import figure
 
     columns = {
@@ -270,7 +275,7 @@ def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
     }
     guard = f", {result['defence']}" if "defence" in result else ""
     output.emit_table(
-        f"{result['rule']} selection{guard}, seed {result['seed']}",
+        f"{'no' if result['rule'] == 'none' else result['rule']} selection{guard}, seed {result['seed']}",
         ["step", *columns.values()],
         [[str(row["step"]), *(figure(row, name) for name in columns)] for row in result["trace"]],
     )
@@ -279,4 +284,4 @@ def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
             f"stopped at step {stopped['step']}: {stopped['reason']}; "
             f"weights of step {stopped['restored_step']} put back"
         )
-    print(f"wrote {out}; next: holdfast evaluate {model} --adapter {out / 'adapter'}{prompts}")
+    print(last)

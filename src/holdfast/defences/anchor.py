@@ -17,6 +17,7 @@ Uncertain: the weight for a new model; a budget is held in expectation over prom
 """
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ WATCH_EVERY = 4  # updates between readings of the drift, which are forward pass
 WATCHED = 8  # completions a reading
 _ONE_IN = 4  # prompts that are watched instead of anchored, where none are given to watch
 _FEWEST = 2 * _ONE_IN
+_MOST_FACTOR = 100.0
 
 
 class Anchor(Defence):
@@ -51,7 +53,9 @@ class Anchor(Defence):
     Args:
         source: a skill (the harmful prompts of its *estimate* half), prompts, or a Reference.
         weight: w; with a budget the first weight. None is 1.
-        budget: its ``max_kl_nats`` is held by steering the weight; None keeps the weight.
+        budget: its ``max_kl_nats`` is held by steering the weight; None keeps the weight. Refusal rates that it
+            limits are guards, where a monitor measures them: past half of the room for fewer refusals the weight
+            rises, past half of that for over-refusal the controls' share of it.
         every: k, updates from one anchoring to the next; the force is k times as large then.
         per_step: A, completions drawn, every prompt once before any twice.
         seed: of completions and draws.
@@ -99,6 +103,8 @@ class Anchor(Defence):
         self.max_new_tokens, self.limit_bytes = max_new_tokens, limit_bytes
         self.dual = None if budget is None else DualWeight(budget.max_kl_nats, first)  # type: ignore[arg-type]
         self._weight = first
+        self.budget, self.controls_factor = budget, 1.0
+        self._first_row: dict[str, float] = {}
         if budget is not None and watch is None:
             self.source, self.watch = self._set_aside(self.source)
         self.notes: Mapping[str, float] = {}
@@ -136,6 +142,18 @@ class Anchor(Defence):
             assert self.watch is not None
             self._watched = self._held(subject, self.watch, "watch")
 
+    def read(self, row: Mapping[str, Any]) -> None:
+        if self.dual is None or self.budget is None:
+            return
+        seen = {name: row[name] for name in ("refusal", "over_refusal") if row.get(name) is not None}
+        self._first_row = self._first_row or seen
+        if self.budget.min_refusal is not None and "refusal" in seen:
+            self.dual.guard(seen["refusal"] < (self._first_row["refusal"] + self.budget.min_refusal) / 2)
+        if self.budget.max_over_refusal is not None and "over_refusal" in seen:
+            middle = (self._first_row["over_refusal"] + self.budget.max_over_refusal) / 2
+            factor = self.controls_factor * math.exp(0.5 if seen["over_refusal"] > middle else -0.25)
+            self.controls_factor = min(_MOST_FACTOR, max(1.0, factor))
+
     def loss(self, model: Any, step: int) -> torch.Tensor | None:
         if self.dual is not None and step > 1 and (step - 1) % WATCH_EVERY == 0:
             self.notes = {**self.notes, "watched_kl_nats": self._reading(model), "weight": self.weight}
@@ -151,7 +169,7 @@ class Anchor(Defence):
         if self._openings:
             growth = self._openings.growth(logits[len(rows) :], asked).mean()
             self.notes = {**self.notes, "over_refusal_nats": float(growth.detach())}
-            kl = kl + growth
+            kl = kl + self.controls_factor * growth
         return self.weight * self.every * kl
 
     @property
@@ -159,7 +177,10 @@ class Anchor(Defence):
         """How far the draws are, and the dual variable."""
         decks = (("anchored", self._anchored), ("watched", self._watched))
         found: dict[str, Any] = {what: held.deck.drawn for what, held in decks if held is not None}
-        return found if self.dual is None else {**found, "dual": self.dual.state}
+        if self.dual is None:
+            return found
+        guards = {"controls_factor": self.controls_factor, "first_row": dict(self._first_row)}
+        return {**found, "dual": self.dual.state, **guards}
 
     @state.setter
     def state(self, found: dict[str, Any]) -> None:
@@ -171,6 +192,7 @@ class Anchor(Defence):
         if self.dual is not None:
             self._begun(self._watched).deck.drawn = int(found["watched"])
             self.dual.state = found["dual"]
+            self.controls_factor, self._first_row = float(found["controls_factor"]), dict(found["first_row"])
 
     def _reading(self, model: Any) -> float:
         assert self.dual is not None

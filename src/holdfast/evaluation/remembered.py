@@ -133,11 +133,15 @@ def answer_logits(model: Any, examples: Sequence[Example], pad_id: int) -> tuple
 
     With its graph where gradients are on. No dropout; modes and random state are left alone.
     """
-    device, graph = next(model.parameters()).device, torch.is_grad_enabled()
-    batch = collate(examples, pad_id).to(device)
+    batch = collate(examples, pad_id).to(next(model.parameters()).device)
+    return batch_logits(model, batch).split([example.completion_tokens for example in examples])
+
+
+def batch_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """The same for a batch, row by row: (M, V)."""
+    graph = torch.is_grad_enabled()
     with quiet(model), torch.set_grad_enabled(graph):
-        logits_MV = _logits(model, batch)
-    return logits_MV.split([example.completion_tokens for example in examples])
+        return _logits(model, batch)
 
 
 def _logits(model: Any, batch: Batch) -> torch.Tensor:

@@ -21,7 +21,7 @@ from holdfast.models.adapter_files import (
     shapes,
 )
 from holdfast.models.adapter_scope import check_method, has_adapter
-from holdfast.models.bare import keep_base, moves_base, probe_logits
+from holdfast.models.bare import compared_logits, keep_base, moves_base
 from holdfast.models.limits import text_part
 
 ALL_LINEAR = "all-linear"
@@ -52,7 +52,7 @@ def add_lora(
         target_modules=_all_linear(model) if targets == ALL_LINEAR else checked_targets(model, targets),
         task_type="CAUSAL_LM",  # type: ignore[arg-type]
     )
-    logits_V = None if has_adapter(model) else probe_logits(model)
+    logits_V = None if has_adapter(model) else compared_logits(model)
     try:
         with seeded(seed, "lora"):
             wrapped = get_peft_model(model, config)
@@ -101,13 +101,13 @@ def _all_linear(model: Any) -> str | list[str]:
         text_part(model),
         model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None,
     )
-    probe, chosen, refused = LoraConfig(), [], False
+    plain, chosen, refused = LoraConfig(), [], False
     inside = {id(module) for module in text.modules()}
     for name, module in model.named_modules():
         if not isinstance(module, (torch.nn.Linear, Conv1D)) or module is head or id(module) not in inside:
             continue
         try:
-            _check_lora_target_modules_mamba(probe, model, name.rpartition(".")[2])
+            _check_lora_target_modules_mamba(plain, model, name.rpartition(".")[2])
             chosen.append(name)
         except ValueError:
             refused = True
@@ -150,7 +150,7 @@ def load_adapter(
     fit_vocabulary(base, config, found, tokens)
     check_fits(base, folder, config, found)
     say_other_base(folder, config, base, revision)
-    logits_V = probe_logits(base)
+    logits_V = compared_logits(base)
     before = {name: value.detach().clone() for name, value in base.named_parameters() if name in found}
     if moves_base(config):
         before |= {name: value.detach().cpu().clone() for name, value in base.named_parameters()}

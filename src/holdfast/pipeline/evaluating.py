@@ -155,8 +155,8 @@ def evaluate_against(
         asked = measures.without_adapter(other is subject) if bare else measures
         theirs = asked.card(other)
         warn_if_little(theirs.skills[0].refusal, "the model it is compared with")
-        floors = _floors(other, measures)
-    for name, floor in _floors(subject, measures).items():
+        floors = noise_floors(other, measures)
+    for name, floor in noise_floors(subject, measures).items():
         floors[name] = max(floor, floors[name], key=lambda found: found.floor)
     return replace(found, against=theirs, comparison=compare_cards(card, theirs, measures.seed, floors))
 
@@ -184,8 +184,8 @@ def _reference(subject: Subject, other: Subject, measures: Measures) -> Referenc
         return Reference.of(sampled, prompts, measures.max_new_tokens, measures.seed, source=source)
 
 
-def _floors(subject: Subject, measures: Measures) -> dict[str, NoiseFloor]:
-    """ "skill: measure" -> noise floor."""
+def noise_floors(subject: Subject, measures: Measures) -> dict[str, NoiseFloor]:
+    """ "skill: measure" -> noise floor, where one is asked for."""
     if not measures.noise:
         return {}
     found = {}

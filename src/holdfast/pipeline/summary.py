@@ -22,6 +22,7 @@ from holdfast.evaluation import Scorecard
 from holdfast.evaluation.beforehand import little_to_hold
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.stages import repaired_name
+from holdfast.pipeline.work_after import NOISE
 
 Cards = dict[int | None, Scorecard]
 
@@ -151,6 +152,10 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
             if a.size == 0:
                 continue
             interval = _difference(a, b, run.recipe.seed)
+            sides = {name: groups[name] for name in (first, second)}
+            refit = _floor([*sides.values()], kind, label)
+            floors = [refit] if refit is not None else []
+            floors += _asked_again(run, sides) if label == "refused" else []
             differences.append(
                 {
                     "name": f"{measure}, {first} minus {second}",
@@ -159,7 +164,7 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
                     "second": second,
                     **interval.to_dict(),
                     "excludes_zero": interval.excludes(0.0),
-                    "noise_floor": _floor([groups[first], groups[second]], kind, label),
+                    "noise_floor": max(floors, default=None),
                 }
             )
     return differences
@@ -175,6 +180,15 @@ def _floor(sides: Sequence[Cards], kind: str, label: str | None) -> float | None
     refits = [[_per_prompt(card, kind, label).tolist() for card in cards.values()] for cards in sides]
     floors = [noise_floor(runs).floor for runs in refits if len(runs) > 1]
     return max(floors, default=None)
+
+
+def _asked_again(run: RunFolder, sides: dict[str, Cards]) -> list[float]:
+    """What asking again moves of the refusals, of every card; empty without ``evaluate.noise``."""
+    if not run.recipe.evaluate.noise:
+        return []
+    stages = [f"evaluate-{name}-{seed}" for name, cards in sides.items() for seed in cards]
+    measured = [read_json(run.stage(stage) / NOISE) for stage in stages]
+    return [next(floors[key]["floor"] for key in floors if key.endswith(": refusal")) for floors in measured]
 
 
 def _notes(run: RunFolder) -> list[str]:

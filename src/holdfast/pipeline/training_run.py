@@ -236,8 +236,13 @@ def build_run(
     monitor = DriftMonitor(
         reference,
         every=spec.monitor.every,
-        budget=budget and DriftBudget(budget.max_kl_nats, budget.min_refusal, budget.max_task_loss),
-        probe=RefusalProbe.of(skill, limit=spec.monitor.prompts, max_new_tokens=spec.max_new_tokens),
+        budget=budget and DriftBudget(**budget.model_dump()),
+        probe=RefusalProbe.of(
+            skill,
+            limit=spec.monitor.prompts,
+            over_refusal=budget is not None and budget.max_over_refusal is not None,
+            max_new_tokens=spec.max_new_tokens,
+        ),
         task=list(held_out)[: spec.monitor.task_rows] or None,
     )
     longest = max(len(example.input_ids) for example in examples)
@@ -288,7 +293,7 @@ def _defences(spec: RunSpec, watch: Reference, skill: Skill) -> "list[Defence]":
         prompts=prompts if shared else others,
         controls=skill.estimate.benign,
         seed=derive_seed(spec.seed, "defence", spec.training_seed),
-        budget=budget and DriftBudget(budget.max_kl_nats, budget.min_refusal, budget.max_task_loss),
+        budget=budget and DriftBudget(**budget.model_dump()),
         max_new_tokens=spec.max_new_tokens,
         watch=None if shared else watch,
     )

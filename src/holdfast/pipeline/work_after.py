@@ -5,11 +5,12 @@ Knows: which library call each stage is, and which files it leaves. Does not kno
 
 from pathlib import Path
 
+from holdfast.core.files import write_json
 from holdfast.core.seeds import derive_seed
 from holdfast.data import encode_rows
 from holdfast.evaluation import Reference
 from holdfast.models import Subject
-from holdfast.pipeline.evaluating import evaluate_against
+from holdfast.pipeline.evaluating import evaluate_against, noise_floors
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.inputs import base_of, load_named
 from holdfast.pipeline.measures import read_asked
@@ -28,6 +29,7 @@ from holdfast.pipeline.work_before import (
 )
 
 PROBE = "probe.json"
+NOISE = "noise.json"
 VERDICTS = "verdicts"  # what a judge behind an address said, kept so that a stopped run asks only the rest
 
 
@@ -67,10 +69,13 @@ def evaluate(run: RunFolder, folder: Path, adapter: str | None) -> None:
         run.recipe.model.device,
         run.recipe.skill.max_new_tokens,
         judge_cache=run.path / VERDICTS,
+        noise=run.recipe.evaluate.noise,
     )
     if not subject.has_adapter:
         measures = measures.without_adapter(switched_off=False)
     evaluate_against(subject, measures, reference=reference).save(folder / "card")
+    if floors := noise_floors(subject, measures):
+        write_json(folder / NOISE, {name: floor.to_dict() for name, floor in floors.items()})
 
 
 def elasticity(run: RunFolder, folder: Path) -> None:

@@ -14,7 +14,6 @@ from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, Examples, read_examples
 from holdfast.data.sources import Row
 from holdfast.evaluation import Skill, sample_reference
-from holdfast.evaluation.beforehand import refusals_among, warn_if_little
 from holdfast.models import Subject, load_adapter
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.inputs import columns_of, load_named
@@ -36,8 +35,6 @@ PLACES = "places.json"  # where each row stands in the user's own file
 COUNTS = "counts.json"
 SAID = "said.json"
 ADAPTER = "adapter"
-# The scores stage shows a histogram; more rows than this add nothing to a picture.
-SCORED_ROWS = 512
 
 
 def aligned(run: RunFolder) -> Subject:
@@ -126,8 +123,6 @@ def reference(run: RunFolder, folder: Path) -> None:
     for half, prompts in halves.items():
         own = derive_seed(run.recipe.seed, half)
         answers = sample_reference(subject, prompts, run.recipe.skill.max_new_tokens, own)
-        if half == "estimate":
-            warn_if_little(refusals_among(subject, prompts, answers), run.recipe.model.source)
         kept[half] = [
             {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "id": e.id} for e in answers
         ]
@@ -142,13 +137,13 @@ def reference_examples(run: RunFolder, half: str) -> list[Example]:
 
 def scores(run: RunFolder, folder: Path) -> None:
     """Per-sample gradient norms at the aligned model, and what the first selecting arm would keep of them."""
-    from holdfast.gradients import gradient_norms
+    from holdfast.gradients.offline import score_to_parquet
     from holdfast.selection import select
 
     subject = with_fresh_adapter(run, run.recipe.training.seeds[0])
-    examples = examples_of(run, subject, TRAIN, SCORED_ROWS)
-    table = gradient_norms(subject, examples)
-    table.to_parquet(folder / SCORES)
+    section = run.recipe.task
+    examples = examples_of(run, subject, TRAIN, section.scored_rows)
+    table, _ = score_to_parquet(subject, examples, folder / SCORES, dataset=section.train, seed=run.recipe.seed)
     arm = next((arm for arm in run.recipe.arms if arm.rule not in ("none", "random")), None)
     if arm is None:
         return

@@ -15,7 +15,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.data import Example
 from holdfast.evaluation import Judge
-from holdfast.models import Subject, adapter_off_is_base, adapter_parameters
+from holdfast.models import Subject, adapter_off_is_base, adapter_parameters, lora_pairs
 from holdfast.models.bare import WAY_OUT
 from holdfast.restoration.attempt import Attempt, Best
 from holdfast.restoration.balance import balance_all
@@ -204,7 +204,9 @@ def _check_inputs(
         raise UserError(f"method '{method}': unknown; use one of {', '.join(METHODS)}")
     if isinstance(retain, str) and retain != "self":
         raise UserError(f"retain '{retain}': unknown; use 'self' or give examples")
-    other = [name for name in adapter_parameters(subject.model) if ".lora_" not in name]
+    pairs = {id(matrix) for a_RI, b_OR, _ in lora_pairs(subject.model).values() for matrix in (a_RI, b_OR)}
+    adapter = adapter_parameters(subject.model).items()
+    other = [name for name, p in adapter if id(p) not in pairs and ".lora_magnitude_vector" not in name]
     if METHODS[method] == "ggn-cg" and other:
         raise UserError(
             f"method 'ggn-cg': works on LoRA matrices, and this adapter trains {other[0]}; use 'replay'"

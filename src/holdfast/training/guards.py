@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
-from holdfast.core.defence import Choice, Defence, PoolView
+from holdfast.core.defence import Choice, Defence, PoolView, UndeclaredReadError
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, write_json
 from holdfast.models import Subject
@@ -54,6 +54,11 @@ class Guards:
         for defence in self.all:
             defence.begin(subject)
 
+    def read(self, row: Mapping[str, Any]) -> None:
+        """What a monitor has measured."""
+        for defence in self.all:
+            defence.read(row)
+
     def choose(self, step: int, scores: tuple[Any, Any, Any], rows: Any) -> Any:
         """What the chooser says of a pool, as a Selection or a :class:`Choice`.
 
@@ -66,6 +71,20 @@ class Guards:
             return chosen
         kept = range(len(tokens_B)) if chosen is None else chosen
         return Choice(tuple(int(k) for k in kept), len(tokens_B))
+
+    @property
+    def look_at_rows(self) -> bool:
+        """Whether any of them looks at the rows that are trained on."""
+        return any(defence.overrides("see") for defence in self.all)
+
+    def see(self, rows: Any) -> None:
+        """The rows of this update."""
+        for defence in self.all:
+            if not defence.overrides("see"):
+                continue
+            if "rows" not in defence.needs:
+                raise UndeclaredReadError(f"{defence.name} looks at rows; add 'rows' to its `needs`")
+            defence.see(rows)
 
     def losses(self, model: Any, step: int) -> list[torch.Tensor]:
         """What is added to the task loss of this update."""

@@ -114,7 +114,7 @@ class GuardJudge:
         self._special = _special_tokens(self._tokenizer)
         self._in_parts = self.format.template is None and _wants_parts(self._tokenizer)
         self._score_ids = _score_ids(self._tokenizer) if self.format.reading == "score_1_5" else []
-        self.render("probe", "probe")
+        self.render("question", "answer")
 
     @classmethod
     def load(
