@@ -168,6 +168,20 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def curve(results: dict[str, Any]) -> str:
+    """The scaling curve as a table: refusals, over-refusals in per cent, rise of the task loss in nats a token."""
+    names = list(dict.fromkeys(row["name"] for row in results["scales"]))
+    lines = [f"| task | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for task in dict.fromkeys(row["task"] for row in results["scales"]):
+        own = {row["name"]: row for row in results["scales"] if row["task"] == task}
+        cells = [
+            f"{100 * own[n]['refusal']:.0f} / {100 * own[n]['over_refusal']:.0f} / {own[n]['task_loss_rise']:+.2f}"
+            for n in names
+        ]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def scales(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The scaling curve, on the deciding parts: mean over cells of a task."""
     rows = []
