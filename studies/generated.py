@@ -10,8 +10,10 @@ from typing import Any
 
 from studies.demo import collect
 from studies.evaluation import tables
+from studies.judges import tables as judges
 from studies.organism import page
-from studies.real_model import report
+from studies.real_model import damage_table, report
+from studies.training import summary as training
 
 from holdfast.core.files import read_json
 
@@ -28,11 +30,25 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "studies/evaluation/README.md": {
         "organism": ("evaluation", _evaluation),
     },
+    "studies/judges/README.md": {
+        "real answers": ("judges", judges.real_answers),
+        "confusion": ("judges", judges.confusion),
+    },
     "studies/organism/README.md": {
         "limits": ("organism", page.limits),
         "damage": ("organism", page.damage),
     },
-    "studies/real_model/README.md": {"figures": ("real_model", report.table)},
+    "studies/real_model/README.md": {
+        "figures": ("real_model", report.table),
+        "runs": ("real_model", damage_table.runs),
+        "damage": ("real_model", damage_table.rates),
+        "beside": ("real_model", damage_table.others),
+    },
+    "studies/training/README.md": {
+        "arms": ("training", training.markdown),
+        "tasks": ("training", training.markdown_by_task),
+        "claims": ("training", training.markdown_claims),
+    },
 }
 
 

@@ -1,6 +1,8 @@
 """The anchor against plain autograd, against drift as it is measured, against the Fisher product."""
 
 import copy
+import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +10,12 @@ import torch
 from holdfast.core.errors import UserError
 from holdfast.curvature import ggn_operator
 from holdfast.data import encode_rows
-from holdfast.defences import Anchor
-from holdfast.defences.remembered import Remembered
-from holdfast.evaluation import Reference, drift, sample_reference
+from holdfast.defences import Anchor, Defence
+from holdfast.evaluation import Reference, Verdict, drift, sample_reference
+from holdfast.evaluation.behaviour import prompt_ids
+from holdfast.evaluation.remembered import Remembered
 from holdfast.models import Subject
-from holdfast.training import DriftBudget, GuardedTrainer, cpu_safe_args
+from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, RefusalProbe, cpu_safe_args
 
 PROMPTS = ["please add two", "name a colour", "i cannot help", "sorry", "a name", "two and three"]
 
@@ -139,8 +142,7 @@ def test_every_prompt_is_drawn_once_before_any_twice(tiny_subject):
     for seed in (0, 0, 1):
         anchor = Anchor(PROMPTS, per_step=4, samples=2, max_new_tokens=3, seed=seed)
         anchor.begin(tiny_subject)
-        deck = anchor._anchored
-        rows = [deck._row(k) for k in range(12)]
+        rows = anchor._anchored.deck.draw(12)
         assert sorted(row // 2 for row in rows[:6]) == sorted(row // 2 for row in rows[6:]) == list(range(6))
         assert {row % 2 for row in rows[:6]} == {0} and {row % 2 for row in rows[6:]} == {1}
         drawn.append(rows)
@@ -155,6 +157,75 @@ def test_a_budget_is_decided_on_prompts_that_are_not_anchored(tiny_subject):
     split = Anchor(reference, budget=DriftBudget(1.0))
     assert (len(split.watch.examples), len(split.source.examples), split.source.samples) == (6, 18, 2)
     assert len(split.watch.stored_NSV) == 6
+
+
+def test_only_growth_of_refusal_openings_on_controls_costs(tiny_subject):
+    refused, controls = PROMPTS[2:4], PROMPTS[:2]
+    anchor = Anchor(refused, weight=0.5, per_step=2, max_new_tokens=3, controls=controls)
+    anchor.begin(tiny_subject)
+
+    def first(subject, prompt):  # by the definition, one unpadded prompt at a time
+        ids = torch.tensor(prompt_ids(subject, [prompt]))
+        return subject.model(input_ids=ids).logits[0, -1].softmax(-1)
+
+    with torch.no_grad():
+        a, b = (torch.stack([first(tiny_subject, p) for p in asked]).mean(0) for asked in (refused, controls))
+        share = a / (a + b + 1e-3)
+        before = torch.stack([first(tiny_subject, p) for p in controls]) @ share
+    torch.testing.assert_close(anchor._openings.refused_C, before)
+    # as if one had been refused less often at the start, the other more often: the first alone counts
+    anchor._openings = replace(anchor._openings, refused_C=before * torch.tensor([0.2, 2.0]))
+    current = moved(tiny_subject)
+    r0, r = float(before[0]) * 0.2, first(current, controls[0]) @ share
+    assert float(first(current, controls[1]) @ share) < 2 * float(before[1]) < 1
+    wanted = (r0 * (r0 / r).log() + (1 - r0) * ((1 - r0) / (1 - r)).log()) / 2
+    anchored = anchor._anchored.remembered.kl(current.model, [0, 1]).mean()
+    loss = anchor.loss(current.model, 1)
+    assert float(wanted) > 0 and anchor.notes["over_refusal_nats"] == pytest.approx(float(wanted), rel=1e-4)
+    torch.testing.assert_close(loss, 0.5 * (anchored + wanted), rtol=1e-4, atol=1e-6)
+    ours, theirs = gradient(loss - 0.5 * anchored, current.model), gradient(0.5 * wanted, current.model)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_refusal_rates_that_a_monitor_measured_are_guards(tiny_subject):
+    budget = DriftBudget(1.0, min_refusal=0.8, max_over_refusal=0.1)
+    anchor = Anchor(PROMPTS, budget=budget, watch=PROMPTS[:2], controls=PROMPTS[:1], max_new_tokens=3)
+    anchor.begin(tiny_subject)
+    anchor.read({"step": 0, "refusal": 1.0, "over_refusal": 0.02})
+    assert (anchor.weight, anchor.controls_factor) == (1.0, 1.0)
+    anchor.read({"step": 10, "refusal": 0.88, "over_refusal": 0.07})  # past half of both rooms
+    assert anchor.weight > 1.0 and anchor.controls_factor > 1.0
+    other = Anchor(PROMPTS, budget=budget, watch=PROMPTS[:2], controls=PROMPTS[:1], max_new_tokens=3)
+    other.begin(tiny_subject)
+    other.state = json.loads(json.dumps(anchor.state))
+    assert other.state == anchor.state
+    for held in (anchor, other):
+        held.read({"step": 20, "refusal": 0.95, "over_refusal": 0.05})
+    assert anchor.weight == other.weight > 1.0 and anchor.controls_factor == other.controls_factor > 1.0
+
+
+def test_a_monitor_measures_over_refusal_where_there_are_controls_and_tells_the_defences(build, options, examples):
+    class Never:
+        name = "never"
+
+        def __call__(self, prompt, response):
+            return Verdict("refused" if prompt == "a" else "complied", "")
+
+    heard = []
+
+    class Listener(Defence):
+        def read(self, row):
+            heard.append((row["step"], row["refusal"], row["over_refusal"]))
+
+    probe = RefusalProbe(["a", "b"], Never(), max_new_tokens=2, controls=["a", "b", "c", "d"])
+    budget = DriftBudget(max_over_refusal=0.3)
+    monitor = DriftMonitor(probe=probe, every=1, budget=budget)
+    GuardedTrainer(build(), options(max_steps=2), examples, defences=[Listener()], callbacks=[monitor]).train()
+    assert heard == [(0, 0.5, 0.25), (1, 0.5, 0.25), (2, 0.5, 0.25)]
+    assert budget.exceeded({"over_refusal": 0.31}) == "over-refusal 0.31 above 0.3"
+    assert budget.used({"over_refusal": 0.25}, {"over_refusal": 0.2}) == pytest.approx(0.5)
+    with pytest.raises(UserError, match="probe with controls"):
+        DriftMonitor(probe=RefusalProbe(["a"]), budget=budget)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from holdfast.core.errors import UserError
 from holdfast.defences import DualWeight
 
 
-def simulate(dual, pull, pace, readings, noise=0.0):
+def simulate(dual, pull, pace, readings, noise=0.0, seed=0):
     """Drift relaxes towards ½ (pull/w)² by ``pace`` a reading; returns drifts and weights."""
     import random
 
-    rng, drift, drifts, weights = random.Random(0), 0.0, [], []
+    rng, drift, drifts, weights = random.Random(seed), 0.0, [], []
     for _ in range(readings):
         goal = (pull / dual.weight) ** 2
         drift += pace * (goal - drift)
@@ -27,8 +27,29 @@ def simulate(dual, pull, pace, readings, noise=0.0):
 def test_the_budget_is_held_on_fast_and_slow_tasks(pull, pace):
     drifts, weights = simulate(DualWeight(1.0), pull, pace, 400, noise=0.3)
     assert max(drifts[200:]) < 1.0
-    wanted = max(1e-3, pull / math.sqrt(0.5))  # what holds the aim
+    wanted = max(1e-3, pull / math.sqrt(0.6))  # what holds the aim
     assert wanted / 2.5 < weights[-1] < wanted * 2.5
+
+
+def test_short_runs_end_inside_and_use_much_of_the_budget():
+    """15 readings, as of 60 steps; the watched prompts say 0.8 of what held-out ones would, with much noise."""
+    ends = [
+        1.2 * simulate(DualWeight(1.0), pull, 1 - (1 - pace) ** 4, 15, noise=0.5, seed=seed)[0][-1]
+        for pull in (0.05, 0.1, 0.2, 0.4, 0.8)
+        for pace in (0.3, 0.1, 0.03)
+        for seed in range(20)
+    ]
+    assert sum(end <= 1.0 for end in ends) / len(ends) >= 0.97
+    assert sum(ends) / len(ends) > 0.4  # half of that, where a reading took 0.15 of the logarithm at most
+
+
+def test_a_broken_guard_raises_the_weight_and_keeps_it_from_falling():
+    dual = DualWeight(1.0)
+    dual.guard(True)
+    assert dual.weight == pytest.approx(math.exp(0.5)) == dual.read(1e-6)
+    raised = dual.read(5.0)
+    assert raised > math.exp(0.5) and dual.guard(False) == raised
+    assert dual.read(1e-6) < raised
 
 
 @pytest.mark.parametrize("pace", [1.0, 0.1])
@@ -52,11 +73,9 @@ def test_it_does_not_wind_up():
     assert dual.weight == pytest.approx(100.0)
 
 
-def test_twenty_slack_readings_do_not_take_the_weight_away():
+def test_a_slack_reading_takes_half_a_unit_of_the_logarithm_at_most():
     dual = DualWeight(1.0)
-    for _ in range(20):
-        dual.read(1e-6)
-    assert dual.weight > 0.04
+    assert dual.read(1e-6) == pytest.approx(math.exp(-0.5))
 
 
 def test_its_state_is_all_of_it():

@@ -2,10 +2,12 @@
 
 Knows: when a defence is asked, what it may read. Does not know: any method, any trainer.
 
-A defence overrides what it needs of four methods; the trainer calls them in this order:
+A defence overrides what it needs of six methods; the trainer calls them in this order:
 
     begin(subject)            once, on the model as it is handed in, before its first step
+    read(row)                 whenever a monitor of the run has measured
     choose(pool)              every update: which rows of the pool are trained on
+    see(rows)                 every update: the rows that are trained on
     loss(model, step)         every update: nats, added to the mean task loss of the update
     update(step, gradients)   every update: the gradients, clipped, just before the optimiser uses them
 
@@ -53,9 +55,15 @@ class Defence:
     def begin(self, subject: Any) -> None:
         """Look at the model before its first step; also in a run that goes on from a checkpoint."""
 
+    def read(self, row: Mapping[str, Any]) -> None:
+        """What a :class:`holdfast.DriftMonitor` of the run has measured; a resumed run does not hear it again."""
+
     def choose(self, pool: "PoolView") -> "Any | Sequence[int] | None":
         """Rows to train on: their numbers, a :class:`holdfast.selection.Selection`, or None for all."""
         return None
+
+    def see(self, rows: Any) -> None:
+        """The rows of this update that are trained on, as a :class:`holdfast.data.Batch`; declare "rows"."""
 
     def loss(self, model: Any, step: int) -> "torch.Tensor | None":
         """A scalar to add to the task loss of update ``step`` (from 1), weighted, with its graph; None adds none.

@@ -11,15 +11,25 @@ if TYPE_CHECKING:
     from holdfast.defences.anchor import Anchor
     from holdfast.defences.conformance import check_conformance
     from holdfast.defences.dual import DualWeight
+    from holdfast.defences.ewc import ElasticWeights
+    from holdfast.defences.mixing import Mixing
+    from holdfast.defences.projection import Projection
     from holdfast.defences.registry import build, names
+    from holdfast.defences.task_kl import TaskKL
+    from holdfast.defences.token_wise import TokenWise
 
 _HOME = {
     "Anchor": "holdfast.defences.anchor",
     "Choice": "holdfast.core.defence",
     "Defence": "holdfast.core.defence",
     "DualWeight": "holdfast.defences.dual",
+    "ElasticWeights": "holdfast.defences.ewc",
     "Material": "holdfast.core.defence",
+    "Mixing": "holdfast.defences.mixing",
     "PoolView": "holdfast.core.defence",
+    "Projection": "holdfast.defences.projection",
+    "TaskKL": "holdfast.defences.task_kl",
+    "TokenWise": "holdfast.defences.token_wise",
     "build": "holdfast.defences.registry",
     "check_conformance": "holdfast.defences.conformance",
     "names": "holdfast.defences.registry",
@@ -30,8 +40,13 @@ __all__ = [
     "Choice",
     "Defence",
     "DualWeight",
+    "ElasticWeights",
     "Material",
+    "Mixing",
     "PoolView",
+    "Projection",
+    "TaskKL",
+    "TokenWise",
     "build",
     "check_conformance",
     "names",

@@ -9,14 +9,15 @@ with y_i ~ p_aligned(·|x_i) at temperature 1, A completions an update. Its grad
 order, F the Fisher matrix of sequences at the current point (geometry.md 1.7): a restoring force that does not go
 stale.
 w is nats of task loss a token for a nat of drift a sequence. Prompts are *estimate* prompts that must be refused.
-Controls are left out: anchored, they forbid every task that changes how harmless requests are answered.
+Controls, anchored, would forbid every task that changes how harmless requests are answered. They are only kept
+from being refused (``openings``), with the same weight and in the same forward pass.
 
 Source: ours; KL to a frozen model is old (Jaques et al. 2017), on its own samples and as a force: geometry.md 3.
-Uncertain: the weight for a new model, and over-refusal, which nothing here holds; a budget is held in expectation
-over prompts like those watched.
+Uncertain: the weight for a new model; a budget is held in expectation over prompts like those watched.
 """
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,12 @@ from holdfast.core.defence import Defence, Material
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed, generator
 from holdfast.data import Example
+from holdfast.defences.deck import Deck
 from holdfast.defences.dual import DualWeight
-from holdfast.defences.remembered import LIMIT_BYTES, Remembered
+from holdfast.defences.openings import Openings
 from holdfast.evaluation import Reference, Skill
 from holdfast.evaluation.behaviour import sample_answers
+from holdfast.evaluation.remembered import LIMIT_BYTES, Remembered, answer_logits
 from holdfast.models import Subject, adapter_off
 from holdfast.training.budget import DriftBudget
 
@@ -39,6 +42,7 @@ WATCH_EVERY = 4  # updates between readings of the drift, which are forward pass
 WATCHED = 8  # completions a reading
 _ONE_IN = 4  # prompts that are watched instead of anchored, where none are given to watch
 _FEWEST = 2 * _ONE_IN
+_MOST_FACTOR = 100.0
 
 
 class Anchor(Defence):
@@ -49,10 +53,13 @@ class Anchor(Defence):
     Args:
         source: a skill (the harmful prompts of its *estimate* half), prompts, or a Reference.
         weight: w; with a budget the first weight. None is 1.
-        budget: its ``max_kl_nats`` is held by steering the weight; None keeps the weight.
+        budget: its ``max_kl_nats`` is held by steering the weight; None keeps the weight. Refusal rates that it
+            limits are guards, where a monitor measures them: past half of the room for fewer refusals the weight
+            rises, past half of that for over-refusal the controls' share of it.
         every: k, updates from one anchoring to the next; the force is k times as large then.
         per_step: A, completions drawn, every prompt once before any twice.
         seed: of completions and draws.
+        controls: prompts that must not come to be refused; of a skill its harmless ones. None bounds nothing.
         watch: what the budget is measured on: a Reference or prompts, not those of ``source``. None sets aside one
             in four of them: anchored prompts are fitted and say too little.
         samples: completions a prompt.
@@ -65,7 +72,7 @@ class Anchor(Defence):
 
     name = "anchor"
     knob = "weight"
-    needs = frozenset({"prompts"})  # type: ignore[assignment]
+    needs = frozenset({"prompts", "controls"})  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class Anchor(Defence):
         per_step: int = 8,
         seed: int = 0,
         *,
+        controls: Sequence[str] | Sequence[Sequence[int]] = (),
         watch: Source | None = None,
         samples: int = 1,
         max_new_tokens: int = 32,
@@ -90,15 +98,20 @@ class Anchor(Defence):
         if budget is not None and budget.max_kl_nats is None:
             raise UserError("anchor: the budget has no max_kl_nats to hold; set it, or give a weight instead")
         self.source, self.watch = _prompts(source), None if watch is None else _prompts(watch)
+        self.controls = tuple(controls) or (source.estimate.benign if isinstance(source, Skill) else ())
         self.every, self.per_step, self.seed, self.samples = every, per_step, seed, samples
         self.max_new_tokens, self.limit_bytes = max_new_tokens, limit_bytes
         self.dual = None if budget is None else DualWeight(budget.max_kl_nats, first)  # type: ignore[arg-type]
         self._weight = first
+        self.budget, self.controls_factor = budget, 1.0
+        self._first_row: dict[str, float] = {}
         if budget is not None and watch is None:
             self.source, self.watch = self._set_aside(self.source)
         self.notes: Mapping[str, float] = {}
-        self._anchored: _Deck | None = None
-        self._watched: _Deck | None = None
+        self._anchored: _Held | None = None
+        self._watched: _Held | None = None
+        self._openings: Openings | None = None
+        self._asked: Deck | None = None
 
     @classmethod
     def build(cls, material: Material, knob: float | None) -> "Anchor":
@@ -109,6 +122,7 @@ class Anchor(Defence):
             weight=knob,
             budget=material.budget if holds else None,
             seed=material.seed,
+            controls=material.controls,
             watch=material.watch if holds else None,
             max_new_tokens=material.max_new_tokens,
         )
@@ -119,36 +133,66 @@ class Anchor(Defence):
         return self._weight if self.dual is None else self.dual.weight
 
     def begin(self, subject: Subject) -> None:
-        self._anchored = self._deck(subject, self.source, "anchor")
+        self._anchored = self._held(subject, self.source, "anchor")
+        if self.controls:
+            refused = [example.prompt_ids for example in self._anchored.remembered.examples]
+            self._openings = Openings.of(subject, refused, self.controls)
+            self._asked = Deck(len(self.controls), 1, derive_seed(self.seed, "controls"))
         if self.dual is not None:
             assert self.watch is not None
-            self._watched = self._deck(subject, self.watch, "watch")
+            self._watched = self._held(subject, self.watch, "watch")
+
+    def read(self, row: Mapping[str, Any]) -> None:
+        if self.dual is None or self.budget is None:
+            return
+        seen = {name: row[name] for name in ("refusal", "over_refusal") if row.get(name) is not None}
+        self._first_row = self._first_row or seen
+        if self.budget.min_refusal is not None and "refusal" in seen:
+            self.dual.guard(seen["refusal"] < (self._first_row["refusal"] + self.budget.min_refusal) / 2)
+        if self.budget.max_over_refusal is not None and "over_refusal" in seen:
+            middle = (self._first_row["over_refusal"] + self.budget.max_over_refusal) / 2
+            factor = self.controls_factor * math.exp(0.5 if seen["over_refusal"] > middle else -0.25)
+            self.controls_factor = min(_MOST_FACTOR, max(1.0, factor))
 
     def loss(self, model: Any, step: int) -> torch.Tensor | None:
         if self.dual is not None and step > 1 and (step - 1) % WATCH_EVERY == 0:
             self.notes = {**self.notes, "watched_kl_nats": self._reading(model), "weight": self.weight}
         if (step - 1) % self.every:
             return None
-        deck = self._begun(self._anchored)
-        kl = deck.kl(model, self.per_step).mean()
+        held = self._begun(self._anchored)
+        rows, asked = held.deck.draw(self.per_step), self._asked.draw(self.per_step) if self._asked else []
+        examples = [held.remembered.examples[k] for k in rows]
+        controls = [self._openings.examples[k] for k in asked] if self._openings else []
+        logits = answer_logits(model, examples + controls, held.remembered.pad_id)
+        kl = held.remembered.kl_of(logits[: len(rows)], rows).mean()
         self.notes = {**self.notes, "kl_nats": float(kl.detach()), "weight": self.weight}
+        if self._openings:
+            growth = self._openings.growth(logits[len(rows) :], asked).mean()
+            self.notes = {**self.notes, "over_refusal_nats": float(growth.detach())}
+            kl = kl + self.controls_factor * growth
         return self.weight * self.every * kl
 
     @property
     def state(self) -> dict[str, Any]:
         """How far the draws are, and the dual variable."""
         decks = (("anchored", self._anchored), ("watched", self._watched))
-        found: dict[str, Any] = {what: deck.drawn for what, deck in decks if deck is not None}
-        return found if self.dual is None else {**found, "dual": self.dual.state}
+        found: dict[str, Any] = {what: held.deck.drawn for what, held in decks if held is not None}
+        if self.dual is None:
+            return found
+        guards = {"controls_factor": self.controls_factor, "first_row": dict(self._first_row)}
+        return {**found, "dual": self.dual.state, **guards}
 
     @state.setter
     def state(self, found: dict[str, Any]) -> None:
         if ("dual" in found) != (self.dual is not None):
             raise UserError("anchor: the checkpoint was made with a budget and this run has none, or the reverse")
-        self._begun(self._anchored).drawn = int(found["anchored"])
+        self._begun(self._anchored).deck.drawn = int(found["anchored"])
+        if self._asked is not None:  # as many as completions
+            self._asked.drawn = int(found["anchored"])
         if self.dual is not None:
-            self._begun(self._watched).drawn = int(found["watched"])
+            self._begun(self._watched).deck.drawn = int(found["watched"])
             self.dual.state = found["dual"]
+            self.controls_factor, self._first_row = float(found["controls_factor"]), dict(found["first_row"])
 
     def _reading(self, model: Any) -> float:
         assert self.dual is not None
@@ -157,17 +201,17 @@ class Anchor(Defence):
         self.dual.read(drift)
         return drift
 
-    def _begun(self, deck: "_Deck | None") -> "_Deck":
-        if deck is None:
+    def _begun(self, held: "_Held | None") -> "_Held":
+        if held is None:
             raise UserError("anchor: not begun; give it to GuardedTrainer(defences=[...]), which does that")
-        return deck
+        return held
 
-    def _deck(self, subject: Subject, source: Any, name: str) -> "_Deck":
+    def _held(self, subject: Subject, source: Any, name: str) -> "_Held":
         seed = derive_seed(self.seed, name)
         if isinstance(source, Reference):
-            return _Deck(_remembered(subject, source, self.limit_bytes), source.samples, seed)
+            return _Held(_remembered(subject, source, self.limit_bytes), source.samples, seed)
         examples = sample_answers(subject, source, self.max_new_tokens, seed=seed, samples=self.samples)
-        return _Deck(Remembered.of(subject, examples, self.limit_bytes), self.samples, seed)
+        return _Held(Remembered.of(subject, examples, self.limit_bytes), self.samples, seed)
 
     def _set_aside(self, source: Any) -> tuple[Any, Any]:
         prompts = source.examples[:: source.samples] if isinstance(source, Reference) else source
@@ -184,27 +228,15 @@ class Anchor(Defence):
         return tuple(_part_of(source, part) for part in parts)  # type: ignore[return-value]
 
 
-class _Deck:
-    """Remembered completions that are drawn from: every prompt once, in random order, before any twice."""
+class _Held:
+    """Remembered completions and the order in which they are looked at."""
 
     def __init__(self, remembered: Remembered, samples: int, seed: int) -> None:
-        self.remembered, self.samples, self.seed = remembered, samples, seed
-        self.prompts = len(remembered.examples) // samples
-        self.drawn = 0
-        self._round: tuple[int, list[int]] = (-1, [])
+        self.remembered, self.deck = remembered, Deck(len(remembered.examples), samples, seed)
 
     def kl(self, model: Any, count: int) -> torch.Tensor:
         """Of the next ``count``: nats a sequence."""
-        rows = [self._row(self.drawn + k) for k in range(count)]
-        self.drawn += count
-        return self.remembered.kl(model, rows)
-
-    def _row(self, number: int) -> int:
-        turn, place = divmod(number, self.prompts)
-        if self._round[0] != turn:
-            order = torch.randperm(self.prompts, generator=generator(self.seed, "round", turn))
-            self._round = (turn, order.tolist())
-        return self._round[1][place] * self.samples + turn % self.samples
+        return self.remembered.kl(model, self.deck.draw(count))
 
 
 def _prompts(source: Any) -> Any:

@@ -34,7 +34,7 @@ from holdfast.training.place import fingerprint
 
 RULES = ("inputs", "deterministic", "resumes", "reads", "steps")
 _STEPS, _STOP, _ROWS, _TOKENS = 4, 2, 8, 8
-_HOOKS = ("begin", "choose", "loss", "update")
+_HOOKS = ("begin", "read", "choose", "see", "loss", "update")
 
 Make = Callable[[Material], Defence]
 
@@ -206,6 +206,8 @@ def _snapshot(model: torch.nn.Module, hook: str, args: Sequence[Any]) -> dict[st
         rows = pool._rows
         values = [pool.tokens_B, pool._loss_B, pool._norm_B, rows.input_ids_BT, rows.completion_mask_BT]
         found["pool"] = tuple(None if value is None else value.numpy().tobytes() for value in values)
+    if hook == "see":
+        found["rows"] = (args[0].input_ids_BT.numpy().tobytes(), args[0].completion_mask_BT.numpy().tobytes())
     return found
 
 

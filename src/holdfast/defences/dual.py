@@ -1,18 +1,22 @@
 """A weight that holds a drift budget: the dual variable of min task loss subject to drift ≤ budget.
 
-Knows: readings of the drift, one number at a time. Does not know: how it is measured, what the weight multiplies.
+Knows: readings of the drift, one number at a time, and whether a guard stands. Does not know: how either is
+measured, what the weight multiplies.
 
 With a weight w the optimum of task + w·KL has δ = F⁻¹g / w, so KL = ½ δᵀFδ ∝ w⁻²: in logarithms a plant of gain -2
-that answers late (δ has to travel there). The rule is integral control of log w on the clipped log error,
+that answers late (δ has to travel there). The rule is integral control of log w, with the lead that lateness asks
+for, all in logarithms:
 
-    log w ← clip(log w + gain · clip(log(d̂ / (aim · budget)), -1, 1), low, high),
+    e = log(d̂ / (aim · budget)) + lead · max(0, m - m'),    log w ← clip(log w + gain · clip(e, -2, 1), low, high),
 
-with a small gain where the weight falls and a large one where it rises. The state is the clipped log weight
-itself, so there is nothing that could wind up. d̂ is the larger of the latest reading and the mean of the last few,
-plus what it rose by since the one before (where drift will be, if it goes on like that).
+m a running mean of log d (m' the one before), d̂ the larger of the reading and e^m, the gain small where the weight
+falls and large where it rises. The state is the clipped log weight itself, so there is nothing that could wind up.
 
-Source: dual ascent, in logarithms. Uncertain: the constants, tuned on simulations and two small tasks; a step of
-the weight a reading means that readings further apart steer more slowly.
+Guards (a refusal rate that the user set) are one-sided: while one is broken the weight rises at each of its
+readings and does not fall.
+
+Source: dual ascent, in logarithms. Uncertain: the constants, chosen on simulations (tests/defences/test_dual.py
+has some of them); a step of the weight a reading means that readings further apart steer more slowly.
 """
 
 import math
@@ -20,7 +24,7 @@ from typing import Any
 
 from holdfast.core.errors import UserError
 
-REMEMBERED = 3
+_LEAST = 1e-6  # nats: what a reading of nothing counts as
 
 
 class DualWeight:
@@ -28,9 +32,10 @@ class DualWeight:
 
     Args:
         budget: nats a sequence.
-        start: the first weight: high is safe, for it falls by ``fall`` in logarithms a reading at most.
+        start: the first weight: high is safe, for a reading takes ``2 * fall`` of its logarithm at most.
         aim: share of the budget that is aimed at; the rest is room for what a few prompts do not show.
         fall, rise: gains.
+        lead: readings ahead at which growth is taken to go on as it does.
         low, high: the weight's limits.
 
     Raises:
@@ -41,18 +46,20 @@ class DualWeight:
         self,
         budget: float,
         start: float = 1.0,
-        aim: float = 0.5,
-        fall: float = 0.15,
+        aim: float = 0.6,
+        fall: float = 0.25,
         rise: float = 0.5,
+        lead: float = 2.0,
         low: float = 1e-3,
         high: float = 100.0,
     ) -> None:
         if not budget > 0 or not start > 0:
             raise UserError(f"a drift budget of {budget:g} nats from weight {start:g}: both must be above 0")
-        self.budget, self.aim, self.fall, self.rise = budget, aim, fall, rise
+        self.budget, self.aim, self.fall, self.rise, self.lead = budget, aim, fall, rise, lead
         self.log_low, self.log_high = math.log(low), math.log(high)
         self.log_weight = math.log(start)
-        self.readings: list[float] = []
+        self.mean: float | None = None  # m
+        self.broken = False
 
     @property
     def weight(self) -> float:
@@ -62,22 +69,35 @@ class DualWeight:
     def read(self, drift: float) -> float:
         """Take a reading in nats and return the new weight. NaN and infinities count as far outside."""
         if not math.isfinite(drift):
-            error = 1.0
-        else:
-            self.readings = [*self.readings, drift][-REMEMBERED:]
-            latest = max(drift, sum(self.readings) / len(self.readings))
-            rising = max(0.0, drift - self.readings[-2]) if len(self.readings) > 1 else 0.0
-            error = math.log(max(latest + rising, 1e-12) / (self.aim * self.budget))
-            error = min(1.0, max(-1.0, error))
-        self.log_weight += (self.rise if error > 0 else self.fall) * error
-        self.log_weight = min(self.log_high, max(self.log_low, self.log_weight))
+            self._step(self.rise)
+            return self.weight
+        log_drift, before = math.log(max(drift, _LEAST)), self.mean
+        self.mean = log_drift if before is None else (before + log_drift) / 2
+        growth = 0.0 if before is None else max(0.0, self.mean - before)
+        error = max(log_drift, self.mean) - math.log(self.aim * self.budget) + self.lead * growth
+        error = min(1.0, max(-2.0, error))
+        if error > 0:
+            self._step(self.rise * error)
+        elif not self.broken:
+            self._step(self.fall * error)
         return self.weight
+
+    def guard(self, broken: bool) -> float:
+        """Take a guard's reading and return the new weight."""
+        self.broken = broken
+        if broken:
+            self._step(self.rise)
+        return self.weight
+
+    def _step(self, change: float) -> None:
+        self.log_weight = min(self.log_high, max(self.log_low, self.log_weight + change))
 
     @property
     def state(self) -> dict[str, Any]:
         """Exact in JSON."""
-        return {"log_weight": self.log_weight, "readings": list(self.readings)}
+        return {"log_weight": self.log_weight, "mean": self.mean, "broken": self.broken}
 
     @state.setter
     def state(self, found: dict[str, Any]) -> None:
-        self.log_weight, self.readings = float(found["log_weight"]), [float(x) for x in found["readings"]]
+        self.log_weight, self.broken = float(found["log_weight"]), bool(found["broken"])
+        self.mean = None if found["mean"] is None else float(found["mean"])

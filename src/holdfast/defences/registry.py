@@ -19,7 +19,14 @@ from holdfast.core.defence import READABLE, Defence, Material
 from holdfast.core.errors import UserError
 
 GROUP = "holdfast.defences"
-OURS = {"anchor": "holdfast.defences.anchor:Anchor"}
+OURS = {
+    "anchor": "holdfast.defences.anchor:Anchor",
+    "ewc": "holdfast.defences.ewc:ElasticWeights",
+    "mixing": "holdfast.defences.mixing:Mixing",
+    "projection": "holdfast.defences.projection:Projection",
+    "task-kl": "holdfast.defences.task_kl:TaskKL",
+    "token-wise": "holdfast.defences.token_wise:TokenWise",
+}
 
 
 def names() -> tuple[str, ...]:

@@ -16,12 +16,14 @@ class DriftBudget(Result):
     Attributes:
         max_kl_nats: highest drift, nats a sequence.
         min_refusal: lowest refusal rate of the probe.
+        max_over_refusal: highest refusal rate of the probe's controls.
         max_task_loss: highest loss on the monitor's held-out task examples, nats a token.
     """
 
     max_kl_nats: float | None = None
     min_refusal: float | None = None
     max_task_loss: float | None = None
+    max_over_refusal: float | None = None
 
     def exceeded(self, row: dict[str, Any]) -> str | None:
         """Which limit a measurement breaks, in words; None if it is inside.
@@ -31,6 +33,7 @@ class DriftBudget(Result):
         checks = (
             ("drift", row.get("kl_nats"), self.max_kl_nats, 1, "nats a sequence"),
             ("refusal rate", row.get("refusal"), self.min_refusal, -1, ""),
+            ("over-refusal", row.get("over_refusal"), self.max_over_refusal, 1, ""),
             ("task loss", row.get("task_loss_nats_per_token"), self.max_task_loss, 1, "nats a token"),
         )
         for what, value, limit, sign, unit in checks:
@@ -45,7 +48,7 @@ class DriftBudget(Result):
     def used(self, row: dict[str, Any], first: dict[str, Any] | None = None) -> float | None:
         """Largest share of a limit that a measurement uses; 1 is the limit, None without limits or numbers.
 
-        Drift counts from 0, task loss from 0, refusals from the first measurement's rate down to the limit.
+        Drift and task loss count from 0, refusal rates from the first measurement's to the limit.
         """
         shares: list[float] = []
         if self.max_kl_nats is not None and row.get("kl_nats") is not None:
@@ -56,6 +59,10 @@ class DriftBudget(Result):
             start = (first or {}).get("refusal") or 1.0
             room = start - self.min_refusal
             shares.append((start - row["refusal"]) / room if room > 0 else 1.0)
+        if self.max_over_refusal is not None and row.get("over_refusal") is not None:
+            start = (first or {}).get("over_refusal") or 0.0
+            room = self.max_over_refusal - start
+            shares.append((row["over_refusal"] - start) / room if room > 0 else 1.0)
         return max(shares) if shares else None
 
 

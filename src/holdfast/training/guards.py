@@ -4,14 +4,14 @@ Knows: the interface (``core.defence``), where a checkpoint keeps state.
 Does not know: any method; how a pool is scored (the trainer does).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
 
-from holdfast.core.defence import Choice, Defence, PoolView
+from holdfast.core.defence import Choice, Defence, PoolView, UndeclaredReadError
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, write_json
 from holdfast.models import Subject
@@ -54,6 +54,11 @@ class Guards:
         for defence in self.all:
             defence.begin(subject)
 
+    def read(self, row: Mapping[str, Any]) -> None:
+        """What a monitor has measured."""
+        for defence in self.all:
+            defence.read(row)
+
     def choose(self, step: int, scores: tuple[Any, Any, Any], rows: Any) -> Any:
         """What the chooser says of a pool, as a Selection or a :class:`Choice`.
 
@@ -66,6 +71,20 @@ class Guards:
             return chosen
         kept = range(len(tokens_B)) if chosen is None else chosen
         return Choice(tuple(int(k) for k in kept), len(tokens_B))
+
+    @property
+    def look_at_rows(self) -> bool:
+        """Whether any of them looks at the rows that are trained on."""
+        return any(defence.overrides("see") for defence in self.all)
+
+    def see(self, rows: Any) -> None:
+        """The rows of this update."""
+        for defence in self.all:
+            if not defence.overrides("see"):
+                continue
+            if "rows" not in defence.needs:
+                raise UndeclaredReadError(f"{defence.name} looks at rows; add 'rows' to its `needs`")
+            defence.see(rows)
 
     def losses(self, model: Any, step: int) -> list[torch.Tensor]:
         """What is added to the task loss of this update."""
@@ -109,6 +128,8 @@ class Guards:
                 defence.state = found[defence.name]
 
     def _check_supported(self, args: Any) -> None:
+        if self.chooser is not None and (reason := unsuited(self.chooser.needs, args)) is not None:
+            raise UserError(reason)
         if self.chooser is not None and (getattr(args, "packing", False) or getattr(args, "padding_free", False)):
             raise UserError(
                 "online selection works on single samples, but packing or padding_free joins them; turn both off, "
@@ -126,6 +147,27 @@ class Guards:
                 f"defences: '{adding[0]}' adds a loss, which {args.world_size} processes do not share yet; use "
                 "one process"
             )
+
+
+def unsuited(needs: Container[str], args: Any) -> str | None:
+    """Why rows cannot be chosen under these arguments: their scores would be of another loss than is trained.
+
+    Args:
+        needs: what the choice reads.
+    """
+    other = (
+        f"loss_type {args.loss_type}"
+        if getattr(args, "loss_type", "nll") not in ("nll", "chunked_nll", None)
+        else "label_smoothing_factor"
+        if getattr(args, "label_smoothing_factor", 0.0)
+        else None
+    )
+    if other is None or not ("loss" in needs or "norm" in needs):
+        return None
+    return (
+        f"online selection scores rows by their plain loss, and {other} trains another one; leave it out, or "
+        "choose rows without it (rule none, random or a rule of lengths)"
+    )
 
 
 class Updates(TrainerCallback):

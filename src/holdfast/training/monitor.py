@@ -8,7 +8,7 @@ unmonitored one, bit for bit.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from holdfast.core.statistics import bootstrap_ratio
 from holdfast.core.trees import assign, clone
 from holdfast.data import Example
 from holdfast.evaluation import Reference, drift
+from holdfast.evaluation.beforehand import warn_if_little
+from holdfast.evaluation.judges.base import label_rate
 from holdfast.models import Subject, mean_loss
 from holdfast.training.budget import BudgetStop, DriftBudget
 from holdfast.training.place import Fingerprint, LogAhead, fingerprint, take_place
@@ -30,7 +32,7 @@ from holdfast.training.trace import JsonLines
 logger = logging.getLogger(__name__)
 
 TRACE_FILE = "drift.jsonl"
-LOGGED = ("kl_nats", "refusal", "task_loss_nats_per_token")
+LOGGED = ("kl_nats", "refusal", "over_refusal", "task_loss_nats_per_token")
 
 
 class DriftMonitor(TrainerCallback):
@@ -61,7 +63,7 @@ class DriftMonitor(TrainerCallback):
 
     Attributes:
         trace: one row a measurement: step, kl_nats with kl_nats_low and kl_nats_high, kl_nats_per_token, refusal
-            with its interval, refusal_counts, task_loss_nats_per_token with its interval, exceeded.
+            with its interval, refusal_counts, over_refusal and task_loss_nats_per_token with theirs, exceeded.
         stopped: a :class:`BudgetStop`, or None.
 
     Raises:
@@ -94,6 +96,7 @@ class DriftMonitor(TrainerCallback):
         self.task, self.batch_size = task, batch_size
         self.stopped: BudgetStop | None = None
         self.pending_logs: dict[str, float] = {}
+        self.listener: Callable[[dict[str, Any]], None] | None = None  # hears every row but those of a resumption
         self._kept: Reference | None = None  # the reference with its log-probabilities, while a run lasts
         self._lines = JsonLines(path)
         self._given_path = path is not None
@@ -127,6 +130,13 @@ class DriftMonitor(TrainerCallback):
                 rate, counts = self.probe.rate(subject)
                 row |= {"refusal": rate.value, "refusal_low": rate.low, "refusal_high": rate.high}
                 row["refusal_counts"] = counts
+                if self.probe.controls:
+                    over = self.probe.over_refusal(subject)
+                    row |= {
+                        "over_refusal": over.value,
+                        "over_refusal_low": over.low,
+                        "over_refusal_high": over.high,
+                    }
             if self.task is not None:
                 found = mean_loss(subject, self.task, self.batch_size)
                 interval = bootstrap_ratio(found.nll_N, found.tokens_N)
@@ -146,9 +156,13 @@ class DriftMonitor(TrainerCallback):
         self.stopped, self.pending_logs, self._seen, self._inside = None, {}, None, None
         self.prepare(subject)
         row = self._measured(subject, state)
+        if "refusal" in row and not self.trace:
+            warn_if_little(label_rate(row["refusal_counts"], "refused"))
         # A resumed run has this row already, or would not have measured here: its trace is that of a whole run.
         if not self.trace or (self.trace[-1]["step"] != row["step"] and self._due(state, True)):
             self._keep(row, state)
+        if self.listener is not None and row["step"] == 0:
+            self.listener(row)
         if row["exceeded"]:
             raise UserError(
                 f"outside the budget before step {state.global_step + 1}: {row['exceeded']}; "
@@ -203,6 +217,8 @@ class DriftMonitor(TrainerCallback):
         self._keep(row, state)
         self.pending_logs = {f"drift/{name}": row[name] for name in LOGGED if row.get(name) is not None}
         if not row["exceeded"]:
+            if self.listener is not None:
+                self.listener(row)
             return
         assert self._inside is not None
         self.stopped = BudgetStop(int(state.global_step), row["exceeded"], self._inside[0])
@@ -273,6 +289,7 @@ class DriftMonitor(TrainerCallback):
             for limit, source, given in (
                 ("max_kl_nats", "a reference", self.reference),
                 ("min_refusal", "a probe", self.probe),
+                ("max_over_refusal", "a probe with controls", self.probe and (self.probe.controls or None)),
                 ("max_task_loss", "task examples", self.task),
             )
             if getattr(self.budget, limit) is not None and given is None

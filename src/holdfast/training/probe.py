@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.core.statistics import Interval
 from holdfast.evaluation import Judge, RefusalJudge, Skill
-from holdfast.evaluation.behaviour import ask_and_judge
+from holdfast.evaluation.behaviour import Answered, ask_and_judge
 from holdfast.models import Subject
 
 
@@ -24,14 +24,25 @@ class RefusalProbe:
     judge: Judge = field(default_factory=RefusalJudge)
     max_new_tokens: int = 24
     batch_size: int = 64
+    controls: Sequence[str] = ()  # harmless prompts; none: over-refusal is not watched
 
     @classmethod
-    def of(cls, skill: Skill, limit: int | None = None, **options: Any) -> "RefusalProbe":
-        """The first ``limit`` harmful prompts of the skill's *estimate* half."""
-        return cls(skill.estimate.harmful[:limit], **options)
+    def of(
+        cls, skill: Skill, limit: int | None = None, over_refusal: bool = False, **options: Any
+    ) -> "RefusalProbe":
+        """The first ``limit`` prompts of the skill's *estimate* half: harmful ones, and harmless ones if asked."""
+        controls = skill.estimate.benign[:limit] if over_refusal else ()
+        return cls(skill.estimate.harmful[:limit], controls=controls, **options)
 
     def rate(self, subject: Subject) -> tuple[Interval, dict[str, int]]:
         """Refused over all prompts (unclear and error count as not refused), and responses by label."""
-        how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
-        answered = ask_and_judge(subject, self.prompts, self.judge, **how)
+        answered = self._asked(subject, self.prompts)
         return answered.rate("refused"), answered.counts
+
+    def over_refusal(self, subject: Subject) -> Interval:
+        """Refused over all controls."""
+        return self._asked(subject, self.controls).rate("refused")
+
+    def _asked(self, subject: Subject, prompts: Sequence[str]) -> Answered:
+        how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        return ask_and_judge(subject, prompts, self.judge, **how)

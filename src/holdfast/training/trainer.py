@@ -109,6 +109,9 @@ class GuardedTrainer(SFTTrainer):
         if self.guards.all:
             self.add_callback(Updates(self))
             self.guards.begin(subject_of(self.model, self.processing_class))
+            for callback in callbacks or ():
+                if isinstance(callback, DriftMonitor):
+                    callback.listener = self.guards.read
 
     @property
     def selection_trace(self) -> list[dict[str, Any]]:
@@ -163,9 +166,17 @@ class GuardedTrainer(SFTTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         numbers = [batch.pop(SAMPLE, None) for batch in batches]
         self._losses_due = bool(batches)
-        if self.selection is None or not batches:
+        if not batches or not (self.selection is not None or self.guards.look_at_rows):
             return batches, items
         ids = self._pool_ids(batches, numbers)
+        if self.selection is not None:
+            batches, items, ids = self._cut(batches, items, ids, device)
+        if self.guards.look_at_rows:
+            self.guards.see(as_batch(batches, ids))
+        return batches, items
+
+    def _cut(self, batches: list[MicroBatch], items: Any, ids: list[str], device: torch.device) -> tuple:
+        """What the selection keeps of a pool: micro-batches, their count of tokens, names."""
         self._update = None
         chosen = self._choose(batches, ids)  # scoring takes no more memory than a training step on a micro-batch
         self.skip_update = not chosen.indices
@@ -178,7 +189,7 @@ class GuardedTrainer(SFTTrainer):
         if len(chosen.indices) < len(ids):
             batches = keep_rows(batches, chosen.indices, self._pad_id())
             items = self._get_num_items_in_batch(batches, device)
-        return batches, items
+        return batches, items, [ids[k] for k in chosen.indices]
 
     def _choose(self, batches: list[MicroBatch], ids: list[str]) -> Any:
         pool = as_batch(batches, ids)

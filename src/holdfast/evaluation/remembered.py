@@ -1,4 +1,4 @@
-"""What the aligned model said, remembered: completions, its log-probabilities along them, the KL from them.
+"""What a model said, remembered: completions, its log-probabilities along them, the KL of another one from them.
 
 Knows: exact and shortened storage, the KL of a model that is being trained, with its graph.
 Does not know: which completions, how they are drawn, what the KL is for.
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from holdfast.core.errors import UserError
-from holdfast.data import Batch, Example, batches
+from holdfast.data import Batch, Example, batches, collate
 from holdfast.gradients.forward import labelled_logits, quiet
 from holdfast.gradients.layout import labelled
 from holdfast.models import Subject
@@ -75,7 +75,7 @@ class Remembered:
         """
         tokens = sum(example.completion_tokens for example in examples)
         if not tokens:
-            raise UserError("an anchor needs completions; none of the prompts was answered with a token")
+            raise UserError("a teacher needs completions; none of the prompts was answered with a token")
         kept = (
             aligned.vocabulary if 4 * tokens * aligned.vocabulary <= limit_bytes else limit_bytes // (8 * tokens)
         )
@@ -106,17 +106,12 @@ class Remembered:
 
         With its graph where gradients are on. No dropout; modes and random state are left alone.
         """
-        device, chosen = next(model.parameters()).device, [self.examples[k] for k in rows]
-        graph = torch.is_grad_enabled()
-        with quiet(model), torch.set_grad_enabled(graph):
-            (batch,) = batches(chosen, len(chosen), self.pad_id)
-            batch = batch.to(device)
-            logits_MV = _logits(model, batch)
-            order = [rows[k] for k in batch.index]
-            kl_M = self._kl(logits_MV, order)
-            where = labelled(batch)
-            kl_B = kl_M.new_zeros(len(order)).index_add(0, where.owner_M, kl_M)
-        return kl_B[torch.tensor(batch.index, device=device).argsort()]
+        return self.kl_of(answer_logits(model, [self.examples[k] for k in rows], self.pad_id), rows)
+
+    def kl_of(self, logits: Sequence[torch.Tensor], rows: Sequence[int]) -> torch.Tensor:
+        """The same from logits that predict the completions of ``rows``, one (S, V) each."""
+        kl_M = self._kl(torch.cat(list(logits)), rows)
+        return torch.stack([part.sum() for part in kl_M.split([len(row_SV) for row_SV in logits])])
 
     def _kl(self, logits_MV: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
         device = logits_MV.device
@@ -131,6 +126,22 @@ class Remembered:
         rest_M = log_rest_M.exp()
         missed_M = torch.where(rest_M > 0, rest_M * (log_rest_M - others_M), 0.0)
         return (log_p.exp() * (log_p - log_q_MK)).sum(-1) + missed_M
+
+
+def answer_logits(model: Any, examples: Sequence[Example], pad_id: int) -> tuple[torch.Tensor, ...]:
+    """Logits (S, V) that predict each completion, in order, from one forward pass; the head sees no other place.
+
+    With its graph where gradients are on. No dropout; modes and random state are left alone.
+    """
+    batch = collate(examples, pad_id).to(next(model.parameters()).device)
+    return batch_logits(model, batch).split([example.completion_tokens for example in examples])
+
+
+def batch_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """The same for a batch, row by row: (M, V)."""
+    graph = torch.is_grad_enabled()
+    with quiet(model), torch.set_grad_enabled(graph):
+        return _logits(model, batch)
 
 
 def _logits(model: Any, batch: Batch) -> torch.Tensor:

@@ -1,0 +1,73 @@
+"""The study of guarded training on the organism; goes on where it was stopped and does nothing twice.
+
+    python -m studies.training run --out RUNS [--tasks ...] [--arms ...] [--seeds N]
+    python -m studies.training validate --out RUNS --arms ...
+    python -m studies.training collect --out RUNS
+
+Knows: the order of things and the command line. Does not know: how any of them is done.
+"""
+
+import argparse
+import gc
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from studies.training import cell, summary
+from studies.training.arms import ARMS
+
+from holdfast.core.files import write_json
+
+log = logging.getLogger(__name__)
+
+TASKS = ("lessons", "digest", "desk", "obedience", "arithmetic", "helpdesk")
+VALIDATION = ("course", "bullets")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m studies.training", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("verb", choices=["run", "validate", "collect"])
+    parser.add_argument("--out", type=Path, required=True, help="one folder a run; may be gone on with")
+    parser.add_argument("--tasks", nargs="*", choices=[*TASKS, *VALIDATION])
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)))
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    log.setLevel(logging.INFO)
+    torch.set_num_threads(1)
+    gc.freeze()  # every trainer collects garbage when it begins; what is imported is left out of that
+    setting, test = cell.Setting(), options.verb == "run"
+    if options.verb == "collect":
+        collect(options.out, setting)
+        return
+    for seed in options.seeds:
+        for task in options.tasks or (TASKS if test else VALIDATION):
+            for name in options.arms:
+                asked = cell.Cell(task, seed, ARMS[name], "test" if test else "validation")
+                said(asked, cell.run(asked, options.out, setting))
+
+
+def collect(root: Path, setting: cell.Setting) -> None:
+    """Write results.json beside this file, from the runs of these settings that are there."""
+    found = summary.results(root, summary.read(root, list(ARMS)), asdict(setting))
+    write_json(Path(__file__).with_name("results.json"), found)
+    print(summary.markdown(found), summary.markdown_by_task(found), summary.markdown_claims(found), sep="\n\n")
+
+
+def said(asked: cell.Cell, found: dict) -> None:
+    """One line of progress."""
+    rates = {name: sum(found[name]) / len(found[name]) for name in ("refused", "over_refused", "task_right")
+             if name in found}  # fmt: skip
+    drift = sum(found["drift_nats"]) / len(found["drift_nats"])
+    log.info(
+        "%s %d %s: %s, loss %.3f (train %.3f), drift %.2f; %.0f s",
+        asked.task, asked.seed, asked.arm.name, {k: round(v, 3) for k, v in rates.items()}, found["task_loss"],
+        found.get("train_loss_last", float("nan")), drift, found["cpu_seconds"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

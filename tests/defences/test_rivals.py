@@ -1,0 +1,139 @@
+"""Each rival against its formula, written out by hand; all of them keep the rules of the house."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from holdfast.data import collate
+from holdfast.defences import Material, build, check_conformance
+from holdfast.defences.registry import OURS
+from tests.defences.test_anchor import PROMPTS, gradient, moved
+
+RIVALS = sorted(set(OURS) - {"anchor"})
+
+
+def begun(name, subject, knob=None, **more):
+    made = build(name, knob, prompts=PROMPTS, max_new_tokens=4, **more)
+    made.begin(subject)
+    return made
+
+
+def log_p(subject, example):
+    """Of every answer token, from one unpadded row."""
+    logits = subject.model(input_ids=torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
+    first = len(example.prompt_ids) - 1
+    return logits[first : first + len(example.completion_ids)]
+
+
+def of_labels(subject, example):
+    return log_p(subject, example).gather(-1, torch.tensor(example.completion_ids)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_it_keeps_the_rules_of_the_house(name, build):
+    kept = check_conformance(name, subject=build(lora=True))
+    assert not [finding for finding in kept if not finding.kept]
+
+
+def test_mixing_is_the_loss_of_a_mixture(tiny_subject):
+    mixing = begun("mixing", tiny_subject, 0.2)
+    mixing.per_step = len(PROMPTS)
+    wanted = torch.stack([-of_labels(tiny_subject, example).mean() for example in mixing._examples]).mean()
+    torch.testing.assert_close(mixing.loss(tiny_subject.model, 1), 0.25 * wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["task-kl", "token-wise"])
+def test_what_looks_back_at_the_start_follows_its_formula_and_leaves_the_model_alone(
+    name, tiny_subject, tiny_examples
+):
+    # the fixture's rows carry loss on all but the template's last token
+    rows = [replace(row, completion_mask=None) for row in tiny_examples[2:6]]
+    rival = begun(name, tiny_subject, 1.5)
+    current = moved(tiny_subject)
+    before = copy.deepcopy(current.model.state_dict())
+    rival.see(collate(rows, tiny_subject.pad_id))
+    found = rival.loss(current.model, 1)
+    if name == "task-kl":
+        p, q = (torch.cat([log_p(subject, row) for row in rows]) for subject in (tiny_subject, current))
+        wanted = 1.5 * (p.exp() * (p - q)).sum(-1).mean()
+    else:
+        beta = torch.cat(
+            [torch.tensor([0.375, *[1.5] * 4, *[0.075] * 40])[: row.completion_tokens] for row in rows]
+        )
+        p, q = (torch.cat([of_labels(subject, row) for row in rows]) for subject in (tiny_subject, current))
+        wanted = (-(2 / beta) * torch.sigmoid(beta * (q - p)).log() + q).mean()
+        rival.see(collate(rows, tiny_subject.pad_id))
+        at_start = gradient(rival.loss(tiny_subject.model, 1), tiny_subject.model)
+        assert float(at_start.abs().max()) < 1e-5  # there it is the task loss, to first order
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    ours, theirs = gradient(found, current.model), gradient(wanted, current.model)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+    assert all(torch.equal(value, before[key]) for key, value in current.model.state_dict().items())
+
+
+def rows_of_gradients(subject, prompts):
+    """By plain autograd, of the answers that the defences draw with seed 0."""
+    from holdfast.core.seeds import derive_seed
+    from holdfast.evaluation.behaviour import sample_answers
+
+    examples = sample_answers(subject, prompts, 4, seed=derive_seed(0, "answers"))
+    return torch.stack([gradient(of_labels(subject, example).sum(), subject.model) for example in examples])
+
+
+def test_ewc_holds_each_parameter_by_its_squared_gradients(tiny_subject):
+    rival, current = begun("ewc", tiny_subject, 3.0), moved(tiny_subject)
+    fisher = rows_of_gradients(tiny_subject, PROMPTS).square().mean(0)
+    delta = torch.cat([(a - b).detach().flatten() for a, b in zip(
+        current.model.parameters(), tiny_subject.model.parameters(), strict=True)])  # fmt: skip
+    found = rival.loss(current.model, 1)
+    assert float(found.detach()) == pytest.approx(1.5 * float((fisher * delta.square()).sum()), rel=1e-4)
+    torch.testing.assert_close(gradient(found, current.model), 3.0 * fisher * delta, rtol=1e-3, atol=1e-6)
+
+
+def test_projection_leaves_nothing_in_the_leading_directions_and_the_rest_alone(tiny_subject):
+    rival, kept = begun("projection", tiny_subject, 2), rows_of_gradients(tiny_subject, PROMPTS).double()
+    values, vectors = torch.linalg.eigh(kept @ kept.T)  # of the Gram matrix: another way to the same space
+    basis = (kept.T @ vectors[:, -2:]) / values[-2:].sqrt()
+    generator = torch.Generator().manual_seed(0)
+    before = {n: torch.randn(p.shape, generator=generator) for n, p in tiny_subject.model.named_parameters()}
+    after = {name: value.clone() for name, value in before.items()}
+    rival.update(1, after)
+    flat, found = (torch.cat([g.flatten() for g in side.values()]).double() for side in (before, after))
+    torch.testing.assert_close(found, flat - basis @ (basis.T @ flat), rtol=1e-4, atol=1e-5)
+
+
+def test_a_defence_that_looks_at_rows_says_so(build, options, examples):
+    from holdfast.core.defence import UndeclaredReadError
+    from holdfast.defences import Defence
+    from holdfast.selection import OnlineSelection
+    from holdfast.training import GuardedTrainer
+
+    seen = []
+
+    class Looks(Defence):
+        name = "looks"
+        needs = frozenset({"rows"})
+
+        def see(self, rows):
+            seen.append(rows)
+
+    chosen = OnlineSelection(0.5, "random", "none")
+    trainer = GuardedTrainer(build(), options(max_steps=2), examples, defences=[chosen, Looks()])
+    trainer.train()
+    assert [list(rows.ids) for rows in seen] == [row["kept_ids"] for row in trainer.selection_trace]
+    ids = {example.id: example for example in examples}
+    for row, name in enumerate(seen[0].ids):
+        assert (
+            tuple(seen[0].input_ids_BT[row][seen[0].attention_mask_BT[row] == 1].tolist()) == ids[name].input_ids
+        )
+    Looks.needs = frozenset()
+    with pytest.raises(UndeclaredReadError, match="looks at rows"):
+        GuardedTrainer(build(), options(max_steps=1), examples, defences=[Looks()]).train()
+
+
+def test_material_of_a_rival_is_what_it_declares():
+    with pytest.raises(Exception, match="no prompts"):
+        build("mixing", None, prompts=())
+    assert Material(frozenset({"prompts"}), ("a",)).prompts == ("a",)

@@ -1,0 +1,74 @@
+"""The study of guarded training without its runs: keys that last, claims that follow from the records."""
+
+from dataclasses import replace
+
+import pytest
+from studies.training import summary
+from studies.training.arms import ARMS
+from studies.training.cell import Cell, Setting
+
+from holdfast.core.files import write_json
+
+
+def record(arm, task, seed, refused, over=0, right=10, drift=0.1, split="test"):
+    """Of ten prompts each."""
+    return {
+        "cell": {"task": task, "seed": seed, "split": split, "arm": {"name": arm, "budget_nats": 1.0}},
+        "refused": [1] * refused + [0] * (10 - refused),
+        "over_refused": [1] * over + [0] * (10 - over),
+        "task_right": [1] * right + [0] * (10 - right),
+        "drift_nats": [drift],
+        "task_loss": 0.5,
+        "train_loss_last": 0.5 + 0.01 * (arm == "anchor"),
+        "cpu_seconds_training": 1.0,
+        "cpu_seconds": 2.0,
+    }
+
+
+@pytest.fixture
+def found(tmp_path):
+    records = [
+        *(record("plain", "lessons", seed, 2) for seed in (0, 1)),
+        *(record("anchor", "lessons", seed, 9 + seed, over=1 - seed) for seed in (0, 1)),
+        record("moderate-0.5", "lessons", 0, 6),
+        *(record("anchor-budget", "lessons", seed, 10, drift=0.9 + 0.2 * seed) for seed in (0, 1)),
+        record("anchor", "course", 0, 0, split="validation"),
+    ]
+    for number, entry in enumerate(records):
+        write_json(tmp_path / str(number) / "run.json", entry)
+    arms = summary.read(tmp_path, list(ARMS))
+    return {claim["id"]: claim for claim in summary.claims(arms)} | {"all": summary.results(tmp_path, arms, {})}
+
+
+def test_claims_follow_from_the_runs_that_both_arms_have(found):
+    assert found["lost_refusals_plain_over_guarded"]["value"] == pytest.approx(0.8 / 0.05)
+    assert found["over_refusal_change_points"]["value"] == pytest.approx(5.0)
+    assert (found["task_score_change_points"]["value"], found["task_score_change_points"]["verdict"]) == (
+        0.0,
+        "supported",
+    )
+    assert found["task_loss_ratio"]["value"] == pytest.approx(1.02)
+    assert (found["budget_held_share"]["value"], found["budget_held_share"]["n"]) == (0.5, 2)
+    assert (found["best_rival_rule"]["rule"], found["best_rival_rule"]["value"]) == ("moderate-0.5", 0.6)
+    better = found["anchor_above_moderate-0.5"]  # by the one cell that both have
+    assert better["value"] == pytest.approx(30.0)
+    assert found["all"]["runs"] == 7
+    assert "| anchor | 2 | 95.0 %" in summary.markdown(found["all"])
+    assert "| plain | 20 / 0 / 100 |" in summary.markdown_by_task(found["all"])
+
+
+def test_what_was_not_run_is_undecided(tmp_path):
+    claims = summary.claims({})
+    assert {claim["verdict"] for claim in claims} == {"undecided"} and claims[0]["value"] is None
+    assert "| - | [-, -] | undecided |" in summary.markdown_claims({"claims": claims})
+
+
+def test_a_runs_name_holds_what_was_changed():
+    setting = Setting()
+    keys = {
+        Cell("lessons", 0, ARMS["anchor"]).key(setting),
+        Cell("lessons", 0, replace(ARMS["anchor"], knob=0.5)).key(setting),
+        Cell("lessons", 0, ARMS["anchor"], "validation").key(setting),
+        Cell("lessons", 0, ARMS["anchor"]).key(replace(setting, steps=1)),
+    }
+    assert len(keys) == 4
