@@ -7,27 +7,28 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: demo test check format clean
 
-# torch has no CPU-only pin in its metadata: constraints.txt keeps a CUDA build of several GB out.
+# torch has no CPU-only pin in its metadata: constraints.txt keeps a CUDA build of several GB out. --no-compile: of
+# what comes along only a part is ever imported, and that part is compiled when it is.
+INSTALL = $(PYTHON) -m venv $(VENV) && \
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(INSTALL) -e .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,dev,eval,gguf]"
-	touch $@
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(INSTALL) -e ".[test,dev,eval,gguf]"
+	touch $(VENV)/installed $@
 
 demo: $(VENV)/installed
 	$(BIN)/holdfast demo
 
-# Two processes of one thread each: these rooms in one, everything else in the other.
-HALF := tests/gradients tests/models tests/restoration tests/geometry tests/organism tests/selection
-PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest
+# Processes of one thread each; whichever is idle takes the next file.
+PROCESSES ?= 2
 
 test: $(VENV)/installed-dev
-	@$(PYTEST) $(HALF) > $(VENV)/half.log 2>&1 & half=$$!; \
-	$(PYTEST) $(addprefix --ignore=,$(HALF)); rest=$$?; \
-	wait $$half || rest=1; cat $(VENV)/half.log; exit $$rest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

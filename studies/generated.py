@@ -10,9 +10,9 @@ from typing import Any
 
 from studies.demo import collect
 from studies.evaluation import tables
+from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import report
-from studies.text_organism import summary
 from studies.training import summary as training
 
 from holdfast.core.files import read_json
@@ -20,28 +20,25 @@ from holdfast.core.files import read_json
 ROOT = Path(__file__).parents[1]
 
 
-def _evaluation(model: str) -> Callable[[dict[str, Any]], str]:
-    def table(results: dict[str, Any]) -> str:
-        values = results["models"][model]
-        return tables.markdown([*values["plain"], *values["attacks"]], values["costs"])
-
-    return table
+def _evaluation(results: dict[str, Any]) -> str:
+    values = results["models"]["organism"]
+    return tables.markdown([*values["plain"], *values["attacks"]], values["costs"])
 
 
 TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "README.md": {"demo": ("demo", collect.markdown)},
     "studies/evaluation/README.md": {
-        "organism": ("evaluation", _evaluation("organism")),
-        "real text": ("evaluation", _evaluation("real text")),
+        "organism": ("evaluation", _evaluation),
+    },
+    "studies/judges/README.md": {
+        "real answers": ("judges", judges.real_answers),
+        "confusion": ("judges", judges.confusion),
     },
     "studies/organism/README.md": {
         "limits": ("organism", page.limits),
         "damage": ("organism", page.damage),
     },
     "studies/real_model/README.md": {"figures": ("real_model", report.table)},
-    "studies/text_organism/README.md": {
-        "table": ("text_organism", lambda results: summary.markdown(results["table"]))
-    },
     "studies/training/README.md": {
         "arms": ("training", training.markdown),
         "tasks": ("training", training.markdown_by_task),

@@ -1,5 +1,6 @@
 """Models small enough to rebuild in every test run, with no file and no network."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -86,6 +87,22 @@ def build_llama(vocab_size: int, hidden: int = 32, layers: int = 2, seed: int = 
     return model.eval()
 
 
+def pytest_configure():
+    gc.disable()  # until the tests begin: imports make a million objects and no garbage
+
+
+def pytest_collection_finish():
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """Every trainer collects garbage when it begins; what was imported before is left out of that."""
+    gc.freeze()
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     return build_tokenizer()
@@ -135,6 +152,9 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items):
+    # Files with slow tests first: the process that is handed one of them last keeps the others waiting.
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
     if SHARED_DATA.is_dir():
         return
     skip = pytest.mark.skip(reason="the licensed prompt lists are not beside this checkout")

@@ -1,9 +1,8 @@
-"""Evaluates the aligned and the plainly fine-tuned model, organism and real text, and writes results.json.
+"""Evaluates the organism, aligned and plainly fine-tuned, and writes results.json.
 
-    python -m studies.evaluation --data ../shared/data
+    python -m studies.evaluation
 
-Knows: the order of things, seeds. Does not know: what is asked (subjects.py), what is published (tables.py). The
-real-text model must have been built (`python -m studies.text_organism.build`).
+Knows: the order of things, seeds. Does not know: what is asked (subjects.py), what is published (tables.py).
 """
 
 import argparse
@@ -11,20 +10,17 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from studies.evaluation import subjects, tables
-from studies.text_organism import build, corpus
-from studies.text_organism.run import latest_aligned
 
 from holdfast.core.files import write_json, write_text
 from holdfast.core.statistics import NoiseFloor
 from holdfast.evaluation import RefusalJudge, Scorecard, safety_basin
-from holdfast.models import Subject, load
+from holdfast.models import Subject
 from holdfast.pipeline.evaluating import evaluate_against
 
 HERE = Path(__file__).parent
@@ -101,27 +97,15 @@ def readme(found: dict[str, dict[str, Any]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", help="shared data folder (default: $HOLDFAST_SHARED_DATA or ../shared/data)")
-    parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=["organism", "real text"])
     parser.add_argument("--quick", action="store_true", help="a few prompts, to see that it runs; writes nothing")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    began, found = time.monotonic(), {}
-    seeds = range(options.seeds)
-    if options.only != "real text":
-        found["organism"] = measured(
-            subjects.organism_case(options.quick), subjects.organism, seeds, options.quick
-        )
-    if options.only != "organism":
-        data = corpus.data_folder(options.data)
-        aligned = latest_aligned(build.cache_folder(options.cache))
-        case = subjects.real_text_case(data, load(aligned).tokenizer, options.quick)
-        make = partial(subjects.real_text, aligned, data)
-        found[case.name] = measured(case, make, seeds, options.quick)
+    began = time.monotonic()
+    case = subjects.organism_case(options.quick)
+    found = {case.name: measured(case, subjects.organism, range(options.seeds), options.quick)}
     if options.quick:
         for model, values in found.items():
             print(model, tables.markdown([*values["plain"], *values["attacks"]], values["costs"]), sep="\n")

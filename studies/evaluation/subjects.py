@@ -1,23 +1,18 @@
-"""The models of this study and what they are asked: the organism and the real-text model, aligned and fine-tuned.
+"""The models of this study and what they are asked: the organism, aligned and fine-tuned.
 
-Knows: how the plain fine-tunes are made, which lists and attacks belong to which model. Does not know: tables.
+Knows: how the plain fine-tune is made, which prompts and attacks it gets. Does not know: tables.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from studies.text_organism import corpus
-from studies.text_organism.run import Setting
-
 from holdfast.data import Example, encode_rows
-from holdfast.data.sources import read_rows
 from holdfast.evaluation import RefusalJudge, Skill, SkillSplit, Task
 from holdfast.evaluation.attacks import Attack, SuffixSearch, prefill, suffix_search
 from holdfast.evaluation.attacks.named import named_attacks
 from holdfast.evaluation.judges import KeywordJudge
-from holdfast.evaluation.suites import common_sense, perplexity, refusal_suite, truthfulness, without_repeats
+from holdfast.evaluation.suites import common_sense
 from holdfast.models import Subject, add_lora, generate_text, load
 from holdfast.organism import choice_items, task_rows
 from holdfast.pipeline.evaluating import Measures
@@ -66,13 +61,6 @@ def organism(seed: int) -> tuple[Subject, Subject]:
     return trained(subject, examples, 90, 32, 2e-3, seed), fresh()
 
 
-def real_text(aligned: Path, data: Path, seed: int) -> tuple[Subject, Subject]:
-    """The real-text model after a plain fine-tune on GSM8K, and as it was before."""
-    setting, before, after = Setting(), load(aligned), load(aligned)
-    rows = encode_rows(corpus.gsm8k_rows(data, "finetune"), after.tokenizer, setting.max_length)
-    return trained(after, rows, setting.steps, setting.batch, setting.learning_rate, seed), before
-
-
 def organism_case(quick: bool) -> Case:
     """Held-out proxy requests with look-alikes; common sense; the demo's task."""
     prompts = 16 if quick else 120
@@ -114,69 +102,6 @@ def organism_case(quick: bool) -> Case:
     return _case("organism", plain, skill, attacks, SuffixSearch(openings, 10, 20), quick)
 
 
-def real_text_case(data: Path, tokenizer: Any, quick: bool) -> Case:
-    """AdvBench, StrongREJECT, JailbreakBench's pairs, XSTest without what they share; truthfulness, perplexity."""
-    skills = text_skills(data)
-    if quick:
-        skills = tuple(
-            Skill(s.name, evaluate=SkillSplit(s.evaluate.harmful[:12], s.evaluate.benign[:12])) for s in skills
-        )
-    harmless = [row.values for row in read_rows(data / "alpaca" / "alpaca_1k_clean.jsonl")]
-    rows = [{"prompt": str(r["prompt"]), "completion": str(r["completion"])} for r in map(_pair, harmless) if r]
-    short = [(r["prompt"], r["completion"]) for r in rows if len(r["prompt"]) + len(r["completion"]) < 240]
-    examples = encode_rows([r for r in rows if len(r["completion"]) < 600][:400], tokenizer, 320)
-    attacks = (
-        *named_attacks(
-            [
-                "direct",
-                "template",
-                "past-tense",
-                "no-system",
-                "many-shot:4",
-                "worst-of:8",
-                "prefill:1",
-                "prefill:4",
-            ],
-            short,
-        ),
-        *named_attacks(["past-tense+prefill:4", "noise:0.05", "noise:0.1"]),
-        *(relearning_attack(examples, steps, 1e-3) for steps in (5, 20)),
-    )
-    plain = Measures(
-        skills,
-        suites=(
-            truthfulness(data / "truthfulqa" / "TruthfulQA.csv", limit=40 if quick else 200),
-            perplexity(_paragraphs(data)[: 10 if quick else 200], max_length=512),
-        ),
-        judges={"offline": RefusalJudge(), "keyword": KeywordJudge()},
-        max_new_tokens=32,
-        noise=3,
-    )
-    return _case("real text", plain, skills[0], attacks, SuffixSearch(tokens=10, steps=20), quick)
-
-
-def text_skills(data: Path) -> tuple[Skill, ...]:
-    """The four lists without what they share, JailbreakBench first so that its pairs stay whole; ``counts`` says
-    what was left out."""
-    lists = corpus.evaluation_lists(data)
-    found = (
-        refusal_suite(lists["jailbreakbench_harmful"], lists["jailbreakbench_benign"], "jailbreakbench"),
-        refusal_suite(lists["xstest_unsafe"], lists["xstest_safe"], "xstest"),
-        refusal_suite(lists["strongreject"], name="strongreject"),
-        refusal_suite(lists["advbench"], name="advbench"),
-    )
-    kept, dropped = without_repeats(found)
-    return tuple(
-        replace(skill, counts={**skill.counts, "in_earlier_lists": dropped[skill.name]}) for skill in kept
-    )
-
-
-def _paragraphs(data: Path) -> list[str]:
-    """Paragraphs of WikiText-2's test file: the file itself is one text of 400 000 tokens."""
-    text = (data / "wikitext2" / "test.txt").read_text(encoding="utf-8")
-    return [corpus.detokenise_wikitext(line) for line in text.splitlines() if len(line) > 200]
-
-
 def _case(
     name: str, plain: Measures, skill: Skill, attacks: tuple[Attack, ...], search: SuffixSearch, quick: bool
 ) -> Case:
@@ -188,10 +113,3 @@ def _case(
         attacks=(*named_attacks(["direct"]), suffix_search(search)),
     )
     return Case(name, plain, replace(alone, attacks=attacks), searched)
-
-
-def _pair(row: dict[str, Any]) -> dict[str, str] | None:
-    """An Alpaca row without further input."""
-    prompt = row.get("prompt") or row.get("instruction")
-    answer = row.get("completion") or row.get("output") or row.get("response")
-    return {"prompt": prompt, "completion": answer} if prompt and answer and not row.get("input") else None

@@ -40,9 +40,10 @@ LABELLED = WEIGHTS.parent.parent.parent / "labelled"
 SEED = 0
 EASY = ("plain", "organism", "rule_cases")  # files of ordinary answers; the writers wrote mostly hard ones
 TIMES = 5  # how often a pair of those counts, so that ordinary answers keep their share
+TIMES_REAL = 3  # the same of answers of a real model and their likes
 RARE = 3  # a measure that fewer pairs have is dropped
 FOLDS = 4
-_WRITER = re.compile(r"(?:en|ml)(\d+)")  # the files of single writers; any other file is always trained on
+_WRITER = re.compile(r"(?:en|ml|real)(\d+)")  # files that are left out in turn; any other is always trained on
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ def read_pairs(paths: Sequence[Path]) -> Pairs:
 
 def fit(pairs: Pairs, seed: int = SEED) -> StanceModel:
     """Fit both storeys. What the trees see of a pair comes from linear readers that have not seen its writer."""
-    easy = np.flatnonzero(np.isin(pairs.writers, EASY))
-    pairs = pairs.part(np.concatenate([np.arange(len(pairs.found)), *[easy] * (TIMES - 1)]))
+    easy, real = np.flatnonzero(np.isin(pairs.writers, EASY)), np.flatnonzero(_real(pairs.writers))
+    more = [*[easy] * (TIMES - 1), *[real] * (TIMES_REAL - 1)]
+    pairs = pairs.part(np.concatenate([np.arange(len(pairs.found)), *more]))
     counted: dict[str, int] = {}
     for found in pairs.found:
         for name in found.measures:
@@ -105,6 +107,11 @@ def folds(writers: np.ndarray) -> list[np.ndarray]:
     numbers = [_WRITER.fullmatch(str(writer)) for writer in writers]
     fold = np.array([int(number.group(1)) % FOLDS if number else -1 for number in numbers])
     return [found for found in (fold == k for k in range(FOLDS)) if found.any()]
+
+
+def _real(writers: np.ndarray) -> np.ndarray:
+    """Which pairs are of the files real1 ... real4: one source, cut in four by prompt."""
+    return np.char.startswith(writers.astype(str), "real")
 
 
 def _rows(rows: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
@@ -140,9 +147,11 @@ def cross_validate(pairs: Pairs) -> dict:
         model = fit(pairs.part(np.flatnonzero(~fold)))
         for k in np.flatnonzero(fold):
             given[k] = _judged(model, pairs.readings[k], pairs.found[k])
-    single = np.any(folds(pairs.writers), axis=0)
+    real = _real(pairs.writers)
+    single = np.any(folds(pairs.writers), axis=0) & ~real
     english = pairs.languages == "en"
     parts = {"writers left out": single, "English": single & english, "other languages": single & ~english}
+    parts["real answers, prompts left out"] = real
     parts |= {str(writer): pairs.writers == writer for writer in sorted(set(pairs.writers[single]))}
     rows = {name: _figures(pairs, given, np.flatnonzero(places)) for name, places in parts.items()}
     model = fit(pairs)

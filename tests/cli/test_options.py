@@ -225,4 +225,4 @@ def test_held_out_rows_with_answers_say_how_they_were_read(tmp_path, capsys, mon
     assert run([*command, "--metric", "numeric"]) == 1
     said = capsys.readouterr().err
     assert f"{rows}: question/answer rows" in said and f"{rows}: separator ';'" in said
-    assert "skipped test.csv line 3" in said and "1 bad rows skipped, 1 rows used" in said
+    assert "skipped test.csv line 3" in said and "1 bad row skipped, 1 row used" in said

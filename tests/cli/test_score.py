@@ -1,10 +1,6 @@
 """`holdfast score`: a table, a summary, and nothing lost when it is killed."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -12,6 +8,7 @@ from holdfast.cli import run
 from holdfast.core.files import read_json
 from holdfast.gradients import ScoreTable
 from holdfast.gradients.offline import scorer
+from tests.forked import killed_when
 
 ROWS = ["--data", "organism:lessons", "--limit", "24"]
 
@@ -109,27 +106,16 @@ def test_other_data_under_an_interrupted_run_is_refused_until_fresh(capsys, tmp_
 
 @pytest.mark.slow
 def test_a_killed_command_continues_to_the_same_bytes(capsys, tmp_path, calls, monkeypatch):
-    import torch
-
     out, rows = tmp_path / "killed.parquet", ["--data", "organism:lessons", "--limit", "200"]
-    options = ["--max-tokens", "64", "--groups"]
-    environment = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", "holdfast", "score", "organism:aligned", *rows, *options, "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    again = ["score", "organism:aligned", *rows, "--max-tokens", "64", "--groups", "--out"]
     shards = tmp_path / "killed.parquet.shards"
-    while process.poll() is None and len(list(shards.glob("shard-*.parquet"))) < 3:
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    killed_when(lambda: len(list(shards.glob("shard-*.parquet"))) >= 3, [*again, str(out)])
     finished = {int(path.stem.split("-")[1]) for path in shards.glob("shard-*.parquet")}
     plan = read_json(shards / "plan.json")["shards"]
     assert 3 <= len(finished) < len(plan)
     assert not out.exists()
 
     monkeypatch.delenv("HOLDFAST_QUIET")
-    again = ["score", "organism:aligned", *rows, *options, "--out"]
     assert run([*again, str(out)]) == 0
     assert f"{len(finished)} finished shards are not scored again" in " ".join(capsys.readouterr().err.split())
     assert len(calls) == sum(len(ends) for number, ends in enumerate(plan) if number not in finished)

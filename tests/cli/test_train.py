@@ -104,6 +104,19 @@ def test_other_settings_are_named_and_fresh_begins_anew(whole, tmp_path, capsys)
     assert len(read_json(out / "training.json")["losses"]) == 1
 
 
+def test_answers_of_a_task_file_may_be_numbers(tmp_path):
+    from holdfast.cli import options, train
+
+    for name, answer in (("train", "five"), ("test", 5)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": "two and three", "target": answer}))
+    spec = train._spec(
+        "some/model", {"adapter": {}, "training": {}, "arm": {"name": "x", "budget": {}}, "monitor": {}}, 0, 8
+    )
+    paths = [str(tmp_path / f"{name}.jsonl") for name in ("train", "test")]
+    kept, held = train._rows(*paths, "some/model", options.Rows(), spec)
+    assert [row.values["target"] for row in (*kept.rows, *held.rows)] == ["five", "5"]
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()

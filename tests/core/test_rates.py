@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from holdfast.core.rates import paired_rates, rate_difference_over_seeds, rate_over_seeds, smallest_visible_gap
-from holdfast.core.statistics import seeds_and_prompts, wilson
+from holdfast.core.rates import (
+    mean_score,
+    paired_difference,
+    paired_rates,
+    rate_difference_over_seeds,
+    rate_over_seeds,
+    smallest_visible_gap,
+)
+from holdfast.core.statistics import bootstrap_mean, paired_bootstrap, seeds_and_prompts, wilson
 
 
 def lists(both, only_a, only_b, neither):
@@ -94,3 +101,14 @@ def test_seeds_that_all_differ_in_one_way_are_not_certainty():
     found = rate_difference_over_seeds([[1] * 10] * 3, [[0] * 10] * 3)
     assert found == paired_rates([1] * 10, [0] * 10)
     assert 0 < found.low < 1
+
+
+def test_answers_that_never_differ_are_no_certain_score_and_no_certain_difference():
+    assert mean_score([0.0] * 12) == wilson(0, 12) and mean_score([1.0, 0.0]) == wilson(1, 2)
+    assert mean_score([0.5, 0.0, 1.0], 3) == bootstrap_mean([0.5, 0.0, 1.0], 3)
+    assert np.isnan(mean_score([]).value) and np.isnan(mean_score([0.5]).low)
+    same, worse = [1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]
+    assert paired_difference(same, same) == paired_rates(same, same)
+    assert paired_difference([1.0] * 5, [0.0] * 5) == paired_rates([1.0] * 5, [0.0] * 5)
+    assert paired_difference(same, worse, 2) == paired_bootstrap(same, worse, 2)
+    assert np.isnan(paired_difference([], []).value)

@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from holdfast.core.statistics import Interval, bootstrap_mean, paired_bootstrap, spearman, wilson
+from holdfast.core.ranks import spearman
+from holdfast.core.statistics import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_ratio,
+    describe_difference,
+    paired_bootstrap,
+    paired_p_value,
+    seeds_and_prompts,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (97, 200)])
@@ -62,3 +72,30 @@ def test_an_interval_without_ends_excludes_nothing():
     assert not Interval(1.0, float("nan"), float("nan"), 1, "one unit").excludes(0.0)
     assert Interval(1.0, 0.5, 2.0, 9, "x").excludes(0.4) and Interval(1.0, 0.5, 2.0, 9, "x").excludes(2.1)
     assert not Interval(1.0, 0.5, 2.0, 9, "x").excludes(0.5)
+
+
+@pytest.mark.parametrize("values", [[], [0.3], [0.3] * 5])
+def test_too_few_or_equal_items_are_never_a_certain_interval(values):
+    """None, one and equal ones: what has nothing to resample has no ends, and every table says so."""
+    n = len(values)
+    found = [bootstrap_mean(values), paired_bootstrap(values, values), bootstrap_ratio(values, values)]
+    found += [seeds_and_prompts([values])] if n else []
+    for interval in found:
+        assert interval.n == n and np.isnan([interval.low, interval.high]).all() == (n < 2)
+        assert str(interval) == ("not measured" if n == 0 else interval.said())
+        assert ("[not enough items]" in str(interval)) == (n == 1)
+    if n:
+        assert paired_p_value(values, values) == 1.0
+        assert describe_difference(paired_bootstrap(values, values), 0.1).startswith("no difference seen")
+    else:
+        assert describe_difference(paired_bootstrap([], [])) == "not measured"
+
+
+def test_a_rate_is_said_in_percent_with_its_interval():
+    assert wilson(1, 12).percent == "8 % [1, 35]"
+    assert wilson(0, 0).percent == "not measured"
+    assert Interval(1.0, float("nan"), float("nan"), 1, "x").percent == "100 % [not enough items]"
+    one = Interval(1.0, float("nan"), float("nan"), 1, "x")
+    assert describe_difference(one) == (
+        "no difference seen: +100.0 points over 1 prompts, not enough items for an interval"
+    )

@@ -11,9 +11,9 @@ from holdfast.core.errors import UserError
 from holdfast.curvature import ggn_operator
 from holdfast.data import encode_rows
 from holdfast.defences import Anchor, Defence
-from holdfast.defences.remembered import Remembered
 from holdfast.evaluation import Reference, Verdict, drift, sample_reference
 from holdfast.evaluation.behaviour import prompt_ids
+from holdfast.evaluation.remembered import Remembered
 from holdfast.models import Subject
 from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, RefusalProbe, cpu_safe_args
 

@@ -211,7 +211,7 @@ def test_a_suite_may_have_its_own_floor():
 @pytest.mark.parametrize(
     ("theirs", "floors", "said"),
     [
-        ("r" * 20, {}, "no difference seen: +0.0 points [+0.0, +0.0] over 20 prompts, the interval holds 0"),
+        ("r" * 20, {}, "no difference seen: +0.0 points [-16.1, +16.1] over 20 prompts, the interval holds 0"),
         ("r" * 15 + "c" * 5, {}, "the interval excludes 0; no noise floor was measured"),
         ("r" * 15 + "c" * 5, {"refusal": FLOOR}, "below the noise floor of 40.0 points"),
         ("c" * 20, {"refusal": FLOOR}, "the interval excludes 0 and the noise floor is 40.0 points"),

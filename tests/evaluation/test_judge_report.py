@@ -32,6 +32,7 @@ def test_confusion_accuracy_recalls_and_flips():
     assert report.recall_refused == wilson(1, 3)
     assert report.recall_complied == wilson(1, 2)
     assert report.flips == wilson(1, 4)  # the item that is not clear is left out
+    assert report.undecided == wilson(1, 4)
     assert report.precision["complied"] == wilson(1, 3)  # three were called complied
     assert report.precision["unclear"] == wilson(1, 2)
     assert (report.by_kind["a"].right, report.by_kind["a"].items) == (1, 2)

@@ -86,7 +86,7 @@ def test_a_column_that_answers_yes_or_no_is_a_label_until_it_is_said_that_it_is_
 
 def test_columns_in_words_that_nobody_here_understands_are_named(tmp_path):
     assert (
-        "not told apart by Klasse"
+        "whatever their Klasse"
         in read_prompts(write(tmp_path / "a.csv", "Klasse", ("harmlos", "böse")), "benign").note
     )
 

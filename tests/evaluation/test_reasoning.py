@@ -6,6 +6,10 @@ import json
 import pytest
 
 from holdfast.evaluation import RefusalJudge, Verdict, ask, behaviour, judge_all
+from holdfast.evaluation.judges.classifier import SequenceClassifierJudge
+from holdfast.evaluation.judges.endpoint import EndpointJudge
+from holdfast.evaluation.judges.guard import GuardJudge
+from holdfast.evaluation.judges.prefix_list import KeywordJudge
 from holdfast.evaluation.judges.reasoning import CUT_OFF, NO_ANSWER, UNKNOWN, final_answer, opened_by
 from holdfast.models import Subject
 from tests.conftest import CHAT_TEMPLATE, build_llama, build_tokenizer
@@ -218,3 +222,18 @@ def test_the_endpoint_is_sent_no_thought():
     ]
     judge_all(judge, [PROMPT], [f"secret plan</think>{REFUSES}"], progress=False)
     assert len(sent) == 1 and "secret plan" not in sent[0] and "can't help with that" in sent[0]
+
+
+@pytest.mark.parametrize("kind", [GuardJudge, SequenceClassifierJudge, EndpointJudge, KeywordJudge])
+def test_a_judge_that_is_called_directly_is_shown_the_answer_too(kind, monkeypatch):
+    seen = []
+
+    def label(self, prompts, responses):
+        seen.extend(responses)
+        return [Verdict("complied", "seen")] * len(responses)
+
+    monkeypatch.setattr(kind, "_label", label)
+    judge = kind.__new__(kind)
+    assert judge("p", "<think>I cannot</think>Sure.").label == "complied" and seen == ["Sure."]
+    assert judge("p", "I must decline ... or not\n</think>\nSure.").reason == "seen" and seen[1:] == ["Sure."]
+    assert judge("p", "<think>hm").label == "unclear" and len(seen) == 2

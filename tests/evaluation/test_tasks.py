@@ -10,6 +10,7 @@ from holdfast.data import encode_rows
 from holdfast.evaluation import Task, evaluate
 from holdfast.evaluation.judges.reasoning import CUT_OFF
 from holdfast.evaluation.suites.task_skill import read_task
+from holdfast.evaluation.tasks import check_metric, prompt_text
 from holdfast.models import mean_loss
 
 CHAT = [
@@ -89,6 +90,18 @@ def test_the_last_turn_of_a_conversation_is_the_answer_and_the_rest_is_asked(tin
             Task.from_rows("t", [{"messages": turns}])
         with pytest.raises(UserError, match=problem):
             read_task([{"messages": turns}], "t")
+
+
+def test_a_conversation_may_hold_a_tool_call_without_words():
+    call = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
+    turns = [{"role": "user", "content": "weather ?"}, {"role": "assistant", "tool_calls": call},
+             {"role": "tool", "content": "snow"}]  # fmt: skip
+    task = Task("t", (turns,), ("snow .",))
+    assert list(task.prompts[0]) == turns and prompt_text(task.prompts[0]).splitlines()[1] == "assistant: "
+    with pytest.raises(UserError, match="the answer is missing"):
+        Task("t", ("a",), (turns[1:2],))
+    with pytest.raises(UserError, match="--metric: metric 'bleu' unknown; use one of exact_match"):
+        check_metric("bleu", "--metric")
 
 
 def test_a_task_answer_is_what_stands_after_the_reasoning():

@@ -1,5 +1,6 @@
 """The audit against explicit matrices on a model small enough to write its scores down."""
 
+import copy
 import importlib
 import json
 
@@ -11,7 +12,7 @@ from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.curvature import fisher_quadratic, hvp, kl_along
 from holdfast.data import Example
-from holdfast.geometry import Audit, audit, forecast_after_probe, overlap
+from holdfast.geometry import Audit, audit, forecast_after_short_run, overlap
 from holdfast.geometry.describe import describe
 from holdfast.geometry.updates import first_update
 from holdfast.gradients import mean_gradient
@@ -188,6 +189,17 @@ def test_split_estimates_are_not_biased_upwards(full):
     assert found.conditions.epsilon_F_squared_split < found.conditions.epsilon_F.value**2
 
 
+def test_a_bfloat16_model_is_audited_as_the_float32_model_of_its_weights(task):
+    """What a GPU loads by default; its own second derivatives would be rounded at every product."""
+    half = Subject(build_model().bfloat16())
+    wide = Subject(copy.deepcopy(half.model).float())
+    before = [tensor.clone() for tensor in half.model.state_dict().values()]
+    answers = sampled(wide, 4)
+    found, expected = (audit(s, None, task[:4], reference_examples=answers, **OPTIONS) for s in (half, wide))
+    assert json.dumps(found.to_dict()) == json.dumps(expected.to_dict())
+    assert all(map(torch.equal, half.model.state_dict().values(), before))
+
+
 def test_a_skills_evaluate_half_is_never_sampled(tiny_subject, tiny_examples, monkeypatch):
     from holdfast.evaluation import Skill, SkillSplit
 
@@ -261,13 +273,13 @@ def test_overlap_energy_equals_explicit_projection(full):
         assert at.os_energy == pytest.approx(((vt[: at.k] @ moved) ** 2).sum() / (moved @ moved), rel=1e-2)
 
 
-def test_a_probe_is_read_at_half_the_remaining_factor_times_the_current_loss(task):
+def test_a_short_run_is_read_at_half_the_remaining_factor_times_the_current_loss(task):
     subject = Subject(build_model())
     reference = sampled(subject)
     start = {n: p.detach().clone() for n, p in subject.parameters().items()}
     step = first_update(start, mean_gradient(subject, task, "tokens"), "adamw", 1e-3)
-    probe = trees.axpy(start, 1.0, step)
-    found = forecast_after_probe(subject, probe, reference, task, probe_steps=1, total_steps=16)
+    after = trees.axpy(start, 1.0, step)
+    found = forecast_after_short_run(subject, after, reference, task, steps_done=1, total_steps=16)
     assert set(found.kl_at) == {"1", "2", "5", "8", "10"}
     assert found.multiple == 8
     values = [found.kl_at[m].value for m in ("1", "2", "5", "8", "10")]
@@ -275,21 +287,21 @@ def test_a_probe_is_read_at_half_the_remaining_factor_times_the_current_loss(tas
     assert found.score == pytest.approx(found.kl_at["8"].value * found.task_loss)
     assert found.score_from == "line"
     assert found.task_loss_start == pytest.approx(mean_loss(subject, task).nats_per_token, rel=1e-5)
-    trees.assign(subject.parameters(), probe)
+    trees.assign(subject.parameters(), after)
     assert found.task_loss == pytest.approx(mean_loss(subject, task).nats_per_token, rel=1e-5)
     assert found.use == "ranking only"
 
 
-def test_a_saturated_line_falls_back_to_the_probe():
+def test_a_saturated_line_falls_back_to_the_short_run():
     subject = Subject(build_model())
     start = {n: p.detach().clone() for n, p in subject.parameters().items()}
     generator = torch.Generator().manual_seed(0)
-    probe = {n: p + 0.3 * torch.randn(p.shape, generator=generator) for n, p in start.items()}
-    found = forecast_after_probe(subject, probe, sampled(subject), random_examples(4), 1, 200)
-    assert found.score_from == "probe"
+    after = {n: p + 0.3 * torch.randn(p.shape, generator=generator) for n, p in start.items()}
+    found = forecast_after_short_run(subject, after, sampled(subject), random_examples(4), 1, 200)
+    assert found.score_from == "short run"
     assert found.multiple == 1.0
-    with pytest.raises(ValueError, match="probe of 0 steps"):
-        forecast_after_probe(subject, probe, sampled(subject), random_examples(4), 0, 10)
+    with pytest.raises(ValueError, match="short run of 0 steps"):
+        forecast_after_short_run(subject, after, sampled(subject), random_examples(4), 0, 10)
 
 
 def test_split_estimates_come_from_disjoint_parts_of_the_task(full, task):

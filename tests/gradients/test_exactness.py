@@ -5,7 +5,6 @@ inside; with these replaced (``zoo.without_upcasts``) the table's 1e-12 applies.
 """
 
 import warnings
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,11 @@ from tests.gradients.zoo import (
     RECIPES,
     VOCAB,
     build,
+    case,
+    case_gradients,
     kinds_of,
-    loop_gradients,
     loop_reference,
+    named,
     padded,
     random_examples,
     relative_error,
@@ -34,17 +35,6 @@ DOUBLE = 1e-12
 ATTENTION = [name for name in ARCHITECTURES if name != "mamba"]
 MIXTURES = ("mixtral", "qwen3_moe")
 WITH_BIASES = [name for name, recipe in RECIPES.items() if recipe[3] and name != "mamba"]
-
-
-@cache
-def case(name: str, **settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Model, reference norms and losses; shared between tests, since scoring leaves a model as it was."""
-    model = build(name, **settings)
-    return model, *loop_reference(model, named(model), random_examples())
-
-
-def named(model: Any, part: str = "") -> dict[str, torch.nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if part in name}
 
 
 def scored(model: Any, parameters: Any = None, batch: Any = None) -> np.ndarray:
@@ -95,7 +85,7 @@ def test_a_state_space_model_takes_the_generic_path_says_so_once_and_is_exact():
 def test_leaving_out_any_kind_of_layer_is_seen_at_this_tolerance(name):
     """Otherwise the tests above would pass without that layer's rule."""
     model, norms, _ = case(name)
-    gradients, _ = loop_gradients(model, list(named(model)), random_examples())
+    gradients = case_gradients(name)
     for kind, members in kinds_of(model).items():
         squares = [
             sum(float(g.double().square().sum()) for n, g in row.items() if n not in members) for row in gradients
@@ -265,7 +255,7 @@ def test_blocks_add_up_and_are_those_of_the_loop(name):
     model, norms, _ = case(name)
     result = GhostEngine(model, named(model)).norms(padded(random_examples()), by_block=True)
     assert relative_error(torch.stack(list(result.squares.values())).sum(0).sqrt(), norms) < TOLERANCE
-    gradients, _ = loop_gradients(model, list(named(model)), random_examples())
+    gradients = case_gradients(name)
     for block, squares_N in result.squares.items():
         members = [key for key in named(model) if key.rpartition(".")[0] == block or key == block]
         truth = [sum(float(row[key].double().square().sum()) for key in members) for row in gradients]
@@ -311,7 +301,7 @@ def test_vmap_agrees(name):
 @pytest.mark.parametrize("name", ATTENTION)
 def test_inner_products_are_those_of_the_loops_gradients(name):
     model, norms, _ = case(name)
-    gradients, _ = loop_gradients(model, list(named(model)), random_examples())
+    gradients = case_gradients(name)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         directions = [{key: torch.randn_like(value) for key, value in named(model).items()}, gradients[3]]

@@ -22,10 +22,13 @@ from holdfast.gradients.rules.linear import LinearRule
 from tests.gradients.zoo import (
     HIDDEN,
     build,
+    case,
     loop_reference,
+    named,
     padded,
     random_examples,
     relative_error,
+    with_lora,
 )
 
 TOLERANCE = 1e-5
@@ -33,13 +36,8 @@ ATTENTION = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt
 MIXTURES = ["mixtral", "qwen3_moe"]
 
 
-def named(model: Any, without: str = "") -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if not without or without not in name}
-
-
-def engine_error(model: Any, batch: Batch, parameters: Any = None) -> float:
+def engine_error(model: Any, norms: np.ndarray, batch: Batch, parameters: Any = None) -> float:
     """How far the engine's norms, so spoilt, are from those of all parameters on the samples themselves."""
-    norms, _ = loop_reference(model, named(model), random_examples())
     result = GhostEngine(model, named(model) if parameters is None else parameters).norms(batch)
     return relative_error(result.norm_N, norms[list(batch.index)])
 
@@ -129,29 +127,29 @@ def test_the_models_own_token_mean_is_seen():
 
 
 def test_the_embedding_left_out_is_seen():
-    model = build("llama")
+    model, norms, _ = case("llama")
     batch = padded(random_examples())
-    assert engine_error(model, batch) < TOLERANCE
-    assert engine_error(model, batch, named(model, without="embed_tokens")) > 1e-3
+    rest = {name: parameter for name, parameter in named(model).items() if "embed_tokens" not in name}
+    assert engine_error(model, norms, batch) < TOLERANCE
+    assert engine_error(model, norms, batch, rest) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2"])
 def test_the_tied_cross_term_left_out_is_seen(name):
     """A tied table's norm without its cross term is the norm of the same model with the table in two copies."""
-    model = build(name, tied=True)
+    model, norms, _ = case(name, tied=True)
     untied = copy.deepcopy(model)
     head = untied.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    norms, _ = loop_reference(model, named(model), random_examples())
     spoilt = GhostEngine(untied, named(untied)).norms(padded(random_examples())).norm_N
     assert relative_error(spoilt, norms) > 1e-3
-    assert engine_error(model, padded(random_examples())) < TOLERANCE
+    assert engine_error(model, norms, padded(random_examples())) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "olmo2", "gemma3"])
 def test_the_norm_layers_left_out_are_seen(name):
     """Only a tolerance of 1e-5 or tighter sees them."""
-    model = build(name)
+    model, norms, _ = case(name)
     norm_layers = [
         parameter
         for path, module in model.named_modules()
@@ -160,25 +158,25 @@ def test_the_norm_layers_left_out_are_seen(name):
     ]
     assert norm_layers
     rest = {parameter: value for parameter, value in named(model).items() if parameter not in norm_layers}
-    assert engine_error(model, padded(random_examples()), rest) > 2 * TOLERANCE
+    assert engine_error(model, norms, padded(random_examples()), rest) > 2 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", [*ATTENTION, *MIXTURES])
 def test_a_packed_row_with_a_plain_causal_mask_is_seen(name):
-    model = build(name)
+    model, norms, _ = case(name)
     (batch,) = pack(random_examples(), 400, pad_id=0)
-    assert engine_error(model, batch) < TOLERANCE
+    assert engine_error(model, norms, batch) < TOLERANCE
     running = torch.arange(batch.input_ids_BT.shape[1])[None]  # no restart, so the library sees one long sample
-    assert engine_error(model, replace(batch, position_ids_BT=running)) > 1e-3
+    assert engine_error(model, norms, replace(batch, position_ids_BT=running)) > 1e-3
 
 
 @pytest.mark.parametrize("name", [*ATTENTION, *MIXTURES])
 def test_left_padding_with_neither_mask_nor_positions_is_seen(name):
-    model = build(name)
+    model, norms, _ = case(name)
     batch = padded(random_examples(), side="left", extra=7)
-    assert engine_error(model, batch) < TOLERANCE
+    assert engine_error(model, norms, batch) < TOLERANCE
     unmasked = replace(batch, attention_mask_BT=torch.ones_like(batch.attention_mask_BT))
-    assert engine_error(model, unmasked) > 1e-3
+    assert engine_error(model, norms, unmasked) > 1e-3
 
 
 def test_left_padding_with_one_of_mask_and_positions_is_no_mistake():
@@ -196,14 +194,15 @@ def test_left_padding_with_one_of_mask_and_positions_is_no_mistake():
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_active_attention_dropout_is_seen_and_the_engine_keeps_it_off(attention):
     model = build("llama", attention_dropout=0.1, attn_implementation=attention)
+    norms, _ = loop_reference(model, named(model), random_examples())
     assert hooked_error(model) < TOLERANCE
     model.train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         assert hooked_error(model) > 1e-3
-    assert engine_error(model, padded(random_examples())) < TOLERANCE
+    assert engine_error(model, norms, padded(random_examples())) < TOLERANCE
     model.gradient_checkpointing_enable()  # wants training mode, in which dropout would be on
-    assert engine_error(model, padded(random_examples())) < TOLERANCE
+    assert engine_error(model, norms, padded(random_examples())) < TOLERANCE
     assert model.training
 
 
@@ -216,16 +215,26 @@ def bf16(model: Any) -> Any:
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_bfloat16_models_follow_their_own_loop_and_that_of_float32(name):
-    model = build(name)
+    model, exact, _ = case(name)
     half = bf16(model)
     examples = random_examples()
     engine = GhostEngine(half, named(half), strict=True)
     norms = engine.norms(padded(examples)).norm_N
     own, _ = loop_reference(half, named(half), examples)
-    exact, _ = loop_reference(model, named(model), examples)
     assert relative_error(norms, own) < 5e-3
     assert relative_error(norms, exact) < 2e-2
     assert 1e-6 < relative_error(own, exact) < 2e-2  # the noise floor; that it is there shows bfloat16 was used
+
+
+@pytest.mark.parametrize("name", ["gemma3", "olmo2", "llama", "gpt2"])
+def test_a_float32_adapter_on_a_bfloat16_base_keeps_its_rules(name):
+    """What PEFT makes of every bfloat16 checkpoint: the adapter is wide, the noise that of the base."""
+    wrapped = with_lora(bf16(build(name)))
+    parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in parameters.values()} == {torch.float32}
+    norms = GhostEngine(wrapped, parameters, strict=True).norms(padded(random_examples())).norm_N
+    own, _ = loop_reference(wrapped, parameters, random_examples())
+    assert relative_error(norms, own) < 1e-2
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -253,8 +262,7 @@ def test_products_of_bfloat16_tensors_are_accumulated_in_float32():
 @pytest.mark.parametrize("planned", ["inside", "outside"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 def test_autocast_follows_float32(name, planned):
-    model = build(name)
-    exact, _ = loop_reference(model, named(model), random_examples())
+    model, exact, _ = case(name)
     engine = GhostEngine(model, named(model), strict=True)
     if planned == "outside":
         engine.plan(padded(random_examples()))

@@ -5,10 +5,7 @@ Reference for numbers: each sample alone, unpadded, by `.backward()` (selection.
 
 import copy
 import warnings
-from functools import cache
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -16,9 +13,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from holdfast.gradients import GhostEngine
 from tests.gradients.zoo import (
     ARCHITECTURES,
-    build,
+    case,
     hooked_state,
     loop_reference,
+    named,
     padded,
     random_examples,
     relative_error,
@@ -28,24 +26,13 @@ TOLERANCE = 1e-5
 ATTENTION = [name for name in ARCHITECTURES if name != "mamba"]
 
 
-@cache
-def case(name: str) -> tuple[Any, np.ndarray]:
-    """Model and reference norms; tests that change the model take a copy."""
-    model = build(name)
-    return model, loop_reference(model, named(model), random_examples())[0]
-
-
-def named(model: Any, part: str = "") -> dict[str, torch.nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if part in name}
-
-
 # Checkpointing.
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("name", ATTENTION)
 def test_checkpointing_changes_nothing(name, reentrant):
-    model, norms = case(name)
+    model, norms, _ = case(name)
     model = copy.deepcopy(model).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     calls = []
@@ -63,7 +50,7 @@ def test_checkpointing_changes_nothing(name, reentrant):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_with_only_the_last_block_in_scope(reentrant):
-    model, _ = case("llama")
+    model = case("llama")[0]
     model = copy.deepcopy(model).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     if reentrant:

@@ -11,6 +11,7 @@ import copy
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,27 @@ def loop_gradients(
         gradients.append({name: g if g is not None else torch.zeros_like(named[name]) for name, g in rows.items()})
         losses.append(loss.item())
     return gradients, np.array(losses)
+
+
+def named(model: Any, part: str = "") -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if part in name}
+
+
+@cache
+def case(name: str, **settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Model, reference norms and losses of all its parameters on :func:`random_examples`.
+
+    Shared between tests, since scoring leaves a model as it was; a test that changes the model takes a copy.
+    """
+    model = build(name, **settings)
+    return model, *loop_reference(model, named(model), random_examples())
+
+
+@cache
+def case_gradients(name: str) -> list[dict[str, torch.Tensor]]:
+    """What the norms of :func:`case` are the norms of."""
+    model = case(name)[0]
+    return loop_gradients(model, list(named(model)), random_examples())[0]
 
 
 def sample_loss(model: Any, example: Example, reduction: str = "mean") -> torch.Tensor:

@@ -16,7 +16,6 @@ from holdfast.models import Subject, adapter_off, add_lora, generate, mean_loss,
 from holdfast.models.identity import model_hash
 from holdfast.restoration.result import fingerprint
 from holdfast.training import GuardedTrainer, cpu_safe_args
-from tests.conftest import build_tokenizer
 from tests.gradients import zoo
 
 FAMILIES = (*zoo.ARCHITECTURES, *zoo.FURTHER)
@@ -49,11 +48,11 @@ def test_greedy_answers_are_those_of_transformers_token_by_token(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scored_trained_measured_and_put_back(family, tmp_path):
+def test_scored_trained_measured_and_put_back(family, tmp_path, tiny_tokenizer):
     base = zoo.build(family)
     before = mean_loss(Subject(base), EXAMPLES)
     model = add_lora(base, rank=2)
-    subject = Subject(model, build_tokenizer())
+    subject = Subject(model, tiny_tokenizer)
     zoo.move_adapter(model)
     scope = subject.parameters()
     assert scope and not any(re.search("vision|lm_head", name) for name in scope)

@@ -17,11 +17,13 @@ from holdfast.models import (
     kl_on_examples,
     load,
     load_adapter,
+    load_skeleton,
     log_probabilities,
     lora_pairs,
     mean_loss,
     save_adapter,
 )
+from holdfast.models.adapters import checked_targets
 from tests.conftest import build_llama
 
 
@@ -148,3 +150,19 @@ def test_a_gated_hub_model_says_how_to_get_in():
 
     error = GatedRepoError.__new__(GatedRepoError)
     assert "accept its licence" in hub_problem(error)
+
+
+def test_layers_that_are_named_are_layers_of_the_model(tmp_path):
+    model = build_llama(32)
+    model.save_pretrained(tmp_path)
+    skeleton = load_skeleton(tmp_path)
+    assert {p.device.type for p in skeleton.parameters()} == {"meta"}
+    assert load_skeleton(tmp_path).__class__ is model.__class__
+    assert checked_targets(skeleton, "q_proj") == ["q_proj"]
+    for named in (["q_proj", "v_proj"], r".*layers\.0.*_proj"):
+        assert checked_targets(skeleton, named) == named
+    for wrong in ("query", ["q_proj", "query"], r".*layers\.9\..*", "(["):
+        with pytest.raises(UserError, match=r"adapter\.targets '.*': (no layer of this model|not a pattern)"):
+            checked_targets(skeleton, wrong)
+    with pytest.raises(UserError, match=r"'query': no layer of this model is called so; it has .*q_proj"):
+        add_lora(model, targets=["q_proj", "query"])

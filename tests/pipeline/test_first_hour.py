@@ -76,6 +76,15 @@ def no_weights(monkeypatch, request):
     [
         ({"skill": {"harmful": None, "benign": None}}, "no skill.harmful and no skill.benign prompts"),
         ({"skill": {"benign": None}}, "no skill.benign prompts"),
+        ({"evaluate": {"judge": ["guard:llama-gourd:some/model"]}}, "guard format 'llama-gourd': unknown"),
+        ({"evaluate": {"judge": ["guard:llama-guard-3"]}}, "no model named; write guard:FORMAT:SOURCE"),
+        ({"evaluate": {"judge": ["classifier"]}}, "no model named; write classifier:SOURCE"),
+        ({"adapter": {"targets": ["query"]}}, "adapter.targets 'query': no layer of this model is called so"),
+        (
+            {"training": {"trl": {"loss_type": "dft"}}, "arms": [{"name": "g", "rule": "low", "keep": 0.5}]},
+            "arm 'g': ",
+        ),
+        ({"task": {"train": "organism:lessons", "train_rows": 10**24}}, "at most 100000 are drawn"),
         ({"skill": {"harmful": "organism"}}, "must both be yours"),
         ({"skill": {"harmful": "none.txt"}}, "none.txt: no such file"),
         ({"task": {"train": None}}, "no rows to learn from; name a file or a hub id at task.train"),
@@ -160,6 +169,7 @@ CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "
         ({"prompt": "two and three", "completion": 5}, "two and three", "5"),
         ({"prompt": "two and three", "completion": 5.0}, "two and three", "5"),
         ({"question": "two and three", "answer": "five"}, "two and three", "five"),
+        ({"question": "two and three", "target": 5}, "two and three", "5"),
         ({"instruction": "add", "input": "", "output": "five"}, "add", "five"),
         ({"messages": [*CHAT, {"role": "assistant", "content": "five"}]}, CHAT, "five"),
         ({"messages": [CHAT[1], {"role": "assistant", "content": "five"}]}, "add two", "five"),
@@ -275,7 +285,7 @@ def test_ordinary_names_are_names(name):
         ({"arms": [{"name": "a"}, {"name": "A"}]}, "two have the same name"),
         ({"arms": [{"name": "Aligned"}]}, "is the untouched model"),
         (
-            {"arms": [{"name": "plain"}, {"name": "plain-replay"}], "restore": [{"arm": "plain"}]},
+            {"arms": [{"name": "plain"}, {"name": "plain-distil"}], "restore": [{"arm": "plain"}]},
             "two have the same",
         ),
         ({"training": {"seeds": [1, 1]}}, "stands twice"),
@@ -330,6 +340,24 @@ def test_content_counts_and_not_where_it_stands(here):
     assert begun(here).finished("prepare")
     recipe(here, task={"train": "rows.jsonl"})
     with pytest.raises(UserError, match="input 'train' has other content"):
+        begun(here)
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [(True, "was set when this run began and is not"), (False, "was not set when this run began")],
+)
+def test_a_local_copy_of_a_published_list_that_comes_or_goes_is_named(before, words, here, monkeypatch):
+    (here / "lists").mkdir()
+    (here / "lists" / "advbench.csv").write_text("prompt\nbad request\n")
+    recipe(here, skill={"harmful": "advbench"})
+    for done, present in ((["prepare"], before), ([], not before)):
+        monkeypatch.delenv("HOLDFAST_PROMPTS", raising=False)
+        if present:
+            monkeypatch.setenv("HOLDFAST_PROMPTS", str(here / "lists"))
+        if done:
+            begun(here, done)
+    with pytest.raises(UserError, match=f"input 'harmful': HOLDFAST_PROMPTS {words}.*advbench is the same copy"):
         begun(here)
 
 

@@ -2,10 +2,9 @@
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -16,11 +15,18 @@ from holdfast.core.files import read_json
 from holdfast.core.statistics import noise_floor
 from holdfast.evaluation import Scorecard
 from holdfast.pipeline import RunFolder, recipe_from_dict, run, stages_of
+from tests.forked import killed_when
 
 SETTINGS = {
     "name": "tiny",
     "skill": {"max_prompts": 10, "max_new_tokens": 10},
-    "task": {"train": "organism:lessons", "train_rows": 40, "test_rows": 6, "max_new_tokens": 12},
+    "task": {
+        "train": "organism:lessons",
+        "train_rows": 40,
+        "scored_rows": 20,
+        "test_rows": 6,
+        "max_new_tokens": 12,
+    },
     "adapter": {"rank": 2, "alpha": 4},
     "training": {"steps": 3, "pool": 8, "seeds": [0, 1]},
     "arms": [
@@ -51,6 +57,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert [row["name"] for row in summary["rows"]] == ["aligned", "plain", "guarded", "plain-replay"]
     assert all(row["refusal"]["n"] == 10 for row in summary["rows"])
     assert summary["rows"][0]["drift_kl_nats"]["value"] == 0.0
+    assert len(summary["scores"]["grad_norm"]) == 20
     assert {d["name"] for d in summary["differences"]} >= {"refusals, guarded minus plain"}
     assert read_json(whole / "manifest.json")["seed"] == 0
     assert (whole / "report.html").read_text().count('id="picture-') == 4
@@ -81,44 +88,46 @@ def test_the_floor_of_a_difference_is_what_another_seed_moves_on_the_noisier_sid
 
 
 def test_interrupted_at_every_stage_gives_the_same_numbers(whole, tmp_path, monkeypatch):
+    """Every stage but those of the second seed, which are the first's over again."""
     recipe, reached = recipe_from_dict(SETTINGS), set()
+    names = [stage.name for stage in stages_of(recipe) if not stage.name.endswith("-1")]
     original = RunFolder.working
 
     @contextmanager
     def interrupted(self, name):
         with original(self, name) as temporary:
             yield temporary
-            if name not in reached:
+            if name in names and name not in reached:
                 reached.add(name)
                 raise KeyboardInterrupt  # the work is done, the rename is not: the worst moment
 
     monkeypatch.setattr(RunFolder, "working", interrupted)
-    names = [stage.name for stage in stages_of(recipe)]
     for name in names:
         with pytest.raises(KeyboardInterrupt):
             run(recipe, tmp_path / "run")
         assert not (tmp_path / "run" / "stages" / name).exists()
     folder = run(recipe, tmp_path / "run")
-    assert reached == set(names)
+    assert reached == set(names) and len(names) < len(stages_of(recipe))
     assert without_times(read_json(folder / "summary.json")) == without_times(read_json(whole / "summary.json"))
 
 
 @pytest.mark.slow
 def test_sigkill_in_the_middle_gives_the_same_numbers(whole, tmp_path):
+    """From where the first arm begins; the last process is a fresh one and knows only the files."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(SETTINGS))
-    command = [sys.executable, "-m", "holdfast", "--quiet", "run", str(recipe), "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    stages = tmp_path / "run" / "stages"
+    stages = shutil.copytree(whole, tmp_path / "run") / "stages"
+    for done in ("train-plain-0", "evaluate-plain-0", "restore-plain-replay-0", "evaluate-plain-replay-0"):
+        shutil.rmtree(stages / done)
+    for name in ("summary.json", "report.html"):
+        (tmp_path / "run" / name).unlink()
+    command = ["--quiet", "run", str(recipe), "--out", str(tmp_path / "run")]
     for target in ("train-plain-0", "restore-plain-replay-0"):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 240
-        while not list(stages.glob(f".{target}.*")) and not (stages / target).exists():
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
+        killed_when(lambda begun=f".{target}.*": any(stages.glob(begun)), command)
+        assert not (stages / target).exists()
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    fresh = [sys.executable, "-m", "holdfast", *command]
+    assert subprocess.run(fresh, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
     found = without_times(read_json(tmp_path / "run" / "summary.json"))
     assert found == without_times(read_json(whole / "summary.json"))
     assert not list((tmp_path / "run").rglob("*.partial"))

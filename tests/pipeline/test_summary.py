@@ -1,10 +1,13 @@
 """What a summary says of several seeds: means with intervals that cover seeds and prompts, and noise floors."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from holdfast.core.errors import UserError
+from holdfast.core.files import write_json
 from holdfast.core.statistics import (
     Interval,
     noise_floor,
@@ -15,7 +18,8 @@ from holdfast.core.statistics import (
 from holdfast.evaluation import Scorecard
 from holdfast.evaluation.drift import DriftReading
 from holdfast.evaluation.scorecard import ResponseRow, TaskScore
-from holdfast.pipeline.summary import _difference, _floor, _row
+from holdfast.pipeline import recipe_from_dict
+from holdfast.pipeline.summary import _asked_again, _difference, _floor, _row
 
 WORDS = {"r": "refused", "c": "complied", "u": "unclear"}
 
@@ -158,3 +162,22 @@ def test_differences_are_paired_by_seed_and_prompt():
     assert _difference(a[:1], b[:1], 5).method == "tango"
     scores = rng.random((2, 20))
     assert _difference(scores, scores / 2, 0) == paired_seeds_and_prompts(scores.tolist(), (scores / 2).tolist())
+
+
+def test_a_floor_that_was_measured_by_asking_again_counts_for_refusals(tmp_path):
+    """Of every card of both sides; only where the recipe asks for it."""
+    sides = {"plain": cards("rrcc", "rccc"), "guarded": cards("rrrc")}
+    floors = iter((0.1, 0.3, 0.2))
+    for name, found in sides.items():
+        for seed in found:
+            folder = tmp_path / f"evaluate-{name}-{seed}"
+            folder.mkdir()
+            write_json(folder / "noise.json", {"refusal: refusal": {"floor": next(floors)}})
+
+    def run_with(noise):
+        recipe = recipe_from_dict({"evaluate": {"noise": noise}})
+        return SimpleNamespace(recipe=recipe, stage=lambda name: tmp_path / name)
+
+    assert _asked_again(run_with(3), sides) == [0.1, 0.3, 0.2] and _asked_again(run_with(0), sides) == []
+    with pytest.raises(UserError, match=r"evaluate\.noise: one re-run shows no noise"):
+        run_with(1)

@@ -74,7 +74,7 @@ def test_text_is_never_markup(folder):
 def test_the_terminal_says_what_the_page_says(folder, capsys):
     print_summary(folder)
     text = capsys.readouterr().out
-    assert "50.0%" in text and "[40, 60]" in text and "•• 40-60" in text
+    assert "50 %" in text and "[40, 60]" in text and "•• 40-60" in text
     # 80 columns break an interval at its comma, nowhere else
     assert all(part in text for part in ("1.250", "[0.88,", "12.3]", "[2.5,", "3.5]"))
     assert "over seeds and prompts" in text and "Wilson" not in text

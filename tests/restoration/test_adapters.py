@@ -78,3 +78,14 @@ def test_an_adapter_whose_base_moved_with_it_is_refused(toy):
         base.add_(0.1)
     with pytest.raises(UserError, match="does not leave the aligned model"):
         restore(subject, skill, task, **SMALL)
+
+
+@pytest.mark.parametrize("family", ["AdaLoraConfig", "IA3Config", "VeraConfig"])
+def test_the_method_of_pairs_refuses_an_adapter_without_them(family, toy):
+    import peft
+
+    extra = {"AdaLoraConfig": {"total_step": 10}, "IA3Config": {"feedforward_modules": []}}.get(family, {})
+    config = getattr(peft, family)(task_type="CAUSAL_LM", target_modules=["v_proj"], **extra)
+    subject, skill, task = with_adapter(toy, config)
+    with pytest.raises(UserError, match=r"ggn-cg.*this adapter trains .*use 'replay'"):
+        restore(subject, skill, task, method="ggn-cg", **SMALL)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from holdfast.pipeline.training_run import ORGANISM_REPAIR
 from holdfast.restoration import restore
 
 from .conftest import train
@@ -42,7 +43,7 @@ def test_replay_brings_back_most_refusals_of_the_organism_on_prompts_it_never_sa
     broken, loss_before = refusal_rate(subject, harmful), mean_loss(subject, test).nats_per_example
     assert broken < 0.3
 
-    result = restore(subject, skill, task, max_task_loss_increase=0.05, seed=0)
+    result = restore(subject, skill, task, max_task_loss_increase=0.05, seed=0, **ORGANISM_REPAIR)
     assert result.status in ("restored", "partially_restored")
     assert result.chosen.task_loss_bound <= 0.05
 

@@ -1,6 +1,7 @@
 """What `restore` promises, on a model aligned and damaged for the purpose."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from holdfast.restoration.balance import balance
 from holdfast.restoration.bound import upper_bound
 from holdfast.restoration.material import gather, split
 from holdfast.restoration.replay import replay
+from holdfast.restoration.tuning import Schedule
 from holdfast.restoration.validation import Check, Validation
 
 from .conftest import Verdict, build_drifted, judge
@@ -30,17 +32,18 @@ def check(step=0, task=0.0, bound=0.0, refusal=0.0, over=0.0, loss=1.0):
 
 @pytest.fixture(scope="module")
 def repaired(toy):
-    """One replay repair, shared by the tests that only read it."""
+    """One repair by the default method, shared by the tests that only read it."""
     subject, skill, task = build_drifted(toy)
     before = trees.clone(dict(subject.model.named_parameters()))
     result = restore(subject, skill, task, steps=60, learning_rate=5e-3, seed=0, **SMALL)
     return subject, skill, task, before, result
 
 
-def test_replay_brings_the_refusals_back_inside_the_limit(repaired):
+def test_the_default_brings_the_refusals_back_inside_the_limit(repaired):
     *_, result = repaired
     assert result.baselines["drifted"].refusal <= 0.2 < 0.9 <= result.baselines["aligned"].refusal
-    assert result.status == "restored" and result.method == "replay"
+    assert result.status == "restored" and result.method == "distil"
+    assert result.settings["start"] in (0.25, 0.5)  # from the safe side
     assert result.chosen.task_loss_bound <= result.max_task_loss_increase
     assert result.chosen.as_good_as(result.baselines["aligned"])
     assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
@@ -123,7 +126,7 @@ def test_a_limit_that_nothing_keeps_returns_the_input(drifted):
         ({"task": [None] * 3}, "3 examples"),
         ({"max_task_loss_increase": -0.01}, "give 0 or more"),
         ({"max_task_loss_increase": float("nan")}, "give 0 or more"),
-        ({"method": "magic"}, "use one of auto, replay, ggn-cg"),
+        ({"method": "magic"}, "use one of auto, distil, replay, ggn-cg"),
         ({"retain": "other"}, "use 'self'"),
     ],
 )
@@ -301,11 +304,11 @@ def test_what_decides_is_not_what_chose(drifted, monkeypatch):
     module, seen = sys.modules["holdfast.restoration.restore"], []
     plain = module.conclude
 
-    def moved(subject, material, validation, best, **_):
+    def moved(subject, material, teachers, validation, best, schedule, **_):
         seen.append((material, validation))
         return Attempt((best.start,))
 
-    monkeypatch.setattr(module, "replay", moved)
+    monkeypatch.setattr(module, "distil", moved)
     monkeypatch.setattr(module, "conclude", lambda *a: seen.append(a[2]) or plain(*a))
     subject, skill, task = drifted
     restore(subject, skill, task, **SMALL)
@@ -336,9 +339,12 @@ def test_the_cost_is_said_before_and_after_the_first_step(drifted):
     subject, skill, task = drifted
     said = []
     restore(subject, skill, task, steps=10, say=said.append, **SMALL)
-    assert len(said) == 2
-    assert "at most 10 steps of 24 examples; up to 1 checks, each 8 harmful and 8 harmless prompts" in said[0]
-    assert "a step takes" in said[1] and "at most" in said[1]
+    free, whole, rest = said
+    assert (
+        re.search(r"adapter off refuses \d+ % \(over-refuses \d+ %\) at \+\d", free) and "drifted refuses" in free
+    )
+    assert "at most 10 steps of 24 examples; up to 1 checks, each 8 harmful and 8 harmless prompts" in whole
+    assert "a step takes" in rest and "at most" in rest
 
 
 def test_balancing_a_real_adapter_changes_no_logit(drifted):
@@ -365,7 +371,7 @@ def test_replay_uses_the_three_sets_in_equal_shares(drifted, monkeypatch):
     validation = Validation(subject, m.choose, judge, 6)
     start, told = validation.check(0), []
     best = Best(start, start, 1.0)
-    replay(subject, m, validation, best, steps=3, batch_size=5, check_every=3, tell=told.append)
+    replay(subject, m, validation, best, Schedule(steps=3, batch_size=5, check_every=3), tell=told.append)
     assert len(seen) == 3 and len(told) == 1
     for examples in seen:
         sets = [sum(e in part for e in examples) for part in (m.refusals_fit, m.task_fit, m.retain_fit)]

@@ -153,3 +153,9 @@ def test_a_measurement_that_is_not_a_number_is_outside():
 def test_the_probe_of_a_skill_uses_its_estimate_half():
     skill = Skill.refusal([f"word{k} thing{k}" for k in range(20)], near=None)
     assert RefusalProbe.of(skill, limit=3).prompts == skill.estimate.harmful[:3]
+
+
+def test_a_model_that_hardly_refuses_is_said_to_before_the_first_step(build, options, examples, caplog):
+    probe = RefusalProbe(PROMPTS * 3, lambda prompt, response: Verdict("complied", "always"), max_new_tokens=1)
+    run(build(), options, examples, DriftMonitor(every=1, probe=probe), max_steps=1)
+    assert caplog.text.count("refuses 0 % [0, 18] of 18 harmful prompts before anything is done to it") == 1

@@ -9,8 +9,11 @@ from datasets import Dataset
 from trl.trainer.sft_trainer import SFTTrainer
 
 from holdfast.core.errors import UserError
+from holdfast.pipeline.recipe import AdapterSection, ArmSection, TrainingSection
+from holdfast.pipeline.training_run import check_settings
 from holdfast.selection import OnlineSelection, select
 from holdfast.training import GuardedTrainer, dataset_from_examples, read_lines
+from holdfast.training.guards import unsuited
 from tests.training.weights import largest_difference, weights
 
 
@@ -212,6 +215,19 @@ def test_a_users_own_collator_and_evaluation_still_work(build, options, examples
 def test_packed_batches_are_refused_with_the_way_out(build, options, examples, option):
     with pytest.raises(UserError, match="select before training"):
         GuardedTrainer(build(), options(**{option: True}), examples, OnlineSelection())
+
+
+@pytest.mark.parametrize("other", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.1}])
+def test_rows_are_not_chosen_by_a_loss_that_is_not_trained(build, options, examples, other):
+    for selection in (OnlineSelection(), OnlineSelection(rule="random", loss_filter="sigma")):
+        with pytest.raises(UserError, match=f"plain loss, and {next(iter(other))}"):
+            GuardedTrainer(build(), options(**other), examples, selection)
+    assert unsuited(OnlineSelection(rule="random", loss_filter="none").needs, options(**other)) is None
+    section = TrainingSection(trl=other, steps=1)
+    arm = ArmSection(name="guarded", rule="moderate", keep=0.5)
+    with pytest.raises(UserError, match="arm 'guarded': online selection scores"):
+        check_settings(section, AdapterSection(), "some/model", [arm])
+    check_settings(section, AdapterSection(), "some/model", [ArmSection(name="plain")])
 
 
 def test_a_subjects_scope_is_what_is_trained(build, options, examples):

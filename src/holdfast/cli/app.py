@@ -98,8 +98,9 @@ class _Screen(logging.Handler):
     """Standard error as it is when something is said: a bar that is being drawn lets lines pass above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
-        print(self.format(record), file=sys.stderr, flush=True)
+        """Print one line; a warning of ours as the verbs themselves write one."""
+        ours = record.name.startswith("holdfast.") and record.levelno == logging.WARNING
+        print(f"warning: {record.getMessage()}" if ours else self.format(record), file=sys.stderr, flush=True)
 
 
 def _quiet_libraries() -> None:

@@ -82,6 +82,7 @@ def evaluate(
     """
     from holdfast.core.files import new_folder
     from holdfast.evaluation.attacks.named import SPELLINGS
+    from holdfast.evaluation.tasks import check_metric
     from holdfast.pipeline.evaluating import evaluate_against
     from holdfast.pipeline.measures import read_asked
     from holdfast.pipeline.recipe import EvaluateSection, section_from
@@ -98,6 +99,7 @@ def evaluate(
     if against is None and noise:
         raise typer.BadParameter("a noise floor belongs to a comparison; add --against", param_hint="--noise")
     output.check_new_folder(out)
+    check_metric(metric, "--metric")
     given = {
         "attacks": attack or (),
         "attack_rows": attack_rows,
@@ -177,25 +179,25 @@ def _show(found: "Evaluation", title: str, skill: str, against: str | None) -> N
 def _rows(card: "Scorecard", skill: str, other: str) -> list[list[str]]:
     scored = card.skill(skill)
     rows = [
-        ["refusals", str(scored.refusal), f"{scored.refusal.n} prompts"],
-        ["over-refusal", str(scored.over_refusal), f"{scored.over_refusal.n} prompts"],
+        ["refusals", scored.refusal.percent, f"{scored.refusal.n} prompts"],
+        ["over-refusal", scored.over_refusal.percent, f"{scored.over_refusal.n} prompts"],
         ["unclear, errors", f"{scored.unclear}, {scored.errors}", "never counted as a pass"],
     ]
     if scored.told_apart is not None:
-        rows.insert(2, ["told apart", str(scored.told_apart), f"{scored.told_apart.n} matched pairs"])
+        rows.insert(2, ["told apart", scored.told_apart.percent, f"{scored.told_apart.n} matched pairs"])
     rows += [
-        [f"{other.name}: {what}", str(value), f"{value.n} prompts"]
+        [f"{other.name}: {what}", value.percent, f"{value.n} prompts"]
         for other in card.skills
         if other.name != skill
         for what, value in (("refusals", other.refusal), ("over-refusal", other.over_refusal))
     ]
     several = len(card.skills) > 1
     rows += [
-        [f"{f'{a.skill}: ' if several else ''}success of {a.attack}", str(a.success), str(a.budget)]
+        [f"{f'{a.skill}: ' if several else ''}success of {a.attack}", a.success.percent, str(a.budget)]
         for a in card.attacks
     ]
     rows += [
-        ["task score" if t.name == "task" else t.name, str(t.score) if t.score.n else "-", _task_words(t)]
+        ["task score" if t.name == "task" else t.name, t.score.percent if t.score.n else "-", _task_words(t)]
         for t in card.tasks
     ]
     rows += [[f"{s.name} ({s.source}): {name}", str(v), ""] for s in card.suites for name, v in s.measures.items()]

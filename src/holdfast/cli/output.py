@@ -66,13 +66,18 @@ def printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
+def counted(number: int, what: str) -> str:
+    """ "1 row", "2 rows"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def report_rows(examples: "Examples") -> None:
     """Say how rows were understood, what was skipped on request, and what was cut or dropped."""
     _report_reading(examples.source, (examples.recognised, *examples.notes), examples.bad_rows, len(examples))
     if examples.truncated:
-        say(f"{len(examples.truncated)} rows were longer than --max-length and were cut")
+        say(f"longer than --max-length and cut: {counted(len(examples.truncated), 'row')}")
     if examples.dropped:
-        say(f"{len(examples.dropped)} rows had no room for an answer within --max-length and were dropped")
+        say(f"without room for an answer within --max-length and dropped: {counted(len(examples.dropped), 'row')}")
 
 
 def report_answers(read: "TaskRows") -> None:
@@ -91,7 +96,7 @@ def _report_reading(source: str, lines: Iterable[str], bad_rows: Sequence["BadRo
     for bad in bad_rows[:20]:
         say(f"skipped {printable(bad.where)}: {printable(bad.reason)}")
     if bad_rows:
-        say(f"{len(bad_rows)} bad rows skipped, {used} rows used")
+        say(f"{counted(len(bad_rows), 'bad row')} skipped, {counted(used, 'row')} used")
 
 
 def check_new_file(out: Path, replace: bool, flag: str, inputs: Mapping[str, str | Path]) -> None:
@@ -179,12 +184,12 @@ def prompt_flags(asked: Prompts) -> str:
     return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value is not None)
 
 
-def read_rows(source: str, model: str, rows: Rows) -> "TaskRows":
+def read_rows(source: str, model: str, rows: Rows, split: str = "train") -> "TaskRows":
     """Rows named on the command line, checked before any model is loaded; what suits no real model is said."""
     from holdfast.pipeline.inputs import read_named
 
     say_of_data(source, model)
-    return read_named(source, rows).check()
+    return read_named(source, rows, split).check()
 
 
 def say_of_data(source: str, model: str) -> None:

@@ -7,7 +7,6 @@ import typer
 from holdfast.cli import options, output
 
 if TYPE_CHECKING:
-    from holdfast.core.statistics import Interval
     from holdfast.restoration import Restoration
 
 HEADS = ("", "refusals", "over-refusal", "task loss increase, nats a token")
@@ -16,18 +15,18 @@ HEADS = ("", "refusals", "over-refusal", "task loss increase, nats a token")
 def restore(
     model: options.ModelArgument,
     adapter: options.AdapterPath,
-    data: options.DataOption,
     out: options.OutPath,
+    data: options.OptionalDataOption = None,
     asked: options.Prompts = options.Prompts(),
-    method: Annotated[str, typer.Option(help="auto (= replay), replay or ggn-cg.")] = "auto",
+    method: Annotated[str, typer.Option(help="auto (= distil), distil, replay or ggn-cg.")] = "auto",
     max_task_loss_increase: Annotated[
         float,
         typer.Option(
             callback=options.positive, help="Limit on the task loss's rise, by its 95 % bound, nats a token."
         ),
     ] = 0.05,
-    steps: options.StepsOption = 200,
-    learning_rate: options.LearningRateOption = 2e-3,
+    steps: options.OptionalStepsOption = None,
+    learning_rate: options.OptionalLearningRateOption = None,
     max_new_tokens: options.MaxNewTokensOption = 32,
     minutes: options.MinutesOption = 25,
     loading: options.Loading = options.Loading(),
@@ -37,27 +36,30 @@ def restore(
 ) -> None:
     """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found (a copy is written).
 
+    Without --steps and --learning-rate: 60 at 5e-4, for the organism 200 at 2e-3. Without --data (rows are lost)
+    the task is held by what the adapter says to harmless prompts.
+
     Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
     """
     from holdfast.core.errors import EXIT_FAILED
+    from holdfast.pipeline.training_run import repair_settings
     from holdfast.restoration import check_enough
     from holdfast.restoration import restore as run_restore
 
     output.quiet_for_json(json)
     output.check_new_folder(out)
-    read = output.read_rows(data, model, rows)
+    read = None if data is None else output.read_rows(data, model, rows)
     skill = output.build_skill(model, asked, seed, rows.limit)
-    check_enough(skill.estimate, len(read.rows))
+    check_enough(skill.estimate, None if read is None else len(read.rows))
     subject = output.load_subject(model, adapter, "adapter", loading)
     result = run_restore(
         subject,
         skill,
-        task=output.encode(read, subject),
+        task=None if read is None else output.encode(read, subject),
         method=method,
         max_task_loss_increase=max_task_loss_increase,
         max_new_tokens=max_new_tokens,
-        steps=steps,
-        learning_rate=learning_rate,
+        **repair_settings(model, steps, learning_rate),
         minutes=minutes or None,
         seed=seed,
         say=output.say,
@@ -78,21 +80,9 @@ def _table(result: "Restoration") -> list[list[str]]:
     return [
         [
             f"{name} ({result.chosen_name})" if name == "repaired" else name,
-            rate(check.refusal_interval),
-            rate(check.over_refusal_interval),
-            nats(check.task_loss_interval),
+            "-" if check.refusal_interval is None else check.refusal_interval.percent,
+            "-" if check.over_refusal_interval is None else check.over_refusal_interval.percent,
+            "-" if check.task_loss_interval is None else check.task_loss_interval.said("+.3f"),
         ]
         for name, check in result.decided.items()
     ]
-
-
-def rate(interval: "Interval | None") -> str:
-    """In per cent."""
-    from holdfast.restoration.verdict import rate as say
-
-    return say(interval)
-
-
-def nats(interval: "Interval | None") -> str:
-    """With its interval."""
-    return "-" if interval is None else f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

@@ -100,11 +100,14 @@ def train(
         seed,
         max_new_tokens,
     )  # fmt: skip
-    result = _train(model, adapter, data, task, asked, loading, rows, spec, TrainingFolder(out), fresh)
+    folder = TrainingFolder(out)
+    made = fresh or not folder.finished
+    result = _train(model, adapter, data, task, asked, loading, rows, spec, folder, fresh)
     if json:
         output.emit_json({"out": out, **result})
     else:
-        _show(result, model, out, output.prompt_flags(asked))
+        _show(result, f"{'wrote' if made else 'found'} {out}; next: holdfast evaluate {model} --adapter "
+              f"{out / 'adapter'}{output.prompt_flags(asked)}")  # fmt: skip
     if result["stopped"]:
         raise typer.Exit(EXIT_FAILED)
 
@@ -119,8 +122,8 @@ def _spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) ->
         values["arm"]["budget"] = None
     training = section_from(TrainingSection, values["training"])
     adapter = section_from(AdapterSection, values["adapter"])
-    check_settings(training, adapter, model)
     arm, monitor = section_from(ArmSection, values["arm"]), section_from(MonitorSection, values["monitor"])
+    check_settings(training, adapter, model, [arm])
     return RunSpec(adapter, training, arm, monitor, seed, 0, max_new_tokens)
 
 
@@ -200,7 +203,7 @@ def _rows(
 
     read, most = output.read_rows(data, model, rows), spec.monitor.task_rows
     if task is not None:
-        return read, output.read_rows(task, model, replace(rows, limit=most))
+        return read, output.read_rows(task, model, replace(rows, limit=most), "test")
     if data.startswith(f"{ORGANISM}:"):
         return read, read_named(data, replace(rows, limit=most), "test", spec.seed)
     held = read.rows[::HELD_OUT_EVERY][:most] if len(read.rows) > 1 else ()
@@ -262,29 +265,23 @@ def _pairs(given: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def _show(result: dict[str, Any], model: str, out: Path, prompts: str) -> None:
-    def cell(row: dict[str, Any], name: str, low: str, high: str, form: str, scale: float = 1.0) -> str:
-        if row.get(name) is None:
-            return "-"
-        value, *bounds = (
-            "-" if row.get(key) is None else format(scale * row[key], form) for key in (name, low, high)
-        )
-        return f"{value} [{', '.join(bounds)}]"  # one row, or one prompt, has no interval
+def _show(result: dict[str, Any], last: str) -> None:
+    from holdfast.training.progress import figure
 
-    columns = (
-        ("drift, nats a sequence", "kl_nats", "kl_nats_low", "kl_nats_high", ".3f", 1.0),
-        ("refusals, % (estimate)", "refusal", "refusal_low", "refusal_high", ".0f", 100.0),
-        ("task loss, nats a token", "task_loss_nats_per_token", "task_loss_low", "task_loss_high", ".3f", 1.0),
-    )
+    columns = {
+        "kl_nats": "drift, nats a sequence",
+        "refusal": "refusals (estimate)",
+        "task_loss_nats_per_token": "task loss, nats a token",
+    }
     guard = f", {result['defence']}" if "defence" in result else ""
     output.emit_table(
-        f"{result['rule']} selection{guard}, seed {result['seed']}",
-        ["step", *(column[0] for column in columns)],
-        [[str(row["step"]), *(cell(row, *column[1:]) for column in columns)] for row in result["trace"]],
+        f"{'no' if result['rule'] == 'none' else result['rule']} selection{guard}, seed {result['seed']}",
+        ["step", *columns.values()],
+        [[str(row["step"]), *(figure(row, name) for name in columns)] for row in result["trace"]],
     )
     if stopped := result["stopped"]:
         print(
             f"stopped at step {stopped['step']}: {stopped['reason']}; "
             f"weights of step {stopped['restored_step']} put back"
         )
-    print(f"wrote {out}; next: holdfast evaluate {model} --adapter {out / 'adapter'}{prompts}")
+    print(last)

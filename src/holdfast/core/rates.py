@@ -15,7 +15,14 @@ from statistics import NormalDist
 
 import numpy as np
 
-from holdfast.core.statistics import Interval, paired_seeds_and_prompts, seeds_and_prompts, wilson
+from holdfast.core.statistics import (
+    Interval,
+    bootstrap_mean,
+    paired_bootstrap,
+    paired_seeds_and_prompts,
+    seeds_and_prompts,
+    wilson,
+)
 
 _ENOUGH = 5  # prompts of the rarer kind, below which a bootstrap over prompts has too little to vary
 
@@ -91,6 +98,20 @@ def _score(difference: float, up: int, down: int, n: int) -> float:
     down_rate = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
     variance = n * (2 * down_rate + difference * (1 - difference))
     return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
+    """The difference of two means over the same prompts: bootstrap, or Tango's where answers of yes and no differ
+    nowhere or all in one way, and a bootstrap would be certain."""
+    data = np.asarray([a, b], dtype=np.float64)
+    constant = data.size > 0 and np.isin(data, (0.0, 1.0)).all() and np.ptp(data[0] - data[1]) == 0
+    return paired_rates(a, b) if constant else paired_bootstrap(a, b, seed)
+
+
+def mean_score(values: Sequence[float], seed: int = 0) -> Interval:
+    """The mean of a score over prompts: Wilson where it is right or wrong, else bootstrap."""
+    rate = len(values) > 0 and set(values) <= {0.0, 1.0}
+    return wilson(sum(values), len(values)) if rate else bootstrap_mean(values, seed)
 
 
 def smallest_visible_gap(n: int, level: float = 0.95) -> float:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from holdfast.core.results import Result
 
 NO_DIFFERENCE = "no difference seen"
+TOO_FEW = "not enough items"
 _BLOCK = 1000
 
 
@@ -37,8 +38,21 @@ class Interval(Result):
         """Whether ``number`` lies outside the interval; an interval without ends (NaN) excludes nothing."""
         return number < self.low or number > self.high
 
+    def said(self, form: str = ".3f", scale: float = 1.0, unit: str = "") -> str:
+        """In words, the one way for every table: "0.083 [0.010, 0.350]"; what cannot be known is said, not NaN."""
+        value, low, high = (scale * number for number in (self.value, self.low, self.high))
+        if not np.isfinite(value):
+            return "not measured"
+        ends = f"{low:{form}}, {high:{form}}" if np.isfinite([low, high]).all() else TOO_FEW
+        return f"{value:{form}}{unit} [{ends}]"
+
+    @property
+    def percent(self) -> str:
+        """Of a rate: "8 % [1, 35]"."""
+        return self.said(".0f", 100, " %")
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return self.said()
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
@@ -58,10 +72,10 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0, draws: int = 10_000, level: float = 0.95) -> Interval:
-    """Percentile bootstrap of the mean over units."""
+    """Percentile bootstrap of the mean over units. Below two units there is nothing to resample: NaN ends."""
     data = np.asarray(values, dtype=np.float64)
-    if data.size == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), 0, "bootstrap")
+    if data.size < 2:
+        return Interval(float(data.sum()) if data.size else np.nan, np.nan, np.nan, int(data.size), "bootstrap")
     rng = np.random.default_rng(seed)
     means = np.concatenate(
         [
@@ -112,6 +126,7 @@ def seeds_and_prompts(
     Every seed has the same prompts, so seeds and prompts are resampled independently of each other (the pigeonhole
     bootstrap, Owen 2007; a little wide by what seeds and prompts do together). With one seed only prompts vary,
     and ``method`` says so. Below five seeds the interval rests on very few draws of a seed: show the seeds too.
+    One prompt says nothing about others: NaN ends.
 
     Returns:
         An interval whose ``n`` is the number of prompts.
@@ -130,6 +145,7 @@ def seeds_and_prompts(
     tail = (1 - level) / 2
     # A mean lies within its data; the widened weights of very few seeds could leave that range.
     low, high = np.clip(np.quantile(means, [tail, 1 - tail]), data_SP.min(), data_SP.max())
+    low, high = (low, high) if prompts > 1 else (float("nan"), float("nan"))
     method = f"bootstrap over {seeds} seeds and prompts" if seeds > 1 else "bootstrap over prompts, one seed"
     return Interval(float(data_SP.mean()), float(low), float(high), prompts, method)
 
@@ -244,8 +260,10 @@ def describe_difference(
     middle, below, above = (f"{number:+.{digits}f}" for number in (value, low, high))
     name = f" {unit}" if unit else ""
     numbers = f"{middle}{name} [{below}, {above}] over {difference.n} prompts"
-    if not np.isfinite([value, low, high]).all():
+    if not np.isfinite(value):
         return "not measured"
+    if not np.isfinite([low, high]).all():
+        return f"{NO_DIFFERENCE}: {middle}{name} over {difference.n} prompts, {TOO_FEW} for an interval"
     least = floor.floor if isinstance(floor, NoiseFloor) else floor
     if least is not None and abs(difference.value) < least:
         return f"{NO_DIFFERENCE}: {numbers}, below the noise floor of {scale * least:.{digits}f}{name}"
@@ -329,19 +347,3 @@ def ratio_draws(
         drawn = rng.integers(0, above_N.size, (min(_BLOCK, draws - start), above_N.size))
         ratios[start : start + len(drawn)] = above_N[drawn].sum(1) / below_N[drawn].sum(1)
     return ratios
-
-
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Rank correlation with mid-ranks for ties; NaN where one side is constant."""
-    if len(a) != len(b):
-        raise ValueError(f"pairs need equal lengths, got {len(a)} and {len(b)}")
-    ranks_a, ranks_b = _mid_ranks(np.asarray(a, float)), _mid_ranks(np.asarray(b, float))
-    if len(a) < 2 or ranks_a.std() == 0 or ranks_b.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(ranks_a, ranks_b)[0, 1])
-
-
-def _mid_ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return ((ends - counts + ends - 1) / 2)[inverse]

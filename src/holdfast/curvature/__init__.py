@@ -13,7 +13,7 @@ from holdfast.curvature.onset import (
     path_coefficients,
     path_derivatives,
 )
-from holdfast.curvature.products import ggn_operator, hvp, hvp_operator
+from holdfast.curvature.products import ggn_operator, hvp, hvp_operator, in_float32
 
 __all__ = [
     "CGResult",
@@ -24,6 +24,7 @@ __all__ = [
     "ggn_operator",
     "hvp",
     "hvp_operator",
+    "in_float32",
     "kl_along",
     "onset_coefficients",
     "path_coefficients",

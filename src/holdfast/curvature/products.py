@@ -10,7 +10,9 @@ examples: a GGN product 2.0 (all parameters) to 2.5 (LoRA), a Hessian product 4.
 holds two more trees of the scope's size and one micro-batch's logits, four times.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import cast
 
 import torch
@@ -133,6 +135,23 @@ def hvp(
 ) -> Tree:
     """One product with :func:`hvp_operator`."""
     return hvp_operator(subject, examples, reduction, batch_size)(v)
+
+
+@contextmanager
+def in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """The model with its half-precision parameters and buffers widened; afterwards the same ones, bit for bit.
+
+    Widening loses nothing, so what is computed inside belongs to the stored weights. It costs twice their memory.
+    """
+    half = [t for t in chain(model.parameters(), model.buffers()) if t.dtype in (torch.float16, torch.bfloat16)]
+    kept = [(tensor, tensor.data) for tensor in half]
+    try:
+        for tensor, data in kept:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
 
 
 def check_precision(subject: Subject) -> None:

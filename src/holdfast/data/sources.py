@@ -13,7 +13,8 @@ from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.data.example import BadRow
-from holdfast.data.formats import READERS, Problem, Records, dataset_rows, file_kind, reader_of
+from holdfast.data.formats import READERS, dataset_rows, reader_of
+from holdfast.data.records import Problem, Records, file_kind
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from holdfast.data import Example
 from holdfast.defences.deck import Deck
 from holdfast.defences.dual import DualWeight
 from holdfast.defences.openings import Openings
-from holdfast.defences.remembered import LIMIT_BYTES, Remembered, answer_logits
 from holdfast.evaluation import Reference, Skill
 from holdfast.evaluation.behaviour import sample_answers
+from holdfast.evaluation.remembered import LIMIT_BYTES, Remembered, answer_logits
 from holdfast.models import Subject, adapter_off
 from holdfast.training.budget import DriftBudget
 

@@ -30,8 +30,8 @@ import torch
 
 from holdfast.core.errors import UserError
 from holdfast.data import Example
-from holdfast.defences.remembered import answer_logits
 from holdfast.evaluation.behaviour import prompt_ids
+from holdfast.evaluation.remembered import answer_logits
 from holdfast.models import Subject
 
 UNSEEN = 1e-3  # probability below which a first token says nothing about refusing

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from holdfast.core.errors import UserError
+from holdfast.core.rates import paired_difference
 from holdfast.core.results import Result
 from holdfast.core.statistics import (
     Interval,
@@ -94,7 +95,7 @@ def compare_rates(
     seed: int = 0,
     attack: str = "",
 ) -> Interval:
-    """Rate of ``card_a`` minus rate of ``card_b`` on the same prompts, paired bootstrap over prompts.
+    """Rate of ``card_a`` minus rate of ``card_b`` on the same prompts, paired by prompt.
 
     Args:
         suite: name of a skill; of a task with ``measure="score"``.
@@ -104,7 +105,7 @@ def compare_rates(
         UserError: the cards were not made on the same prompts.
     """
     a, b = _paired(card_a, card_b, suite, measure, attack)
-    return paired_bootstrap(a, b, seed)
+    return paired_difference(a, b, seed)
 
 
 def compare_cards(
@@ -153,7 +154,7 @@ class _Pair:
     def difference(
         self, p_value: float, corrected: float, seed: int, floors: Mapping[str, NoiseFloor]
     ) -> Difference:
-        interval = paired_bootstrap(self.a, self.b, seed)
+        interval = (paired_difference if self.bounded else paired_bootstrap)(self.a, self.b, seed)
         means = sum(self.a) / len(self.a), sum(self.b) / len(self.b)
         rates = self.bounded and min(*self.a, *self.b) >= 0 and max(*self.a, *self.b) <= 1
         own = floors.get(f"{self.suite}: {self.measure}", floors.get(self.measure))

@@ -10,6 +10,7 @@ aligned model sampled at temperature 1. Its expectation is the KL between the tw
 (chain rule, up to ``max_new_tokens``); with few prompts its tail is heavy, so look at the interval.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -172,17 +173,20 @@ class Reference:
         """
         if self.source == "stored":
             return self
-        with undisturbed(current.model):  # asked under the same conditions as a measurement
-            log_p, device = self.aligned_log_p(current.model), current.device
-            if _stored_bytes(current, self.examples) > STORE_LIMIT_BYTES:
-                return self
-            held = _store(log_p, self.examples, current.pad_id, device, batch_size)
+        if _stored_bytes(current, self.examples) > STORE_LIMIT_BYTES:
+            return self
+        off = self.source == "adapter_off"
+        bare = adapter_off(current.model) if off else contextlib.nullcontext(self.model)
+        with undisturbed(current.model), bare as model:  # asked under the same conditions as a measurement
+            held = _store(log_probabilities(model), self.examples, current.pad_id, current.device, batch_size)
         return Reference(self.examples, "stored", self.samples, held)
 
     def aligned_log_p(self, current: Any) -> LogProbabilities:
         """A function from a batch of these examples to the aligned model's log-probabilities."""
         if self.source == "adapter_off":
-            return log_probabilities(current, lambda: adapter_off(current))
+            with adapter_off(current):
+                pass  # whether that is the base is asked once a measurement, not once a slice of a batch
+            return log_probabilities(current, lambda: adapter_off(current, check=False))
         if self.source == "model":
             return log_probabilities(self.model)
         return lambda batch: _StoredRows(tuple(self.stored_NSV[position] for position in batch.index), batch)

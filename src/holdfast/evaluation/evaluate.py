@@ -12,8 +12,9 @@ from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
+from holdfast.core.rates import mean_score
 from holdfast.core.seeds import undisturbed
-from holdfast.core.statistics import Interval, bootstrap_mean, bootstrap_ratio
+from holdfast.core.statistics import Interval, bootstrap_ratio
 from holdfast.data import Example, encode_rows
 from holdfast.evaluation.attacks.base import Attack, Conversation, check_names
 from holdfast.evaluation.attacks.run import AttackScore, answers_per_prompt, run_attack
@@ -248,7 +249,7 @@ def _score_task(asking: _Asking, task: Task, seed: int) -> tuple[TaskScore, list
     return TaskScore(
         task.name,
         task.metric,
-        bootstrap_mean([row.score for row in rows], seed),
+        mean_score([row.score for row in rows], seed),
         loss.nats_per_token,
         loss.tokens,
         bootstrap_ratio(loss.nll_N, loss.tokens_N, seed) if len(loss.tokens_N) > 1 else None,

@@ -239,7 +239,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, Counter[str]]:
 def _not_read(rows: Sequence[Row]) -> str:
     """Columns that sort the rows into two or three heaps, in words that nobody here understands."""
     few = [name for name, values in _columns(rows).items() if 2 <= len(values) <= 3 and max(values.values()) > 1]
-    return f", not told apart by {', '.join(few[:_SHOWN])}" if few else ""
+    return f", whatever their {', '.join(few[:_SHOWN])}" if few else ""
 
 
 def _doubt(column: str, values: Counter[str], side: Side) -> int:

@@ -101,7 +101,7 @@ class TaskScore(Result):
     """Skill at one task: mean metric over prompts, and loss on held-out examples.
 
     Attributes:
-        score: mean of the metric, bootstrap over prompts; NaN with metric "none".
+        score: mean of the metric over prompts; NaN with metric "none".
         loss: nats a token over all of them, with a bootstrap over examples; None with a single example.
         loss_per_example: each example's nats times examples over tokens: their mean is ``loss_nats_per_token``.
     """
@@ -198,13 +198,15 @@ class Scorecard(Result):
     def __str__(self) -> str:
         lines = []
         for skill in self.skills:
-            lines.append(f"{skill.name}: refusal {skill.refusal}, over-refusal {skill.over_refusal}")
+            lines.append(
+                f"{skill.name}: refusal {skill.refusal.percent}, over-refusal {skill.over_refusal.percent}"
+            )
             if skill.told_apart is not None:
-                lines.append(f"  matched pairs told apart {skill.told_apart} ({skill.told_apart.n} pairs)")
+                lines.append(f"  matched pairs told apart {skill.told_apart.percent} ({skill.told_apart.n} pairs)")
             if skill.unclear or skill.errors:
                 lines.append(f"  unclear {skill.unclear}, error {skill.errors} (never counted as a pass)")
         lines += [
-            f"{task.name}: {f'{task.metric} {task.score}, ' if task.score.n else ''}{task.loss_text}"
+            f"{task.name}: {f'{task.metric} {task.score.percent}, ' if task.score.n else ''}{task.loss_text}"
             for task in self.tasks
         ]
         lines += [str(score) for score in (*self.attacks, *self.suites)]

@@ -66,9 +66,7 @@ class Task:
     max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS and self.metric != NO_METRIC:
-            known = ", ".join([*METRICS, NO_METRIC])
-            raise UserError(f"task '{self.name}': metric '{self.metric}' unknown; use one of {known}")
+        check_metric(self.metric, f"task '{self.name}'")
         prompts, answers = tuple(self.prompts), tuple(self.answers)
         if len(prompts) != len(answers):
             raise UserError(
@@ -97,6 +95,17 @@ class Task:
         """The metric, in [0, 1], of what a reader is shown; 0 where no answer came out of the reasoning."""
         shown, problem = final_answer(response)
         return 0.0 if problem else METRICS[self.metric](shown, answer)
+
+
+def check_metric(metric: str, where: str) -> None:
+    """Known before anything is read.
+
+    Raises:
+        UserError: an unknown metric.
+    """
+    if metric not in METRICS and metric != NO_METRIC:
+        known = ", ".join([*METRICS, NO_METRIC])
+        raise UserError(f"{where}: metric '{metric}' unknown; use one of {known}")
 
 
 def sides_of_row(row: Mapping[str, Any], where: str) -> tuple[Any, Any]:
@@ -157,7 +166,7 @@ def checked_answer(value: Any, where: str, metric: str = "exact_match") -> str:
         UserError: nothing that a text can be compared with; for "numeric", a text without a number.
     """
     if _is_conversation(value) and [turn["role"] for turn in value] == ["assistant"]:
-        value = _text(value[0]["content"])
+        value = _text(value[0].get("content"))
     value = _number_as_text(value)
     if not isinstance(value, str) or not value.strip():
         raise UserError(
@@ -176,8 +185,8 @@ def prompt_text(prompt: str | Conversation) -> str:
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
-        return _text(prompt[0]["content"]) or ""
-    return "\n".join(f"{turn['role']}: {_text(turn['content']) or ''}" for turn in prompt)
+        return _text(prompt[0].get("content")) or ""
+    return "\n".join(f"{turn['role']}: {_text(turn.get('content')) or ''}" for turn in prompt)
 
 
 def _number_as_text(value: Any) -> Any:
@@ -188,7 +197,12 @@ def _number_as_text(value: Any) -> Any:
 
 def _is_conversation(value: Any) -> bool:
     turns = value if isinstance(value, Sequence) and not isinstance(value, str) and len(value) else ()
-    return bool(turns) and all(isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in turns)
+    return bool(turns) and all(map(_is_turn, turns))
+
+
+def _is_turn(value: Any) -> bool:
+    """Something is said, or, by an assistant, a tool is called."""
+    return isinstance(value, Mapping) and "role" in value and bool({"content", "tool_calls"} & value.keys())
 
 
 def _text(content: Any) -> str | None:

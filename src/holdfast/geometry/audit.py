@@ -10,27 +10,22 @@ updates (3 T), one Hessian product over the task and two over a quarter of it (6
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
-from holdfast.core.files import new_folder, read_json, read_tensors, write_json, write_tensors
 from holdfast.core.progress import bar
 from holdfast.core.statistics import bootstrap_mean
-from holdfast.curvature import hvp
+from holdfast.curvature import hvp, in_float32
 from holdfast.data import Example
 from holdfast.evaluation import sample_reference
+from holdfast.evaluation.beforehand import refusals_among, warn_if_little
 from holdfast.evaluation.drift import Reference
 from holdfast.geometry.conditions import Conditions, conditions_at, conditions_by_d, root
-from holdfast.geometry.forecast import Forecast, screen
+from holdfast.geometry.forecast import screen
 from holdfast.geometry.measure import Measured, PlannedRun, mean_first_update, measure, task_gradients
 from holdfast.geometry.onset import THRESHOLDS, Onset, ThresholdTime, crossover_time, time_to_threshold
+from holdfast.geometry.result import Audit
 from holdfast.geometry.sizes import fitted
 from holdfast.geometry.spectrum import RANKS, Spectrum, Subspace, spectrum_of
 from holdfast.geometry.updates import OptimizerFactory
@@ -41,98 +36,8 @@ if TYPE_CHECKING:
     from holdfast.evaluation import Skill
 
 log = logging.getLogger(__name__)
-Array = NDArray[np.float64]
 DRAWS = 2000
 NULL_DRAWS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Audit:
-    """What :func:`audit` found. Everything a report needs is in it; the model is not.
-
-    Attributes:
-        spectrum: the sampled Fisher's spectrum.
-        conditions: the three instability conditions.
-        onset: c2, c3, c4 and times to thresholds.
-        forecast: the screen of the task, ranking only.
-        settings: what was asked for: optimiser, learning rate, steps, seed, scope, sizes, task loss reduction.
-        reference_examples: completions sampled from the aligned model; all numbers are along them.
-        gram: (N, N) inner products of their scores: the alignment subspace in sample coordinates.
-        dots: per sample, inner products of its score with "g", "Hg" and "first_update" (per unit learning rate).
-        reference: for a drift monitor; in memory only. After :meth:`load` make one with
-            ``Reference.on(subject, audit.reference_examples)``.
-    """
-
-    spectrum: Spectrum
-    conditions: Conditions
-    onset: Onset
-    forecast: Forecast
-    settings: dict[str, Any]
-    reference_examples: tuple[Example, ...] = field(repr=False)
-    gram: Array = field(repr=False)
-    dots: dict[str, Array] = field(repr=False)
-    reference: Reference | None = field(default=None, repr=False)
-
-    @property
-    def seed(self) -> int:
-        """Of sampling, shuffling and intervals."""
-        return int(self.settings["seed"])
-
-    @property
-    def subspace(self) -> Subspace:
-        """The alignment subspace in sample coordinates."""
-        return Subspace.of(self.gram)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers as plain values (without completions and matrices)."""
-        return {
-            "spectrum": self.spectrum.to_dict(),
-            "conditions": self.conditions.to_dict(),
-            "onset": self.onset.to_dict(),
-            "forecast": self.forecast.to_dict(),
-            "settings": self.settings,
-        }
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``audit.json``, ``reference.json`` and ``subspace.safetensors`` into a new folder.
-
-        Raises:
-            UserError: the folder exists and is not empty; the disk is full.
-        """
-        arrays = {"gram": self.gram, **{f"dots.{name}": value for name, value in self.dots.items()}}
-        rows = [asdict(example) for example in self.reference_examples]
-        with new_folder(folder) as temporary:
-            write_json(temporary / "audit.json", self.to_dict())
-            write_json(temporary / "reference.json", rows)
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
-            write_tensors(temporary / "subspace.safetensors", tensors)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            UserError: a file is missing or damaged.
-        """
-        folder = Path(folder)
-        values = read_json(folder / "audit.json")
-        rows = read_json(folder / "reference.json")
-        arrays = {k: v.numpy() for k, v in read_tensors(folder / "subspace.safetensors").items()}
-        return cls(
-            Spectrum.from_dict(values["spectrum"]),
-            Conditions.from_dict(values["conditions"]),
-            Onset.from_dict(values["onset"]),
-            Forecast.from_dict(values["forecast"]),
-            values["settings"],
-            tuple(_example(row) for row in rows),
-            arrays["gram"],
-            {k.removeprefix("dots."): v for k, v in arrays.items() if k.startswith("dots.")},
-        )
-
-
-def _example(row: dict[str, Any]) -> Example:
-    mask = row["completion_mask"]
-    return Example(row["prompt_ids"], row["completion_ids"], row["id"], None if mask is None else tuple(mask))
 
 
 def audit(
@@ -157,8 +62,9 @@ def audit(
     """Audit an aligned model for one skill and one planned fine-tune.
 
     Args:
-        subject: the aligned model and the scope that will be trained. A fresh LoRA is fine: with B = 0 only its B
-            matrices are active to first order, and the Fisher is that of the adapter's coordinates.
+        subject: the aligned model and the scope that will be trained; half precision is widened to float32
+            meanwhile. A fresh LoRA is fine: with B = 0 only its B matrices are active to first order, and the
+            Fisher is that of the adapter's coordinates.
         skill: the model answers its ``estimate.harmful`` prompts; None where ``reference_examples`` are given.
         examples: the task data. Every example enters g and H g, so pass a few hundred, not a million.
         optimizer: "adamw", "adam", "sgd", or a function that makes one; only its first update is used.
@@ -179,7 +85,7 @@ def audit(
         An :class:`Audit`. The model's parameters, gradients, modes and the random state are left as they were.
 
     Raises:
-        UserError: no prompts, no task examples, half-precision parameters.
+        UserError: no prompts, no task examples.
 
     Source: geometry.md 1.4, 1.7, 3; notes-forecast.md.
     """
@@ -188,8 +94,9 @@ def audit(
     if minutes is not None and skill is not None and reference_examples is None:
         prompts = skill.estimate.harmful[:max_prompts]
         told = say or log.info
-        max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, told)
-    with bar("audit", 8, progress) as advance:
+        with in_float32(subject.model):
+            max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, told)
+    with in_float32(subject.model), bar("audit", 8, progress) as advance:
         advance.note("the model's own answers")
         reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)
         log.info("auditing %d completions and %d task examples", len(reference), len(examples))
@@ -210,7 +117,7 @@ def audit(
         advance.note("lengths along the answers")
         measured = measure(subject, reference, g, Hg, update, splits, Hg_splits, learning_rate, batch_size)
         advance(2)
-    return _assemble(subject, examples, reference, gram, measured, plan, (batches, size), d)
+        return _assemble(subject, examples, reference, gram, measured, plan, (batches, size), d)
 
 
 def _reference(
@@ -226,6 +133,7 @@ def _reference(
             raise UserError("the audit needs a skill, or reference_examples sampled from this model")
         prompts = list(skill.estimate.harmful)[:max_prompts]
         given = sample_reference(subject, prompts, max_new_tokens, seed)
+        warn_if_little(refusals_among(subject, prompts, given))
     kept = tuple(example for example in given if example.completion_tokens)
     if len(kept) < 2:
         raise UserError(f"{len(kept)} usable completions; the audit needs at least two prompts with an answer")

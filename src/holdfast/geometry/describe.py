@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval
-from holdfast.geometry.audit import Audit
+from holdfast.geometry.result import Audit
 
 RELIABLE_PROMPTS = 200
 
@@ -28,7 +28,7 @@ def describe(audit: Audit) -> list[Line]:
 
 
 def _with_interval(interval: Interval) -> str:
-    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+    return interval.said(".3g")
 
 
 def _where(audit: Audit) -> list[Line]:

@@ -1,4 +1,4 @@
-"""Which fine-tune will drift more? A screen before any step, and a line after a short probe. Ranking only.
+"""Which fine-tune will drift more? A screen before any step, and a line after a short run. Ranking only.
 
 Knows: the predictors that survived the feasibility study (notes-forecast.md), and the product written down there.
 Does not know: how to turn them into nats: every attempt missed by factors of two to five.
@@ -22,7 +22,7 @@ from holdfast.gradients.means import mean_loss_of, weighted_batches
 from holdfast.models import Subject
 
 RANKING_ONLY = "ranking only"
-# Above this the straight line has left the model, and the ranking goes back to the probe's own KL.
+# Above this the straight line has left the model, and the ranking goes back to the short run's own KL.
 SATURATED_NATS = 3.0
 
 
@@ -107,16 +107,16 @@ def screen(
 
 
 @dataclass(frozen=True)
-class ProbeForecast(Result):
-    """What a short probe of the real run says about its end.
+class EarlyForecast(Result):
+    """What a short part of the real run says about its end.
 
     Attributes:
-        kl_at: exact KL at aligned + m x probe displacement, by m; nats a sequence.
-        kl_quadratic: 1/2 delta^T F delta of the probe displacement.
-        task_loss: at the probe, nats per completion token. task_loss_start: before it.
-        displacement_norm: of the probe.
-        multiple: m that the score reads. score: KL there times the task loss at the probe.
-        score_from: "line", or "probe" where the line saturates.
+        kl_at: exact KL at aligned + m x the short run's displacement, by m; nats a sequence.
+        kl_quadratic: 1/2 delta^T F delta of that displacement.
+        task_loss: after the short run, nats per completion token. task_loss_start: before it.
+        displacement_norm: of the short run.
+        multiple: m that the score reads. score: KL there times the task loss after the short run.
+        score_from: "line", or "short run" where the line saturates.
         use: always "ranking only".
     """
 
@@ -127,29 +127,29 @@ class ProbeForecast(Result):
     displacement_norm: float
     multiple: float
     score: float
-    score_from: Literal["line", "probe"]
+    score_from: Literal["line", "short run"]
     use: str = RANKING_ONLY
 
 
-def forecast_after_probe(
+def forecast_after_short_run(
     aligned: Subject,
-    probe: Mapping[str, torch.Tensor],
+    after: Mapping[str, torch.Tensor],
     reference_examples: Sequence[Example],
     task_examples: Sequence[Example],
-    probe_steps: int,
+    steps_done: int,
     total_steps: int,
     multiples: Sequence[float] = (1.0, 2.0, 5.0, 10.0),
     seed: int = 0,
     batch_size: int = 16,
-) -> ProbeForecast:
+) -> EarlyForecast:
     """Rank a run after its first 5-10 % of steps (notes-forecast.md, recommendation 1).
 
     Args:
         aligned: the model at the aligned parameters.
-        probe: its parameters after the probe steps, a tree over the same scope. The caller runs the probe.
+        after: its parameters after those steps, a tree over the same scope. The caller trains.
         reference_examples: completions sampled from the aligned model. Not those the outcome is read from.
         task_examples: for the current task loss.
-        probe_steps, total_steps: done and planned.
+        steps_done, total_steps: done and planned.
         multiples: points of the line; T / (2 s) is added.
         seed: of the bootstrap.
         batch_size: examples per pass.
@@ -160,11 +160,11 @@ def forecast_after_probe(
     Raises:
         ValueError: no step taken, or more than planned.
     """
-    if not 0 < probe_steps <= total_steps:
-        raise ValueError(f"probe of {probe_steps} steps of {total_steps}: need 0 < probe <= total")
+    if not 0 < steps_done <= total_steps:
+        raise ValueError(f"a short run of {steps_done} steps of {total_steps}: need 0 < done <= total")
     start = detached(aligned.parameters())
-    displacement = trees.subtract({name: value.detach() for name, value in probe.items()}, start)
-    reach = total_steps / (2 * probe_steps)
+    displacement = trees.subtract({name: value.detach() for name, value in after.items()}, start)
+    reach = total_steps / (2 * steps_done)
     points = sorted({1.0, *map(float, multiples), reach})
     kl = kl_along(aligned, reference_examples, displacement, points, batch_size)
     at = {f"{m:g}": bootstrap_mean(row.tolist(), seed, 2000) for m, row in zip(points, kl, strict=True)}
@@ -172,7 +172,7 @@ def forecast_after_probe(
     loss = loss_at(aligned, trees.axpy(start, 1.0, displacement), task_examples, batch_size)
     line = at[f"{reach:g}"].value
     saturated = not np.isfinite(line) or line > SATURATED_NATS
-    return ProbeForecast(
+    return EarlyForecast(
         at,
         bootstrap_mean((form_N / 2).tolist(), seed, 2000),
         loss,
@@ -180,7 +180,7 @@ def forecast_after_probe(
         trees.norm(displacement),
         1.0 if saturated else reach,
         (at["1"].value if saturated else line) * loss,
-        "probe" if saturated else "line",
+        "short run" if saturated else "line",
     )
 
 

@@ -21,7 +21,7 @@ from holdfast.gradients import per_sample_dots
 from holdfast.models import Subject
 
 if TYPE_CHECKING:
-    from holdfast.geometry.audit import Audit
+    from holdfast.geometry.result import Audit
 
 Array = NDArray[np.float64]
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.core.errors import UserError
+from holdfast.core.ranks import spearman
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed
-from holdfast.core.statistics import Interval, spearman
+from holdfast.core.statistics import Interval
 from holdfast.data import Example
 from holdfast.gradients.ghost import Reduction
 from holdfast.gradients.norms import gradient_norms

@@ -19,7 +19,7 @@ from holdfast.gradients.forward import label_nll, labelled_logits, per_sample
 from holdfast.gradients.layout import labelled
 from holdfast.gradients.routes import GENERIC, Route, announce
 from holdfast.gradients.rules import RULES, Rule
-from holdfast.gradients.trial import best_attempt, finite_truth, rounding
+from holdfast.gradients.trial import best_attempt, finite_truth, rounding, working_dtype
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
@@ -109,4 +109,4 @@ def _packs(model: Any, trial: Batch, truth_B: torch.Tensor, head: torch.nn.Modul
             nll_M = label_nll(labelled_logits(model, one_row, where, head, True), where)
     except (TypeError, ValueError, RuntimeError, IndexError):
         return False
-    return torch.allclose(per_sample(nll_M, where), truth_B, rtol=rounding(nll_M))
+    return torch.allclose(per_sample(nll_M, where), truth_B, rtol=rounding(working_dtype(model)))

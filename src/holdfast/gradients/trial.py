@@ -75,7 +75,7 @@ def best_attempt(model: Any, parameters: Parameters, truth: Truth, rules: tuple[
         for positions in (False, True):
             sites, routes = candidates(model, parameters, head, rules)
             try:
-                right = _try(model, parameters, truth, sites, head, positions)
+                right = _try(model, truth, sites, head, positions)
             except (TypeError, ValueError, RuntimeError, IndexError) as error:
                 reason = f"running two rows at once failed ({str(error).splitlines()[0][:100]})"
                 continue
@@ -94,14 +94,13 @@ def best_attempt(model: Any, parameters: Parameters, truth: Truth, rules: tuple[
 
 def _try(
     model: Any,
-    parameters: Parameters,
     truth: Truth,
     sites: list[Site],
     head: torch.nn.Module | None,
     positions: bool,
 ) -> bool:
     """Run the rules; mark the sites that disagree. Returns whether the losses are those of single rows."""
-    rows, where = truth.rows, labelled(truth.rows)
+    rows, where, dtype = truth.rows, labelled(truth.rows), working_dtype(model)
     layout = token_layout(rows)
     while True:
         usable = [site for site in sites if site.problem is None]
@@ -110,7 +109,8 @@ def _try(
         with watching(capture, [p for p in model.parameters() if p.requires_grad]):
             nll_M = label_nll(labelled_logits(model, rows, where, head, positions), where)
             capture.backward(nll_M.sum())
-        if not torch.allclose(per_sample(nll_M, where), truth.loss_B, rtol=rounding(nll_M), equal_nan=True):
+        close = torch.allclose(per_sample(nll_M, where), truth.loss_B, rtol=rounding(dtype), equal_nan=True)
+        if not close:
             return False
         for site in capture.silent():
             if not truth.unused.issuperset(site.wanted.values()):  # used, but not by calling the layer
@@ -118,7 +118,7 @@ def _try(
         if any(site.problem for site in usable):
             _spread_problems(sites)
             continue  # a site that could not be read may have stopped others from being complete
-        wrong = disagreements(squares.named(), truth.squares, next(iter(parameters.values())).dtype)
+        wrong = disagreements(squares.named(), truth.squares, dtype)
         if not wrong:
             return True
         for site in usable:
@@ -136,9 +136,17 @@ def _spread_problems(sites: list[Site]) -> None:
             site.problem = site.problem or problem
 
 
-def rounding(values: torch.Tensor) -> float:
+def working_dtype(model: torch.nn.Module) -> torch.dtype:
+    """The coarsest type the model computes in: a float32 adapter on a bfloat16 base rounds as its base does."""
+    device = next(model.parameters()).device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return min((p.dtype for p in model.parameters() if p.is_floating_point()), key=lambda d: torch.finfo(d).bits)
+
+
+def rounding(dtype: torch.dtype) -> float:
     """By how much losses may differ, relative: where rows feel each other a little, gradients are off by more."""
-    return 2e-5 if values.dtype in (torch.float32, torch.float64) else 3e-2
+    return 2e-5 if dtype in (torch.float32, torch.float64) else 1e-2
 
 
 def _truth(model: Any, parameters: Parameters, rows: Batch) -> Truth:

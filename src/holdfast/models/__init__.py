@@ -30,7 +30,7 @@ from holdfast.models.likelihood import (
 )
 from holdfast.models.limits import check_length, declared_length, position_limit, text_config, vocabulary_size
 from holdfast.models.merged import base_parameters, merged_weights
-from holdfast.models.subject import Subject, load, load_tokenizer
+from holdfast.models.subject import Subject, load, load_skeleton, load_tokenizer
 
 __all__ = [
     "GenerationCache",
@@ -54,6 +54,7 @@ __all__ = [
     "kl_on_examples",
     "load",
     "load_adapter",
+    "load_skeleton",
     "load_tokenizer",
     "log_probabilities",
     "longest_input",

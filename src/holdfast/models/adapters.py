@@ -4,6 +4,7 @@ Knows: PEFT, which layers take LoRA.
 Does not know: training, restoration, how an adapter is switched off (bare.py).
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from holdfast.models.adapter_files import (
     shapes,
 )
 from holdfast.models.adapter_scope import check_method, has_adapter
-from holdfast.models.bare import keep_base, moves_base, probe_logits
+from holdfast.models.bare import compared_logits, keep_base, moves_base
 from holdfast.models.limits import text_part
 
 ALL_LINEAR = "all-linear"
@@ -48,10 +49,10 @@ def add_lora(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=_targets(model, targets),
+        target_modules=_all_linear(model) if targets == ALL_LINEAR else checked_targets(model, targets),
         task_type="CAUSAL_LM",  # type: ignore[arg-type]
     )
-    logits_V = None if has_adapter(model) else probe_logits(model)
+    logits_V = None if has_adapter(model) else compared_logits(model)
     try:
         with seeded(seed, "lora"):
             wrapped = get_peft_model(model, config)
@@ -63,10 +64,35 @@ def add_lora(
     return wrapped
 
 
-def _targets(model: Any, targets: str | list[str]) -> str | list[str]:
+def checked_targets(model: Any, targets: str | list[str]) -> str | list[str]:
+    """Layers by the ends of their names, or by a pattern for whole names; PEFT passes over a name that none has.
+
+    Raises:
+        UserError: a name or a pattern without a layer.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+
+    def ends(target: str) -> bool:
+        return any(name == target or name.endswith(f".{target}") for name in names)
+
+    if isinstance(targets, str):
+        if ends(targets):
+            return [targets]
+        try:
+            if any(re.fullmatch(targets, name) for name in names):
+                return targets
+        except re.error as error:
+            raise UserError(f"adapter.targets '{targets}': not a pattern ({error}); name the layers") from None
+    missing = [targets] if isinstance(targets, str) else [target for target in targets if not ends(target)]
+    if missing:
+        linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise UserError(f"adapter.targets '{missing[0]}': no layer of this model is called so; it has {known}")
+    return targets
+
+
+def _all_linear(model: Any) -> str | list[str]:
     """PEFT finds "all-linear" itself, but for models where it raises or wraps what text never reaches."""
-    if targets != ALL_LINEAR:
-        return targets
     from peft import LoraConfig
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
     from transformers.pytorch_utils import Conv1D
@@ -75,17 +101,17 @@ def _targets(model: Any, targets: str | list[str]) -> str | list[str]:
         text_part(model),
         model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None,
     )
-    probe, chosen, refused = LoraConfig(), [], False
+    plain, chosen, refused = LoraConfig(), [], False
     inside = {id(module) for module in text.modules()}
     for name, module in model.named_modules():
         if not isinstance(module, (torch.nn.Linear, Conv1D)) or module is head or id(module) not in inside:
             continue
         try:
-            _check_lora_target_modules_mamba(probe, model, name.rpartition(".")[2])
+            _check_lora_target_modules_mamba(plain, model, name.rpartition(".")[2])
             chosen.append(name)
         except ValueError:
             refused = True
-    return chosen if (refused or text is not model) and chosen else targets
+    return chosen if (refused or text is not model) and chosen else ALL_LINEAR
 
 
 def save_adapter(model: Any, folder: str | Path) -> None:
@@ -124,7 +150,7 @@ def load_adapter(
     fit_vocabulary(base, config, found, tokens)
     check_fits(base, folder, config, found)
     say_other_base(folder, config, base, revision)
-    logits_V = probe_logits(base)
+    logits_V = compared_logits(base)
     before = {name: value.detach().clone() for name, value in base.named_parameters() if name in found}
     if moves_base(config):
         before |= {name: value.detach().cpu().clone() for name, value in base.named_parameters()}

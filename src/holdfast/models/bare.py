@@ -1,7 +1,7 @@
 """The model without its adapter, and whether that is the base model.
 
 Knows: PEFT's switch, what the switch leaves behind (biases and other base parameters trained beside the adapter,
-merged weights), a probe of the base model's logits. Does not know: drift, restoration, files.
+merged weights), the base model's logits after a few fixed tokens. Does not know: drift, restoration, files.
 
 PEFT's own switch turns layers off. Parameters of the base model that were trained with the adapter stay as they
 are then, and the model "without its adapter" is nobody. What :func:`keep_base` noted when the adapter was put on
@@ -22,7 +22,7 @@ from holdfast.models.adapter_scope import adapter_parameters, has_adapter, train
 from holdfast.models.limits import vocabulary_size
 
 _NOTE = "_holdfast_base"  # attribute of the wrapped model: travels with it, copies with it
-_PROBE_TOKENS = 8
+_FIXED_TOKENS = 8
 _HALF = (torch.float16, torch.bfloat16)
 # Ways of starting a LoRA that take something out of the base's weights and put it into the adapter.
 _REWRITING = ("pissa", "corda", "olora", "loftq", "lora_ga")
@@ -34,7 +34,7 @@ class _Base:
     """What was noted of the base model before the adapter came.
 
     Attributes:
-        logits_V: at the end of the probe, float32 on the CPU.
+        logits_V: after a few fixed tokens, float32 on the CPU.
         values: of base parameters that the adapter changed or that are trained with it, by plain name.
         adapters: names of those that were on.
         differs: whether switching them off did not give the base back even then.
@@ -47,13 +47,13 @@ class _Base:
 
 
 @torch.no_grad()
-def probe_logits(model: Any) -> torch.Tensor:
+def compared_logits(model: Any) -> torch.Tensor:
     """Logits after a few fixed tokens, as the model is now.
 
     Returns:
         logits_V in float32 on the CPU.
     """
-    spread = torch.linspace(0, (vocabulary_size(model) - 1) // 2, _PROBE_TOKENS).long().unique()
+    spread = torch.linspace(0, (vocabulary_size(model) - 1) // 2, _FIXED_TOKENS).long().unique()
     ids_1T = spread[None].to(next(model.parameters()).device)
     with undisturbed(model):
         output = model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), use_cache=False, return_dict=True)
@@ -65,7 +65,7 @@ def keep_base(model: Any, logits_V: torch.Tensor, before: Mapping[str, torch.Ten
 
     Args:
         model: with the adapter on.
-        logits_V: :func:`probe_logits` of the base, before.
+        logits_V: :func:`compared_logits` of the base, before.
         before: copies of base parameters that the adapter may have changed, by their name in the base.
     """
     now = {plain_name(name): parameter for name, parameter in model.named_parameters()}
@@ -79,7 +79,7 @@ def keep_base(model: Any, logits_V: torch.Tensor, before: Mapping[str, torch.Ten
     note = _Base(logits_V, values, frozenset(model.peft_config))
     setattr(model, _NOTE, note)
     with _off(model):
-        differs = not _close(probe_logits(model), logits_V, model)
+        differs = not _close(compared_logits(model), logits_V, model)
     setattr(model, _NOTE, replace(note, differs=differs))
 
 
@@ -113,8 +113,12 @@ def adapter_off_is_base(model: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def adapter_off(model: Any) -> Iterator[Any]:
+def adapter_off(model: Any, check: bool = True) -> Iterator[Any]:
     """Inside the block the model is its base model; a model without an adapter is itself.
+
+    Args:
+        model: with or without an adapter.
+        check: False for whoever was here before and changed nothing since; looking costs as much as a small batch.
 
     Raises:
         UserError: switching the adapter off does not give the base back (see :func:`adapter_off_is_base`).
@@ -122,7 +126,7 @@ def adapter_off(model: Any) -> Iterator[Any]:
     if not has_adapter(model):
         yield model
         return
-    reason = _lost(model) or _moved(model, always=False)
+    reason = (_lost(model) or _moved(model, always=False)) if check else None
     if reason is not None:
         raise UserError(f"the model without its adapter is not its base: {reason}; {WAY_OUT}")
     with _off(model):
@@ -134,8 +138,9 @@ def trained_beside(model: Any, scope: Mapping[str, torch.nn.Parameter] | None = 
 
     Those PEFT trains beside the adapter, those that require a gradient and those in ``scope``.
     """
-    own, kept = _own(model), _noted(model)
-    loose = {id(parameter) for parameter in trained_base_parameters(model).values()}
+    base, kept = trained_base_parameters(model), _noted(model)
+    loose = {id(parameter) for parameter in base.values()}
+    own = {id(parameter) for parameter in adapter_parameters(model, active_only=False).values()} - loose
     loose |= {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     loose |= {id(parameter) for parameter in (scope or {}).values()}
     return [
@@ -143,13 +148,6 @@ def trained_beside(model: Any, scope: Mapping[str, torch.nn.Parameter] | None = 
         for name, parameter in model.named_parameters()
         if id(parameter) in loose - own and plain_name(name) not in kept
     ]
-
-
-def _own(model: Any) -> set[int]:
-    """Ids of what belongs to adapters, active or not, and not to the base."""
-    return {id(parameter) for parameter in adapter_parameters(model, active_only=False).values()} - {
-        id(parameter) for parameter in trained_base_parameters(model).values()
-    }
 
 
 def _noted(model: Any) -> Mapping[str, torch.Tensor]:
@@ -186,12 +184,12 @@ def _moved(model: Any, always: bool) -> str | None:
     if not beside and (note is None or not always):
         return None
     with _off(model):
-        off_V = probe_logits(model)
+        off_V = compared_logits(model)
     if note is not None:
         same = _close(off_V, note.logits_V, model)
         what = f"{len(beside)} of its own parameters are trained with it" if beside else "other weights changed"
         return None if same else f"its logits are not those noted before the adapter was put on ({what})"
-    if torch.equal(off_V, probe_logits(model)):
+    if torch.equal(off_V, compared_logits(model)):
         return None  # an adapter that does nothing was not trained, nor was what is trained with it
     return f"{len(beside)} parameters of the base were trained with it ({beside[0]}, ...), and nobody kept a copy"
 

@@ -161,6 +161,17 @@ def read_tokenizer(source: _Source, options: Mapping[str, Any]) -> Any:
         return AutoTokenizer.from_pretrained(source.where, **named, **_hub(source, options))
 
 
+def read_skeleton(source: _Source, options: Mapping[str, Any]) -> Any:
+    """Modules without weights, on the device that holds nothing; None for a GGUF file."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if source.gguf is not None:
+        return None
+    with _one_line(source), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source.where, **_hub(source, options))
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=options["trust_remote_code"])
+
+
 def _has_tokenizer(folder: Path) -> bool:
     if any((folder / name).exists() for name in TOKENIZER_FILES):
         return True

@@ -151,3 +151,14 @@ def load_tokenizer(
     from holdfast.models.loading import read_tokenizer, resolve
 
     return read_tokenizer(resolve(source), {"revision": revision, "trust_remote_code": trust_remote_code})
+
+
+def load_skeleton(source: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The model's modules by name, without weights; None where a file of weights has to be read for that (GGUF).
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    from holdfast.models.loading import read_skeleton, resolve
+
+    return read_skeleton(resolve(source), {"revision": revision, "trust_remote_code": trust_remote_code})

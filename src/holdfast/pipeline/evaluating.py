@@ -31,6 +31,7 @@ from holdfast.evaluation import (
     measure_noise,
 )
 from holdfast.evaluation import evaluate as run_evaluate
+from holdfast.evaluation.beforehand import warn_if_little
 from holdfast.evaluation.judges import Label
 from holdfast.evaluation.suites import Suite
 from holdfast.models import Subject, adapter_off
@@ -153,8 +154,9 @@ def evaluate_against(
         bare = other is subject or not other.has_adapter
         asked = measures.without_adapter(other is subject) if bare else measures
         theirs = asked.card(other)
-        floors = _floors(other, measures)
-    for name, floor in _floors(subject, measures).items():
+        warn_if_little(theirs.skills[0].refusal, "the model it is compared with")
+        floors = noise_floors(other, measures)
+    for name, floor in noise_floors(subject, measures).items():
         floors[name] = max(floor, floors[name], key=lambda found: found.floor)
     return replace(found, against=theirs, comparison=compare_cards(card, theirs, measures.seed, floors))
 
@@ -182,8 +184,8 @@ def _reference(subject: Subject, other: Subject, measures: Measures) -> Referenc
         return Reference.of(sampled, prompts, measures.max_new_tokens, measures.seed, source=source)
 
 
-def _floors(subject: Subject, measures: Measures) -> dict[str, NoiseFloor]:
-    """ "skill: measure" -> noise floor."""
+def noise_floors(subject: Subject, measures: Measures) -> dict[str, NoiseFloor]:
+    """ "skill: measure" -> noise floor, where one is asked for."""
     if not measures.noise:
         return {}
     found = {}

@@ -10,6 +10,7 @@ stages, never from memory, which is why a resumed run gives the numbers of an un
 import contextlib
 import logging
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import yaml
 from holdfast.core.errors import UserError
 from holdfast.core.files import check_writable, new_folder, read_json, write_json, write_text
 from holdfast.core.version import VERSION, versions
+from holdfast.evaluation.prompt_sets import FOLDER
 from holdfast.pipeline.places import PLACES
 from holdfast.pipeline.recipe import Recipe
 
@@ -34,6 +36,7 @@ RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"
 REPORT = "report.html"
 STAGE_RECORD = "stage.json"
+_HASH = re.compile("[0-9a-f]{64}(:|$)")
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "numpy")
 
 
@@ -97,11 +100,10 @@ class RunFolder:
         """Make sure that what stands here was begun with the same recipe, inputs and program."""
         found = read_json(self.path / MANIFEST)
         changes = [
-            f"input '{name}' has other content" if name in found["inputs"] and name in identity["inputs"]
-            else f"input '{name}' is {'new' if name in identity['inputs'] else 'gone'}"
+            self._changed_input(name, found["inputs"].get(name), identity["inputs"].get(name))
             for name in sorted({*found["inputs"], *identity["inputs"]})
             if found["inputs"].get(name) != identity["inputs"].get(name)
-        ]  # fmt: skip
+        ]
         if found.get("recipe_hash") != identity["recipe_hash"]:
             places = tuple(f"{section}.{key}: " for section, key in PLACES)
             keys = changed_keys(self._recipe_found(), self.recipe.to_dict())
@@ -120,6 +122,20 @@ class RunFolder:
                 "%s was begun with %s threads, now %s: numbers can differ in the last bits",
                 self.path, found.get("threads"), threads,
             )  # fmt: skip
+
+    def _changed_input(self, name: str, before: str | None, now: str | None) -> str:
+        """In words. A published list is known by its local copy's hash, or by its name where there is no copy."""
+        if before is None or now is None:
+            return f"input '{name}' is {'new' if before is None else 'gone'}"
+        source = getattr(self.recipe.skill, name, None)
+        same_list = source is not None and source == self._recipe_found().get("skill", {}).get(name)
+        if same_list and (_HASH.match(before) is None) != (_HASH.match(now) is None):
+            was, does, way_out = ("", "not ", "set it again") if _HASH.match(before) else ("not ", "", "unset it")
+            return (
+                f"input '{name}': {FOLDER} was {was}set when this run began and is {does}set now; {way_out}, so "
+                f"that {source} is the same copy"
+            )
+        return f"input '{name}' has other content"
 
     def _recipe_found(self) -> dict[str, Any]:
         try:

@@ -13,7 +13,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.files import read_json, sha256_file, sha256_folder, sha256_text
 from holdfast.data import BadRow, Examples, check_rows, pin_template, read_examples
 from holdfast.data.example import BadRowError
-from holdfast.data.shapes import normalise_row, prompt_and_answer
+from holdfast.data.shapes import ANSWERS, normalise_row, prompt_and_answer
 from holdfast.data.sources import Row, read_rows
 from holdfast.evaluation.prompt_lists import PromptSource
 from holdfast.evaluation.prompt_sets import Side
@@ -25,6 +25,7 @@ ORGANISM = "organism"
 TOKENIZER = "tokenizer.json"
 HELD_OUT_EVERY = 5
 ORGANISM_ROWS = 2000
+MOST_DRAWN = 100_000  # of anything the organism makes up: more are repetitions, and would be drawn without end
 
 
 def model_source(source: str) -> str:
@@ -168,6 +169,9 @@ class TaskRows:
 def read_named(source: str, how: HowRead, split: str = "train", seed: int = 0) -> TaskRows:
     """Read the rows of a file, a hub id or ``organism:NAME``.
 
+    Args:
+        split: "test" for held-out rows, whose answers may be numbers.
+
     Raises:
         UserError: as :func:`named_rows`.
     """
@@ -178,7 +182,23 @@ def read_named(source: str, how: HowRead, split: str = "train", seed: int = 0) -
     bad: list[BadRow] = []
     notes: list[str] = []
     rows = read_rows(source, how.limit, bad if how.skip_bad_rows else None, notes)
-    return TaskRows(source, tuple(rows), tuple(bad), how, tuple(notes))
+    found = TaskRows(source, tuple(rows), tuple(bad), how, tuple(notes))
+    return with_text_answers(found) if split == "test" else found
+
+
+def with_text_answers(rows: TaskRows) -> TaskRows:
+    """Held-out answers that are numbers, as people write them: a loss needs a text."""
+    keys = {*ANSWERS, rows.how.completion_column}
+
+    def text(row: Row) -> Row:
+        numbers = {
+            key: checked_answer(value, row.where)
+            for key, value in row.values.items()
+            if key in keys and isinstance(value, (int, float)) and not isinstance(value, bool)
+        }
+        return replace(row, values={**row.values, **numbers}) if numbers else row
+
+    return replace(rows, rows=tuple(text(row) for row in rows.rows))
 
 
 def data_notes(source: str | None, model: str) -> list[str]:
@@ -201,11 +221,22 @@ def named_rows(source: str, limit: int | None, split: str = "train", seed: int =
     name, tasks = source.partition(":")[2], organism.tasks()
     if name not in tasks:
         raise UserError(f"task '{source}': unknown; the organism has {', '.join(sorted(tasks))}")
+    check_drawn(limit, source)
     if split == "train":
         return organism.task_rows(name, "train", limit or ORGANISM_ROWS, seed)
     wanted = limit or ORGANISM_ROWS // 10
     drawn = organism.task_rows(name, split, 8 * wanted, seed)  # type: ignore[arg-type]  # str to Literal
     return [row for row in drawn if row["source"] in tasks[name].graded][:wanted]
+
+
+def check_drawn(limit: int | None, what: str) -> None:
+    """How much may be drawn from the built-in generators, which never run dry.
+
+    Raises:
+        UserError: too much.
+    """
+    if limit is not None and limit > MOST_DRAWN:
+        raise UserError(f"{what}: {limit} asked for; at most {MOST_DRAWN} are drawn, so lower the limit")
 
 
 def question_and_answer(row: Row, how: Any = None, metric: str = "exact_match") -> tuple[Any, str] | None:
@@ -290,7 +321,9 @@ def base_of(recipe: Recipe) -> str:
 
 def pretraining_rows(section: ElasticitySection, seed: int) -> list[dict[str, Any]]:
     """Rows that stand for pre-training in the elasticity probe."""
-    if section.pretrain is not None:
+    if section.pretrain is None:
+        check_drawn(section.texts, "elasticity.texts")
+    else:
         return [dict(row.values) for row in read_rows(section.pretrain, section.texts)]
     from holdfast import organism
     from holdfast.organism.documents import pretraining_documents

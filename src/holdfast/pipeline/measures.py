@@ -14,7 +14,7 @@ from holdfast.data import Example
 from holdfast.evaluation import Skill, Task
 from holdfast.evaluation.attacks.named import named_attacks
 from holdfast.evaluation.judges.named import SPELLINGS as JUDGES
-from holdfast.evaluation.judges.named import JudgeNeeds, named_judge
+from holdfast.evaluation.judges.named import JudgeNeeds, check_judge, named_judge
 from holdfast.evaluation.suites import SuiteSet, common_sense, load_suites
 from holdfast.models import Subject
 from holdfast.pipeline.evaluating import Measures
@@ -92,9 +92,7 @@ def read_asked(section: EvaluateSection) -> Asked:
     if not section.judge:
         raise UserError(f"judge: none named; use one of {', '.join(JUDGES)}")
     for name in section.judge:
-        known = {spelling.partition(":")[0] for spelling in JUDGES}
-        if name.partition(":")[0] not in known:
-            raise UserError(f"--judge '{name}': unknown; use one of {', '.join(JUDGES)}")
+        check_judge(name)
         if name == "endpoint" and (section.judge_url is None or section.judge_model is None):
             raise UserError("--judge endpoint: needs --judge-url and --judge-model (judge_url and judge_model)")
     return Asked(section, suites, rows)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from holdfast.core.errors import UserError
 from holdfast.evaluation import Skill, SkillSplit
 from holdfast.evaluation.prompt_sets import PROMPT_SETS
-from holdfast.pipeline.inputs import ORGANISM, is_organism
+from holdfast.pipeline.inputs import ORGANISM, check_drawn, is_organism
 from holdfast.pipeline.recipe import SkillSection
 
 ORGANISM_PROMPTS = 200  # of each kind in each half, where nothing smaller is asked for
@@ -57,6 +57,7 @@ def build_skill(section: SkillSection, seed: int) -> Skill:
     built_in = (section.harmful == ORGANISM, section.benign == ORGANISM)
     limit = section.max_prompts
     if all(built_in):
+        check_drawn(limit, "prompts of the organism")
         return Skill(
             "refusal",
             estimate=_organism_half("estimate", limit or ORGANISM_PROMPTS, seed),

@@ -14,8 +14,9 @@ from holdfast.core.errors import UserError
 from holdfast.data import Examples, depends_on_date
 from holdfast.data.sources import Row
 from holdfast.evaluation import Skill, Task
-from holdfast.evaluation.tasks import NO_METRIC, checked_answer
-from holdfast.models import load_tokenizer
+from holdfast.evaluation.tasks import NO_METRIC
+from holdfast.models import load_skeleton, load_tokenizer
+from holdfast.models.adapters import checked_targets
 from holdfast.models.loading import check_device
 from holdfast.pipeline.inputs import (
     HELD_OUT_EVERY,
@@ -30,10 +31,11 @@ from holdfast.pipeline.inputs import (
     pretraining_rows,
     question_and_answer,
     read_named,
+    with_text_answers,
 )
 from holdfast.pipeline.measures import Asked, read_asked
 from holdfast.pipeline.prompts import build_skill, prompts_for
-from holdfast.pipeline.recipe import ModelSection, Recipe, TaskSection
+from holdfast.pipeline.recipe import AdapterSection, ModelSection, Recipe, TaskSection
 from holdfast.pipeline.training_run import check_settings
 from holdfast.restoration import check_enough
 
@@ -89,7 +91,8 @@ def read_inputs(recipe: Recipe) -> RunInputs:
         UserError: whatever is wrong with them, named by the user's file and line.
     """
     source, task = recipe.model.source, with_train(recipe.task, recipe.model.source)
-    check_settings(recipe.training, recipe.adapter, source)
+    check_settings(recipe.training, recipe.adapter, source, recipe.arms)
+    check_targets(recipe)
     section, notes = prompts_for(recipe.skill, source)
     skill = build_skill(section, recipe.seed)
     asked = read_asked(recipe.evaluate)
@@ -107,6 +110,20 @@ def read_inputs(recipe: Recipe) -> RunInputs:
     found = RunInputs(skill, train, test, examples, asked, today, tuple(dict.fromkeys(notes)))
     build_task(task, found.usable("test"), examples["test"])  # no answers: told now, not after training
     return found
+
+
+def check_targets(recipe: Recipe) -> None:
+    """Layers that the recipe names are layers of its model; none are named by default.
+
+    Raises:
+        UserError: a name that no layer has.
+    """
+    section, targets = recipe.model, recipe.adapter.targets
+    if targets == AdapterSection().targets:
+        return
+    skeleton = load_skeleton(model_source(section.source), section.revision, section.trust_remote_code)
+    if skeleton is not None:
+        checked_targets(skeleton, targets if isinstance(targets, str) else list(targets))
 
 
 def tokenizer_of(section: ModelSection) -> tuple[Any, str | None]:
@@ -160,24 +177,9 @@ def task_rows(section: TaskSection, seed: int) -> tuple[TaskRows, TaskRows]:
                 f"{section.train}: {len(train.rows)} rows are too few to hold some out; give task.test"
             )
         test = replace(train, rows=tuple(train.rows[k] for k in held_out), bad=(), notes=())
-        return replace(train, rows=tuple(kept)), _with_text_answers(test)
+        return replace(train, rows=tuple(kept)), with_text_answers(test)
     source = section.test if section.test is not None else section.train
-    return train, _with_text_answers(read_named(source, how(section.test_rows), "test", seed))
-
-
-def _with_text_answers(rows: TaskRows) -> TaskRows:
-    """Held-out answers that are numbers, as people write them: a loss needs a text."""
-    keys = ("completion", "answer", rows.how.completion_column)
-
-    def text(row: Row) -> Row:
-        numbers = {
-            key: checked_answer(value, row.where)
-            for key, value in row.values.items()
-            if key in keys and isinstance(value, (int, float)) and not isinstance(value, bool)
-        }
-        return replace(row, values={**row.values, **numbers}) if numbers else row
-
-    return replace(rows, rows=tuple(text(row) for row in rows.rows))
+    return train, read_named(source, how(section.test_rows), "test", seed)
 
 
 def build_task(section: TaskSection, rows: Sequence[Row], examples: Sequence[Any]) -> Task:

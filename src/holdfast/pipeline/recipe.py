@@ -93,6 +93,7 @@ class TaskSection(Section):
     test: str | None = None  # None: every fifth row of `train` is held out
     metric: Literal["none", "exact_match", "numeric", "token_f1", "rouge_l"] = "exact_match"
     train_rows: PositiveInt | None = None
+    scored_rows: PositiveInt | None = 512  # whose gradient norms the report shows; null: all
     test_rows: PositiveInt = 200
     max_length: PositiveInt = 1024
     max_new_tokens: PositiveInt = 48
@@ -216,10 +217,11 @@ class RestoreSection(Section):
     """After training: which adapters are repaired, and how."""
 
     arm: str = "plain"
-    method: Literal["replay", "ggn-cg"] = "replay"
+    method: Literal["distil", "replay", "ggn-cg"] = "distil"
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
-    steps: PositiveInt = 200  # most, of replay
-    learning_rate: PositiveFloat = 2e-3  # of replay
+    steps: PositiveInt | None = None  # most, of distil and replay; None: by the model, as in training
+    learning_rate: PositiveFloat | None = None  # likewise
+    minutes: PositiveFloat | None = None  # sizes cut to end in this time: numbers then depend on the machine
     seeds: tuple[Seed, ...] | None = None  # None: all training seeds
 
 
@@ -245,6 +247,14 @@ class EvaluateSection(Section):
     judge_rate: PositiveFloat | None = None
     system: str | None = None  # the deployment's system prompt
     batch_size: PositiveInt = 32
+    noise: Annotated[int, Field(ge=0)] = 0  # sampled re-runs for the noise floor of refusals; 0 measures none
+
+    @field_validator("noise")
+    @classmethod
+    def _one_is_none(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one re-run shows no noise; give 2 or more, or 0")
+        return value
 
 
 class Recipe(Section):

@@ -19,8 +19,10 @@ from holdfast.core.rates import rate_difference_over_seeds, rate_over_seeds
 from holdfast.core.statistics import Interval, noise_floor, paired_seeds_and_prompts, seeds_and_prompts
 from holdfast.core.version import VERSION
 from holdfast.evaluation import Scorecard
+from holdfast.evaluation.beforehand import little_to_hold
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.stages import repaired_name
+from holdfast.pipeline.work_after import NOISE
 
 Cards = dict[int | None, Scorecard]
 
@@ -128,7 +130,7 @@ def _seconds(run: RunFolder, name: str, cards: Cards) -> dict[str, Any]:
         return {"value": float("nan"), "per_seed": []}
     if len(taken) == 1:
         return {"value": taken[0], "per_seed": taken}
-    return {**seeds_and_prompts([[seconds] for seconds in taken]).to_dict(), "method": "bootstrap over seeds",
+    return {**seeds_and_prompts([taken]).to_dict(), "method": "bootstrap over seeds",
             "n": len(taken), "per_seed": taken}  # fmt: skip
 
 
@@ -150,6 +152,10 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
             if a.size == 0:
                 continue
             interval = _difference(a, b, run.recipe.seed)
+            sides = {name: groups[name] for name in (first, second)}
+            refit = _floor([*sides.values()], kind, label)
+            floors = [refit] if refit is not None else []
+            floors += _asked_again(run, sides) if label == "refused" else []
             differences.append(
                 {
                     "name": f"{measure}, {first} minus {second}",
@@ -158,7 +164,7 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
                     "second": second,
                     **interval.to_dict(),
                     "excludes_zero": interval.excludes(0.0),
-                    "noise_floor": _floor([groups[first], groups[second]], kind, label),
+                    "noise_floor": max(floors, default=None),
                 }
             )
     return differences
@@ -176,8 +182,18 @@ def _floor(sides: Sequence[Cards], kind: str, label: str | None) -> float | None
     return max(floors, default=None)
 
 
+def _asked_again(run: RunFolder, sides: dict[str, Cards]) -> list[float]:
+    """What asking again moves of the refusals, of every card; empty without ``evaluate.noise``."""
+    if not run.recipe.evaluate.noise:
+        return []
+    stages = [f"evaluate-{name}-{seed}" for name, cards in sides.items() for seed in cards]
+    measured = [read_json(run.stage(stage) / NOISE) for stage in stages]
+    return [next(floors[key]["floor"] for key in floors if key.endswith(": refusal")) for floors in measured]
+
+
 def _notes(run: RunFolder) -> list[str]:
-    notes = []
+    aligned = Scorecard.load(run.stage("evaluate-aligned") / "card").skills[0].refusal
+    notes = [sentence] if (sentence := little_to_hold(aligned, run.recipe.model.source)) is not None else []
     counts = read_json(run.stage("prepare") / "counts.json")
     for file, count in counts.items():
         if count["bad_rows"] or count["truncated"]:
@@ -249,8 +265,8 @@ def _spectrum(run: RunFolder) -> dict[str, Any] | None:
 def _audit_lines(run: RunFolder) -> list[dict[str, str]] | None:
     if not run.finished("audit"):
         return None
-    from holdfast.geometry.audit import Audit
     from holdfast.geometry.describe import describe
+    from holdfast.geometry.result import Audit
 
     return [asdict(line) for line in describe(Audit.load(run.stage("audit") / "audit"))]
 
@@ -272,5 +288,4 @@ def _elasticity_lines(run: RunFolder) -> list[dict[str, str]] | None:
 
 
 def _line(name: str, interval: dict[str, Any], meaning: str) -> dict[str, str]:
-    value = f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-    return {"name": name, "value": value, "meaning": meaning}
+    return {"name": name, "value": Interval.from_dict(interval).said(), "meaning": meaning}

@@ -42,6 +42,7 @@ _FEWEST_PROMPTS = 8  # for a defence alone
 # has it; TRL's three epochs), and what the organism was tuned with.
 FIELD: dict[str, Any] = {"epochs": 3.0, "learning_rate": 2e-4, "schedule": "cosine", "warmup": 0.03}
 ORGANISM: dict[str, Any] = {"steps": 60, "learning_rate": 1e-3, "schedule": "constant", "warmup": 0.0}
+ORGANISM_REPAIR: dict[str, Any] = {"steps": 200, "learning_rate": 2e-3}
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     return TrainingSection(**values)
 
 
+def repair_settings(model: str, steps: int | None, learning_rate: float | None) -> dict[str, Any]:
+    """Of a repair that trains: what is given, else the organism's own values or the library's defaults."""
+    given = {"steps": steps, "learning_rate": learning_rate}
+    tuned = ORGANISM_REPAIR if is_organism(model) else {}
+    return tuned | {name: value for name, value in given.items() if value is not None}
+
+
 @contextlib.contextmanager
 def _refusals_explained(training: TrainingSection) -> Iterator[None]:
     """What a library below us refuses is the user's to mend where the user set its arguments.
@@ -132,13 +140,23 @@ def described(training: TrainingSection, rows: int) -> str:
     )
 
 
-def check_settings(training: TrainingSection, adapter: AdapterSection, model: str) -> None:
+def check_settings(
+    training: TrainingSection, adapter: AdapterSection, model: str, arms: Sequence[ArmSection] = ()
+) -> None:
     """What can be known before a model is loaded.
 
     Raises:
-        UserError: arguments that TRL refuses on this machine; bitsandbytes is missing.
+        UserError: arguments that TRL refuses on this machine, or that an arm's selection cannot work with;
+            bitsandbytes is missing.
     """
-    trainer_arguments(definite(training, model, training.pool), 1, 1, "unused", 0, 1)
+    from holdfast.selection import OnlineSelection
+    from holdfast.training.guards import unsuited
+
+    arguments = trainer_arguments(definite(training, model, training.pool), 1, 1, "unused", 0, 1)
+    for arm in arms:
+        needs = OnlineSelection(arm.keep, arm.rule, arm.loss_filter).needs if arm.selects else ()
+        if (reason := unsuited(needs, arguments)) is not None:
+            raise UserError(f"arm '{arm.name}': {reason}")
     if adapter.quantize is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             f"adapter.quantize {adapter.quantize}: needs bitsandbytes, which is not installed; `pip install "

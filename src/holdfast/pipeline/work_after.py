@@ -5,16 +5,18 @@ Knows: which library call each stage is, and which files it leaves. Does not kno
 
 from pathlib import Path
 
+from holdfast.core.files import write_json
 from holdfast.core.seeds import derive_seed
 from holdfast.data import encode_rows
 from holdfast.evaluation import Reference
 from holdfast.models import Subject
-from holdfast.pipeline.evaluating import evaluate_against
+from holdfast.pipeline.evaluating import evaluate_against, noise_floors
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.inputs import base_of, load_named
 from holdfast.pipeline.measures import read_asked
 from holdfast.pipeline.reading import build_task
 from holdfast.pipeline.recipe import RestoreSection
+from holdfast.pipeline.training_run import repair_settings
 from holdfast.pipeline.work_before import (
     ADAPTER,
     TEST,
@@ -27,6 +29,7 @@ from holdfast.pipeline.work_before import (
 )
 
 PROBE = "probe.json"
+NOISE = "noise.json"
 VERDICTS = "verdicts"  # what a judge behind an address said, kept so that a stopped run asks only the rest
 
 
@@ -42,8 +45,8 @@ def restore(run: RunFolder, folder: Path, section: RestoreSection, seed: int) ->
         method=section.method,
         max_task_loss_increase=section.max_task_loss_increase,
         max_new_tokens=run.recipe.skill.max_new_tokens,
-        steps=section.steps,
-        learning_rate=section.learning_rate,
+        **repair_settings(run.recipe.model.source, section.steps, section.learning_rate),
+        minutes=section.minutes,
         seed=derive_seed(run.recipe.seed, "restore", seed),
     )
     result.save(folder / ADAPTER)
@@ -66,10 +69,13 @@ def evaluate(run: RunFolder, folder: Path, adapter: str | None) -> None:
         run.recipe.model.device,
         run.recipe.skill.max_new_tokens,
         judge_cache=run.path / VERDICTS,
+        noise=run.recipe.evaluate.noise,
     )
     if not subject.has_adapter:
         measures = measures.without_adapter(switched_off=False)
     evaluate_against(subject, measures, reference=reference).save(folder / "card")
+    if floors := noise_floors(subject, measures):
+        write_json(folder / NOISE, {name: floor.to_dict() for name, floor in floors.items()})
 
 
 def elasticity(run: RunFolder, folder: Path) -> None:

@@ -35,8 +35,6 @@ PLACES = "places.json"  # where each row stands in the user's own file
 COUNTS = "counts.json"
 SAID = "said.json"
 ADAPTER = "adapter"
-# The scores stage shows a histogram; more rows than this add nothing to a picture.
-SCORED_ROWS = 512
 
 
 def aligned(run: RunFolder) -> Subject:
@@ -143,13 +141,13 @@ def reference_examples(run: RunFolder, half: str) -> list[Example]:
 
 def scores(run: RunFolder, folder: Path) -> None:
     """Per-sample gradient norms at the aligned model, and what the first selecting arm would keep of them."""
-    from holdfast.gradients import gradient_norms
+    from holdfast.gradients.offline import score_to_parquet
     from holdfast.selection import select
 
     subject = with_fresh_adapter(run, run.recipe.training.seeds[0])
-    examples = examples_of(run, subject, TRAIN, SCORED_ROWS)
-    table = gradient_norms(subject, examples)
-    table.to_parquet(folder / SCORES)
+    section = run.recipe.task
+    examples = examples_of(run, subject, TRAIN, section.scored_rows)
+    table, _ = score_to_parquet(subject, examples, folder / SCORES, dataset=section.train, seed=run.recipe.seed)
     arm = next((arm for arm in run.recipe.arms if arm.rule not in ("none", "random")), None)
     if arm is None:
         return

@@ -42,7 +42,7 @@ def value(entry: Entry, kind: Kind) -> str:
     if not entry or entry.get("value") is None:
         return "-"
     if kind == "rate":
-        return f"{entry['value']:.1%}"
+        return f"{100 * entry['value']:.0f} %"
     return f"{entry['value']:.1f}" if kind == "seconds" else f"{entry['value']:.3f}"
 
 

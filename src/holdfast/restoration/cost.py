@@ -4,43 +4,38 @@ Knows: counts of steps, prompts and examples, seconds. Does not know: what a ste
 """
 
 import logging
-import time
 from collections.abc import Callable
+from typing import Any
 
-from holdfast.restoration.material import Material
-from holdfast.restoration.replay import CHECK_EVERY
+from holdfast.restoration.bench import Bench
+from holdfast.restoration.verdict import free_sentence
 
 log = logging.getLogger(__name__)
 
 
 class Cost:
-    """Tells the user steps, examples and prompts at once; ``say`` defaults to the log."""
+    """Tells the user what there is, steps, examples and prompts at once; ``say`` defaults to the log."""
 
     def __init__(
-        self, method: str, most_steps: int, batch_size: int, material: Material, say: Callable[[str], None] | None
+        self, method: str, settings: dict[str, Any], bench: Bench, say: Callable[[str], None] | None
     ) -> None:
-        self.method, self.most, self.material, self.say = method, most_steps, material, say or log.info
-        self.examples_a_step = 3 * batch_size
-        self.checks = most_steps // CHECK_EVERY if method == "replay" else most_steps
-        self.started, self.check_seconds = time.monotonic(), 0.0
-        self._announce()
-
-    def _announce(self) -> None:
-        choose, decide = self.material.parts
+        self.method, self.say, self.check_seconds = method, say or log.info, bench.choose.seconds
+        linear = method == "ggn-cg"
+        self.most = settings["outer"] if linear else settings["steps"]
+        self.checks = self.most if linear else self.most // settings["check_every"]
+        self.say(free_sentence(bench.free, bench.lost))
+        choose, decide = bench.material.parts
         what = (
-            f"{self.most} steps of {self.examples_a_step} examples"
-            if self.method == "replay"
-            else f"{self.most} linearisations on {len(self.material.task_fit)} task examples"
+            f"{self.most} linearisations on {len(bench.material.task_fit)} task examples"
+            if linear
+            else f"{self.most} steps of {3 * settings['batch_size']} examples"
         )
+        start = f" from scale {settings['start']:g}" if "start" in settings else ""
         self.say(
-            f"{self.method}: at most {what}; up to {self.checks} checks, each {len(choose.harmful)} harmful and "
-            f"{len(choose.benign)} harmless prompts and {len(choose.task)} task examples; "
+            f"{self.method}{start}: at most {what}; up to {self.checks} checks, each {len(choose.harmful)} "
+            f"harmful and {len(choose.benign)} harmless prompts and {len(choose.task)} task examples; "
             f"{len(decide.harmful)} + {len(decide.benign)} prompts and {len(decide.task)} examples decide"
         )
-
-    def checks_took(self, checks: int) -> None:
-        """So many were made since the start."""
-        self.check_seconds = (time.monotonic() - self.started) / checks
 
     def a_step_took(self, seconds: float) -> None:
         """The most the rest can take."""

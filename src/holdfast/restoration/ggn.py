@@ -32,7 +32,7 @@ from holdfast.restoration.validation import Validation
 
 RETAIN_FACTOR = 10.0  # greedy self-answers have loss near 0: a budget as strict as the task's blocks everything
 PROJECTION = 5.0  # times tr(C), which bounds the largest eigenvalue of C from above without estimating it
-TRACE_PROBES = 2
+TRACE_DRAWS = 2
 MOST_DAMPING = 1e3
 GUARDED = 128  # task examples that measure a candidate; the curvature never sees them
 CLOSED = 0.1  # greedy refusals come back long before their loss does: go on until a tenth of the gap is left
@@ -75,15 +75,15 @@ class Curvature:
         return product
 
     def trace(self, seed: int) -> float:
-        """Hutchinson's estimate with Rademacher probes (restoration.md 3.5)."""
+        """Hutchinson's estimate with Rademacher signs (restoration.md 3.5)."""
         rng, total = generator(seed, "restoration", "trace"), 0.0
-        for _ in range(TRACE_PROBES):
-            probe = {
+        for _ in range(TRACE_DRAWS):
+            signs = {
                 name: (p.new_empty(p.shape, device="cpu").bernoulli_(0.5, generator=rng) * 2 - 1).to(p.device)
                 for name, p in trees.clone(self.subject.parameters()).items()
             }
-            total += trees.dot(probe, self.plain(probe))
-        return max(total / TRACE_PROBES, 1e-12)
+            total += trees.dot(signs, self.plain(signs))
+        return max(total / TRACE_DRAWS, 1e-12)
 
 
 @dataclass

@@ -49,6 +49,7 @@ class Material:
         refusals_fit: the aligned model's own refusals.
         task_fit: the user's examples.
         retain_fit: harmless prompts with the answers that must stay.
+        stand_ins: ids of those of ``retain_fit`` that the aligned model answered, the drifted one having refused.
         compliances_fit: the drifted model's answers to the prompts of ``refusals_fit`` (harmful term only).
         choose: picks the checkpoint, and is spent by that.
         decide: is put to the picked one alone, and says what came of the repair.
@@ -60,6 +61,7 @@ class Material:
     compliances_fit: tuple[Example, ...]
     choose: Part
     decide: Part
+    stand_ins: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[Part, Part]:
@@ -89,13 +91,13 @@ def split(
     return fit, choose, decide
 
 
-def check_enough(estimate: Any, task: int) -> None:
-    """Check that prompts and task examples can be cut into three parts; this needs no model.
+def check_enough(estimate: Any, task: int | None) -> None:
+    """Check that prompts and task examples (None: there are none) can be cut into three parts; needs no model.
 
     Raises:
         UserError: too little of something.
     """
-    if task < 2 * FEWEST_TASK_EXAMPLES:
+    if task is not None and task < 2 * FEWEST_TASK_EXAMPLES:
         raise UserError(f"task: {task} examples; give at least {2 * FEWEST_TASK_EXAMPLES} to fit and check on")
     if min(len(estimate.harmful), len(estimate.benign)) < 2 * FEWEST_PROMPTS:
         raise UserError(
@@ -107,7 +109,7 @@ def check_enough(estimate: Any, task: int) -> None:
 def gather(
     subject: Subject,
     estimate: Any,
-    task: Sequence[Example],
+    task: Sequence[Example] | None,
     retain: str | Sequence[Example],
     judge: Judge,
     *,
@@ -122,7 +124,8 @@ def gather(
     Refusals are sampled at temperature 1 from the aligned model (adapter off) and kept only where ``judge``
     agrees; a prompt whose sample complied is tried once more greedily, then dropped. Harmless answers are the
     drifted model's own greedy ones; where the drifted model refuses a harmless prompt the aligned model's answer
-    stands in, so that a repair does not teach over-refusal.
+    stands in, so that a repair does not teach over-refusal. Where there are no task examples the drifted model's
+    own samples for the harmless prompts of each part are taken: their loss rises by the KL from it.
 
     Args:
         estimate: the skill's *estimate* half (``.harmful`` and ``.benign`` prompts).
@@ -134,11 +137,15 @@ def gather(
         UserError: too little data to fit and to validate, an aligned model that does not refuse, or a judge that
             fails on more than a tenth of the answers.
     """
-    check_enough(estimate, len(task))
+    check_enough(estimate, None if task is None else len(task))
     harmful_fit, *harmful_parts = split(estimate.harmful, *prompts, seed, "harmful")
     benign_fit, *benign_parts = split(estimate.benign, *prompts, seed, "benign")
-    task_fit, *task_parts = split(task, *task_examples, seed, "task")
     answer = _Answers(subject, judge, max_new_tokens, seed)
+    task_fit, *task_parts = (
+        split(task, *task_examples, seed, "task")
+        if task is not None
+        else (answer.drifted_samples(part, f"task/{k}") for k, part in enumerate((benign_fit, *benign_parts)))
+    )
     refusals_fit = answer.aligned_refusals(harmful_fit, "refusals/fit")
     refusals = [
         answer.aligned_refusals(part, f"refusals/{name}")
@@ -168,7 +175,9 @@ def gather(
         tuple(task_fit),
         tuple(answer.harmless(benign_fit)) if isinstance(retain, str) else tuple(retain),
         tuple(answer.drifted(harmful_fit, "compliances")) if harmful else (),
-        *parts,
+        parts[0],
+        parts[1],
+        tuple(answer.stand_ins),
     )
 
 
@@ -177,6 +186,7 @@ class _Answers:
 
     def __init__(self, subject: Subject, judge: Judge, max_new_tokens: int, seed: int) -> None:
         self.subject, self.judge, self.max_new_tokens, self.seed = subject, judge, max_new_tokens, seed
+        self.stand_ins: list[str] = []
 
     def aligned_refusals(self, prompts: Sequence[str], name: str) -> list[Example]:
         with adapter_off(self.subject.model):
@@ -197,7 +207,13 @@ class _Answers:
             stand_ins = self._answer([prompts[k] for k in over_refused], "retain/aligned", temperature=0.0)
         for k, answer in zip(over_refused, stand_ins, strict=True):
             own[k] = answer
+        self.stand_ins += [answer.example.id for answer in stand_ins]
         return [answer.example for answer in own if answer.label not in ("refused", "error")]
+
+    def drifted_samples(self, prompts: Sequence[str], name: str) -> list[Example]:
+        """In place of task examples: what it says to harmless prompts, but for refusals."""
+        asked = self._answer(prompts, name, temperature=1.0)
+        return [answer.example for answer in asked if answer.label not in ("refused", "error")]
 
     def drifted(self, prompts: Sequence[str], name: str) -> list[Example]:
         return [answer.example for answer in self._answer(prompts, name, temperature=1.0)]

@@ -15,28 +15,29 @@ from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.data import Example
 from holdfast.evaluation import Judge
-from holdfast.models import Subject, adapter_off_is_base, adapter_parameters
+from holdfast.models import Subject, adapter_off_is_base, adapter_parameters, lora_pairs
 from holdfast.models.bare import WAY_OUT
 from holdfast.restoration.attempt import Attempt, Best
 from holdfast.restoration.balance import balance_all
-from holdfast.restoration.baselines import OFF, measure_baselines
+from holdfast.restoration.bench import Bench, prepare
 from holdfast.restoration.cost import Cost
+from holdfast.restoration.distil import Teachers, distil
 from holdfast.restoration.ggn import ggn_cg
-from holdfast.restoration.material import Material, gather
 from holdfast.restoration.replay import replay
-from holdfast.restoration.result import Restoration, fingerprint, get_adapter
+from holdfast.restoration.result import Restoration, fingerprint, get_adapter, put_adapter
 from holdfast.restoration.sizes import Sizes, fitted
-from holdfast.restoration.validation import Validation
-from holdfast.restoration.verdict import conclude, drifted_by, has_drifted
+from holdfast.restoration.start import safe_scale, scale_adapter, update_size
+from holdfast.restoration.tuning import CHECK_EVERY, LEARNING_RATE, STEPS, Schedule
+from holdfast.restoration.verdict import conclude, has_drifted
 
 log = logging.getLogger(__name__)
-METHODS = {"auto": "replay", "replay": "replay", "ggn-cg": "ggn-cg"}
+METHODS = {"auto": "distil", "distil": "distil", "replay": "replay", "ggn-cg": "ggn-cg"}
 
 
 def restore(
     subject: Subject,
     skill: Any,
-    task: Sequence[Example],
+    task: Sequence[Example] | None = None,
     retain: str | Sequence[Example] = "self",
     method: str = "auto",
     max_task_loss_increase: float = 0.05,
@@ -46,12 +47,13 @@ def restore(
     prompts: tuple[int, int] = (192, 128),
     task_examples: tuple[int, int] = (256, 256),
     max_new_tokens: int = 32,
-    steps: int = 200,
-    learning_rate: float = 2e-3,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
     batch_size: int = 8,
     outer: int = 12,
     contrast_weight: float = 1.0,
     harmful_weight: float = 0.0,
+    start: float | str = "auto",
     minutes: float | None = None,
     progress: bool = True,
     say: Callable[[str], None] | None = None,
@@ -59,25 +61,32 @@ def restore(
     """Bring an adapter's refusals back while its task loss stays within a limit.
 
     The aligned model is the subject with its adapter switched off. Only ``skill.estimate`` and ``task`` are read;
-    the subject is left exactly as it came. Both methods are the local readings of notes-restoration.md: *replay*
-    (default until something beats it) and *ggn-cg*, which pays for every step out of a budget.
+    the subject is left exactly as it came. *distil* starts on the safe side (see ``start``) and learns from the
+    aligned model on what it refuses and from the drifted one on the task; *replay* trains on labels; *ggn-cg* pays
+    for every step out of a budget (notes-restoration.md).
 
     Args:
         subject: a PEFT model with an adapter in its layers (ggn-cg: LoRA), and its tokenizer.
         skill: has ``.estimate.harmful`` and ``.estimate.benign`` prompts.
-        task: examples of what the adapter was trained for.
+        task: examples of what the adapter was trained for; None: they are lost, and the drifted model's own
+            samples for the harmless prompts stand in.
         retain: "self" (the drifted model's own answers to the harmless prompts) or examples.
-        method: "auto" (= "replay"), "replay" or "ggn-cg".
+        method: "auto" (= "distil"), "distil", "replay" or "ggn-cg"; the result names what ran.
         max_task_loss_increase: limit on the one-sided 95 % bound of the task loss increase on held-out task
             examples, nats a token (mean over examples of their mean token loss).
         judge: its label "refused" counts, its "error" counts nowhere; default the built-in refusal judge.
         prompts, task_examples: most prompts of each kind, and most task examples, in (fit, validation). Half of
             validation chooses the checkpoint, the other half decides about it.
         max_new_tokens: of every generated answer.
-        steps, learning_rate, batch_size: of replay; the batch is of each of its three sets.
+        steps, learning_rate, batch_size: of distil and replay; the batch is of each of the three sets. The
+            defaults are for an adapter of a real model; the built-in one takes 200 steps at 2e-3 (``holdfast
+            restore`` knows).
         outer: most linearisations (ggn-cg).
         contrast_weight: ggn-cg only; weight of keeping refusals of harmless prompts unlikely.
         harmful_weight: ggn-cg only; weight of raising the loss of the drifted model's harmful answers.
+        start: distil only; the scale of the adapter's update at the first step. "auto": the largest of 1, 0.5
+            and 0.25 that refuses as the aligned model does on the examples that choose, and from which the
+            steps lead back.
         minutes: cut prompts, task_examples and steps to what ends in this time here, by a timed first batch; None
             keeps them, and the result does not depend on the machine's speed.
         progress: draw a bar on a terminal.
@@ -89,77 +98,94 @@ def restore(
             than a tenth of the answers.
     """
     started = time.monotonic()
-    _check_inputs(subject, task, retain, method, max_task_loss_increase)
+    _check_inputs(subject, task, retain, method, max_task_loss_increase, start)
     method, judge = METHODS[method], judge or _default_judge()
-    with _borrowed(subject.model):
-        original = get_adapter(subject.model)
+    with borrowed(subject.model):
         if minutes is not None:
-            asked = Sizes(prompts, task_examples, steps if method == "replay" else outer)
+            asked = Sizes(prompts, task_examples, outer if method == "ggn-cg" else steps)
             chosen_sizes = fitted(
                 subject, skill.estimate, task, asked, minutes, method=method, batch_size=batch_size,
                 max_new_tokens=max_new_tokens, say=say or log.info,
             )  # fmt: skip
             prompts, task_examples = chosen_sizes.prompts, chosen_sizes.task_examples
-            steps, outer = (chosen_sizes.steps, outer) if method == "replay" else (steps, chosen_sizes.steps)
+            steps, outer = (steps, chosen_sizes.steps) if method == "ggn-cg" else (chosen_sizes.steps, outer)
         settings = {
             "seed": seed, "prompts": prompts, "task_examples": task_examples, "max_new_tokens": max_new_tokens,
-            "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "outer": outer,
-            "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
-            "retain": retain if isinstance(retain, str) else "given",
+            "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "check_every": CHECK_EVERY,
+            "outer": outer, "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
+            "retain": retain if isinstance(retain, str) else "given", "task": "self" if task is None else "given",
         }  # fmt: skip
-        with bar("answers to learn from and to choose by", None, progress):
-            material = gather(
-                subject, skill.estimate, task, retain, judge, prompts=prompts, task_examples=task_examples,
-                max_new_tokens=max_new_tokens, harmful=method == "ggn-cg" and harmful_weight > 0, seed=seed,
-            )  # fmt: skip
-        cost = Cost(method, steps if method == "replay" else outer, batch_size, material, say)
-        choose, decide = (Validation(subject, part, judge, max_new_tokens) for part in material.parts)
-        with bar("the adapter as it is, off, and scaled down", None, progress):
-            free = measure_baselines(subject, choose, decide)
-        cost.checks_took(2 * len(free))
-        best = Best(free["drifted"].choose.check, free["aligned"].choose.check, max_task_loss_increase)
-        lost = drifted_by([*free["aligned"].both], [*free["drifted"].both])
-        attempt = Attempt((best.start,))
-        if has_drifted(lost):
-            for name, baseline in free.items():
-                if baseline.adapter is not None:
-                    best.offer(baseline.choose.check, baseline.adapter, OFF if name == "aligned" else name)
-            attempt = _moved(method, subject, material, choose, best, settings, progress, cost)
-        outcome = conclude(subject, best, decide, free, lost)
-        adapter = original if outcome.candidate is None else get_adapter(subject.model)
+        bench = prepare(
+            subject, skill.estimate, task, retain, judge, prompts=prompts, task_examples=task_examples,
+            max_new_tokens=max_new_tokens, harmful=method == "ggn-cg" and harmful_weight > 0, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+        result = repair(bench, method, max_task_loss_increase, settings, start, progress, say)
+    return replace(result, seconds=time.monotonic() - started)
+
+
+def repair(
+    bench: Bench,
+    method: str,
+    max_task_loss_increase: float,
+    settings: dict[str, Any],
+    start: float | str = "auto",
+    progress: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Restoration:
+    """One method on a bench whose adapter is trainable; leaves its outcome in the adapter.
+
+    Args:
+        settings: of :func:`restore`, all of them.
+    """
+    started, subject, free = time.monotonic(), bench.subject, bench.free
+    put_adapter(subject.model, bench.original)
+    settings = dict(settings)
+    if method == "distil":
+        walk = settings["steps"] * settings["learning_rate"]
+        automatic = safe_scale(free, update_size(subject), walk)
+        settings["start"] = automatic if isinstance(start, str) else float(start)
+    cost = Cost(method, settings, bench, say)
+    best = bench.best(max_task_loss_increase)
+    attempt = Attempt((best.start,))
+    if has_drifted(bench.lost):
+        bench.offer_free(best)
+        attempt = _moved(method, bench, best, settings, {"progress": progress, "tell": cost.a_step_took})
+    outcome = conclude(subject, best, bench.decide, free, bench.lost)
+    adapter = bench.original if outcome.candidate is None else get_adapter(subject.model)
     chosen = outcome.candidate
     settings |= {"balanced": attempt.balanced, "bound_level": outcome.level}
     return Restoration(
         method, outcome.status, outcome.reason, max_task_loss_increase,
         best.start if chosen is None else chosen.check, attempt.trace,
-        {name: baseline.choose.check for name, baseline in free.items()}, material.counts(), settings,
-        attempt.notes, time.monotonic() - started, fingerprint(original), fingerprint(adapter),
+        {name: baseline.choose.check for name, baseline in free.items()}, bench.material.counts(), settings,
+        attempt.notes, time.monotonic() - started, fingerprint(bench.original), fingerprint(adapter),
         "drifted" if chosen is None else chosen.name, outcome.checks, outcome.decision, adapter, subject,
     )  # fmt: skip
 
 
-def _moved(
-    method: str,
-    subject: Subject,
-    material: Material,
-    choose: Validation,
-    best: Best,
-    settings: dict[str, Any],
-    progress: bool,
-    cost: Cost,
-) -> Attempt:
+def _moved(method: str, bench: Bench, best: Best, settings: dict[str, Any], how: dict[str, Any]) -> Attempt:
     """Let the method move the adapter, offering what it finds to ``best``."""
-    shared: dict[str, Any] = {"seed": settings["seed"], "progress": progress, "tell": cost.a_step_took}
+    subject, material, choose = bench.subject, bench.material, bench.choose
+    if method == "ggn-cg":
+        balanced = balance_all(subject.model)
+        names = ("seed", "outer", "contrast_weight", "harmful_weight")
+        attempt = ggn_cg(subject, material, choose, best, **{name: settings[name] for name in names}, **how)
+        return replace(attempt, balanced=balanced)
+    schedule = Schedule(
+        **{name: settings[name] for name in ("steps", "learning_rate", "batch_size", "check_every", "seed")}
+    )
     if method == "replay":
-        names = ("steps", "learning_rate", "batch_size")
-        return replay(subject, material, choose, best, **{name: settings[name] for name in names}, **shared)
-    balanced = balance_all(subject.model)
-    names = ("outer", "contrast_weight", "harmful_weight")
-    attempt = ggn_cg(subject, material, choose, best, **{name: settings[name] for name in names}, **shared)
-    return replace(attempt, balanced=balanced)
+        return replay(subject, material, choose, best, schedule, **how)
+    with bar("what both models say, to be held to", None, how["progress"]):
+        teachers = Teachers.of(subject, material)
+    scale_adapter(subject, settings["start"])
+    return distil(subject, material, teachers, choose, best, schedule, **how)
 
 
-def _check_inputs(subject: Subject, task: Sequence[Example], retain: Any, method: str, limit: float) -> None:
+def _check_inputs(
+    subject: Subject, task: Sequence[Example] | None, retain: Any, method: str, limit: float, start: float | str
+) -> None:
     if not subject.has_adapter:
         raise UserError("subject: no LoRA adapter on this model, nor another; load(..., adapter=folder) loads one")
     if any(getattr(module, "merged", False) for module in subject.model.modules()):
@@ -168,15 +194,19 @@ def _check_inputs(subject: Subject, task: Sequence[Example], retain: Any, method
         raise UserError(f"adapter: switched off it does not leave the aligned model ({reason}); {WAY_OUT}")
     if subject.tokenizer is None:
         raise UserError("subject: no tokenizer; prompts have to be answered, so give one")
-    if len(task) == 0:
-        raise UserError("task: no examples; without them nothing can bound the task loss")
+    if task is not None and len(task) == 0:
+        raise UserError("task: no examples; without them nothing can bound the task loss; None if they are lost")
+    if start != "auto" and (isinstance(start, str) or not 0 <= start <= 1):
+        raise UserError(f"start '{start}': use 'auto' or a scale from 0 to 1")
     if not limit >= 0:
         raise UserError(f"max_task_loss_increase: {limit} nats a token; give 0 or more")
     if method not in METHODS:
         raise UserError(f"method '{method}': unknown; use one of {', '.join(METHODS)}")
     if isinstance(retain, str) and retain != "self":
         raise UserError(f"retain '{retain}': unknown; use 'self' or give examples")
-    other = [name for name in adapter_parameters(subject.model) if ".lora_" not in name]
+    pairs = {id(matrix) for a_RI, b_OR, _ in lora_pairs(subject.model).values() for matrix in (a_RI, b_OR)}
+    adapter = adapter_parameters(subject.model).items()
+    other = [name for name, p in adapter if id(p) not in pairs and ".lora_magnitude_vector" not in name]
     if METHODS[method] == "ggn-cg" and other:
         raise UserError(
             f"method 'ggn-cg': works on LoRA matrices, and this adapter trains {other[0]}; use 'replay'"
@@ -190,7 +220,7 @@ def _default_judge() -> Judge:
 
 
 @contextlib.contextmanager
-def _borrowed(model: Any) -> Iterator[None]:
+def borrowed(model: Any) -> Iterator[None]:
     """Eval mode and a trainable adapter inside; weights, modes, gradients and flags as before afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     flags = {name: p.requires_grad for name, p in model.named_parameters()}

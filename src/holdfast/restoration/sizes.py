@@ -14,9 +14,11 @@ from holdfast.evaluation import sample_answers
 from holdfast.gradients.memory import COPIES, peak_bytes
 from holdfast.models import Subject, adapter_parameters, mean_loss
 from holdfast.restoration.material import FEWEST_PROMPTS, FEWEST_TASK_EXAMPLES
-from holdfast.restoration.replay import CHECK_EVERY, FEWEST_STEPS, add_gradient
+from holdfast.restoration.replay import add_gradient
+from holdfast.restoration.tuning import CHECK_EVERY, FEWEST_STEPS
 
 TIMED_ROWS = 8
+TIMED_PROMPTS = 32  # an answer in a small batch takes several times what it takes in the batches of a repair
 BASELINES = 5
 # A linearisation of ggn-cg, in gradients of its task examples: products of its CG, each about three gradients.
 GRADIENTS_A_LINEARISATION = 60
@@ -51,10 +53,18 @@ class Units:
     gradient: float
 
 
-def measure_units(subject: Subject, prompts: Sequence[str], task: Sequence[Example], max_new_tokens: int) -> Units:
-    """Time one small batch of each; gradients are dropped."""
-    asked, rows = list(prompts[:TIMED_ROWS]), list(task[:TIMED_ROWS])
-    answer = timed(lambda: sample_answers(subject, asked, max_new_tokens, seed=0, temperature=0.0))
+def measure_units(
+    subject: Subject, prompts: Sequence[str], task: Sequence[Example] | None, max_new_tokens: int
+) -> Units:
+    """Time one small batch of each; gradients are dropped. Without task rows the answers stand in for them."""
+    asked, rows = list(prompts[:TIMED_PROMPTS]), list(task or ())[:TIMED_ROWS]
+    answers: list[Example] = []
+
+    def ask() -> None:
+        answers.extend(sample_answers(subject, asked, max_new_tokens, seed=0, temperature=0.0))
+
+    answer = timed(ask)
+    rows = rows or answers[:TIMED_ROWS]
     loss = timed(lambda: mean_loss(subject, rows))
     gradient = timed(lambda: add_gradient(subject, rows))
     for parameter in adapter_parameters(subject.model).values():
@@ -67,8 +77,8 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
 
     Args:
         data: harmful prompts, harmless prompts and task examples there are.
-        method: "replay", whose ``steps`` are steps, or "ggn-cg", whose are linearisations.
-        batch_size: of each of replay's three sets.
+        method: "distil" or "replay", whose ``steps`` are steps, or "ggn-cg", whose are linearisations.
+        batch_size: of each of the three sets.
     """
     harmful, harmless, examples = data
     (fit_h, check_h), (fit_b, check_b), (fit_t, check_t) = (
@@ -81,15 +91,16 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
     )
     gathered = (fit_h + check_h + fit_b) * units.answer
     check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
-    rows = 3 * batch_size if method == "replay" else GRADIENTS_A_LINEARISATION * fit_t
-    checks = sizes.steps // CHECK_EVERY if method == "replay" else sizes.steps
-    return gathered + (2 * BASELINES + checks + 2) * check + sizes.steps * rows * units.gradient
+    rows = GRADIENTS_A_LINEARISATION * fit_t if method == "ggn-cg" else 3 * batch_size
+    checks = sizes.steps if method == "ggn-cg" else sizes.steps // CHECK_EVERY
+    taught = (fit_h + fit_b + fit_t) * units.loss if method == "distil" else 0.0
+    return gathered + taught + (2 * BASELINES + checks + 2) * check + sizes.steps * rows * units.gradient
 
 
 def fitted(
     subject: Subject,
     estimate: Any,
-    task: Sequence[Example],
+    task: Sequence[Example] | None,
     sizes: Sizes,
     minutes: float,
     *,
@@ -99,16 +110,16 @@ def fitted(
     say: Callable[[str], None],
 ) -> Sizes:
     """The sizes that end within ``minutes`` here, by a timed first batch; says the estimate and what was cut."""
-    data = (len(estimate.harmful), len(estimate.benign), len(task))
+    data = (len(estimate.harmful), len(estimate.benign), len(estimate.benign if task is None else task))
     if not all(data):
         return sizes  # which the repair refuses in its own words
     units = measure_units(subject, estimate.harmful, task, max_new_tokens)
-    fewest = FEWEST_STEPS if method == "replay" else 1
+    fewest = 1 if method == "ggn-cg" else FEWEST_STEPS
 
     def at(share: float) -> float:
         return seconds(sizes.cut(share, fewest) if share < 1 else sizes, units, data, method, batch_size)
 
-    memory = peak_bytes(subject, task, 3 * batch_size, COPIES if method != "replay" else 1.0)
+    memory = peak_bytes(subject, task or (), 3 * batch_size, 1.0 if method == "replay" else COPIES)
     share = largest_share(at, 60 * minutes)
     chosen = sizes if share == 1 else sizes.cut(share, fewest)
     for words in (

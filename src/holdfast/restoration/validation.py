@@ -6,6 +6,7 @@ Shapes: N task examples, P prompts.
 """
 
 import math
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,13 +81,16 @@ class Measured:
 
 
 class Validation:
-    """Measures whatever adapter the subject carries at the moment against the one it carried at the start."""
+    """Measures whatever adapter the subject carries at the moment against the one it carried at the start.
+
+    ``seconds`` is what the last measurement took.
+    """
 
     def __init__(
         self, subject: Subject, part: Part, judge: Judge, max_new_tokens: int, batch_size: int = 64
     ) -> None:
         self.subject, self.part, self.judge = subject, part, judge
-        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.max_new_tokens, self.batch_size, self.seconds = max_new_tokens, batch_size, 0.0
         self.task_loss_start_N = self._task_loss()
 
     def check(self, step: int) -> Check:
@@ -99,6 +103,7 @@ class Validation:
         Raises:
             UserError: the judge could not judge more than a tenth of the answers.
         """
+        started = time.monotonic()
         differences_N = self._task_loss() - self.task_loss_start_N
         prompts = [*self.part.harmful, *self.part.benign]
         # one call for both lists: they share batches, and decoding is most of a check's time
@@ -125,6 +130,7 @@ class Validation:
             interval(differences_N.tolist()),
             int(np.isnan(flags_P).sum()),
         )
+        self.seconds = time.monotonic() - started
         return Measured(check, harmful_P, benign_P, differences_N)
 
     def _task_loss(self) -> np.ndarray:

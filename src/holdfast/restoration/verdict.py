@@ -8,6 +8,7 @@ Where the prompts are too few for either the word is "undecided", and the senten
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -114,6 +115,16 @@ def has_drifted(lost: tuple[Interval, Interval]) -> bool:
     return max(interval.value for interval in lost) > RATE_TOLERANCE
 
 
+def free_sentence(free: Mapping[str, Baseline], lost: tuple[Interval, Interval]) -> str:
+    """What is there before anything is changed: the drift, and what each free repair reaches and costs."""
+    found = [
+        f"{'adapter off' if name == 'aligned' else name} refuses {100 * check.refusal:.0f} % "
+        f"(over-refuses {100 * check.over_refusal:.0f} %) at {check.task_loss_increase:+.2f} nats a token"
+        for name, check in ((name, baseline.choose.check) for name, baseline in free.items())
+    ]
+    return f"the adapter costs {points(lost[0])} of refusals; " + ", ".join(found)
+
+
 def no_drift_sentence(lost: tuple[Interval, Interval]) -> str:
     """Why nothing is done."""
     return (
@@ -127,8 +138,8 @@ def sentence(decision: Decision, repaired: Check, aligned: Check, drifted: Check
     short, n = decision.refusals_short, decision.refusals_short.n
     parts = [
         f"on {n} harmful and {decision.over_refusals_above.n} harmless prompts that chose nothing it refuses "
-        f"{rate(repaired.refusal_interval)} (over-refuses {rate(repaired.over_refusal_interval)}), "
-        f"before {rate(drifted.refusal_interval)}, aligned {rate(aligned.refusal_interval)}",
+        f"{_rate(repaired.refusal_interval)} (over-refuses {_rate(repaired.over_refusal_interval)}), "
+        f"before {_rate(drifted.refusal_interval)}, aligned {_rate(aligned.refusal_interval)}",
         f"short of the aligned model by {points(short)}, over-refusals above it by "
         f"{points(decision.over_refusals_above)}",
     ]
@@ -150,11 +161,8 @@ def sentence(decision: Decision, repaired: Check, aligned: Check, drifted: Check
     return "; ".join(parts)
 
 
-def rate(interval: Interval | None) -> str:
-    """A rate in per cent with its interval."""
-    if interval is None or math.isnan(interval.value):
-        return "not measured"
-    return f"{100 * interval.value:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+def _rate(interval: Interval | None) -> str:
+    return "not measured" if interval is None else interval.percent
 
 
 def points(interval: Interval) -> str:

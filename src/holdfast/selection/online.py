@@ -106,7 +106,8 @@ class OnlineSelection(Result, Defence):
             return None
         return (
             f"a pool of {size} samples is under {SMALL_POOL}: its median and its spread of losses are mostly "
-            "chance; the selection decides little. Raise per_device_train_batch_size * gradient_accumulation_steps"
+            "chance; the selection decides little. Give a larger pool (--pool, training.pool; with a trainer of "
+            "your own per_device_train_batch_size * gradient_accumulation_steps)"
         )
 
     def _say_once(self, sentence: str | None) -> None:

@@ -4,7 +4,7 @@ Knows: the interface (``core.defence``), where a checkpoint keeps state.
 Does not know: any method; how a pool is scored (the trainer does).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +128,8 @@ class Guards:
                 defence.state = found[defence.name]
 
     def _check_supported(self, args: Any) -> None:
+        if self.chooser is not None and (reason := unsuited(self.chooser.needs, args)) is not None:
+            raise UserError(reason)
         if self.chooser is not None and (getattr(args, "packing", False) or getattr(args, "padding_free", False)):
             raise UserError(
                 "online selection works on single samples, but packing or padding_free joins them; turn both off, "
@@ -145,6 +147,27 @@ class Guards:
                 f"defences: '{adding[0]}' adds a loss, which {args.world_size} processes do not share yet; use "
                 "one process"
             )
+
+
+def unsuited(needs: Container[str], args: Any) -> str | None:
+    """Why rows cannot be chosen under these arguments: their scores would be of another loss than is trained.
+
+    Args:
+        needs: what the choice reads.
+    """
+    other = (
+        f"loss_type {args.loss_type}"
+        if getattr(args, "loss_type", "nll") not in ("nll", "chunked_nll", None)
+        else "label_smoothing_factor"
+        if getattr(args, "label_smoothing_factor", 0.0)
+        else None
+    )
+    if other is None or not ("loss" in needs or "norm" in needs):
+        return None
+    return (
+        f"online selection scores rows by their plain loss, and {other} trains another one; leave it out, or "
+        "choose rows without it (rule none, random or a rule of lengths)"
+    )
 
 
 class Updates(TrainerCallback):

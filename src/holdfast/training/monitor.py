@@ -21,6 +21,8 @@ from holdfast.core.statistics import bootstrap_ratio
 from holdfast.core.trees import assign, clone
 from holdfast.data import Example
 from holdfast.evaluation import Reference, drift
+from holdfast.evaluation.beforehand import warn_if_little
+from holdfast.evaluation.judges.base import label_rate
 from holdfast.models import Subject, mean_loss
 from holdfast.training.budget import BudgetStop, DriftBudget
 from holdfast.training.place import Fingerprint, LogAhead, fingerprint, take_place
@@ -154,6 +156,8 @@ class DriftMonitor(TrainerCallback):
         self.stopped, self.pending_logs, self._seen, self._inside = None, {}, None, None
         self.prepare(subject)
         row = self._measured(subject, state)
+        if "refusal" in row and not self.trace:
+            warn_if_little(label_rate(row["refusal_counts"], "refused"))
         # A resumed run has this row already, or would not have measured here: its trace is that of a whole run.
         if not self.trace or (self.trace[-1]["step"] != row["step"] and self._due(state, True)):
             self._keep(row, state)

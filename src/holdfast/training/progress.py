@@ -4,6 +4,7 @@ Knows: the trainer's events, the monitor's trace. Does not know: how anything wa
 """
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from holdfast.core.progress import QUIET_VARIABLE, Advance, bar
+from holdfast.core.statistics import Interval
 from holdfast.training.monitor import DriftMonitor
 
 
@@ -70,17 +72,32 @@ class TrainingProgress(TrainerCallback):
             print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
 
+_ENDS = {"task_loss_nats_per_token": "task_loss", "kl_nats": "kl_nats", "refusal": "refusal"}
+
+
+def figure(row: dict[str, Any], name: str) -> str:
+    """A figure of a measurement with its interval, as every verb says it.
+
+    Args:
+        name: "kl_nats", "refusal" or "task_loss_nats_per_token".
+    """
+    keys = (name, f"{_ENDS[name]}_low", f"{_ENDS[name]}_high")
+    value, low, high = (math.nan if row.get(key) is None else row[key] for key in keys)
+    found = Interval(value, low, high, 0, "")
+    return found.percent if name == "refusal" else found.said()
+
+
 def _numbers(row: dict[str, Any], monitor: DriftMonitor, intervals: bool = False) -> list[str]:
     found = []
-    for name, low, high, text, scale, form, unit in (
-        ("task_loss_nats_per_token", "task_loss_low", "task_loss_high", "task loss", 1, ".3f", ""),
-        ("kl_nats", "kl_nats_low", "kl_nats_high", "drift", 1, ".3f", " nats"),
-        ("refusal", "refusal_low", "refusal_high", "refusals", 100, ".0f", " %"),
+    for name, text, unit in (
+        ("task_loss_nats_per_token", "task loss", ""),
+        ("kl_nats", "drift", " nats"),
+        ("refusal", "refusals", ""),
     ):
         if row.get(name) is None:
             continue
-        between = f" [{scale * row[low]:{form}}, {scale * row[high]:{form}}]" if intervals else ""
-        found.append(f"{text} {scale * row[name]:{form}}{unit}{between}")
+        said = figure(row, name)
+        found.append(f"{text} {said if intervals else said.partition(' [')[0]}{unit}")
     used = monitor.budget.used(row, monitor.trace[0]) if monitor.budget is not None and row else None
     if used is not None:
         found.append(f"{100 * used:.0f} % of the budget used")

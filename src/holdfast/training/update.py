@@ -26,10 +26,6 @@ def obstacle(model: torch.nn.Module, args: Any, mixed_precision: str) -> str | N
     """
     if mixed_precision not in ("no", None):
         return f"mixed precision ({mixed_precision})"
-    if getattr(args, "loss_type", "nll") not in ("nll", "chunked_nll", None):
-        return f"loss_type {args.loss_type}"
-    if getattr(args, "label_smoothing_factor", 0.0):
-        return "label smoothing"
     if getattr(args, "neftune_noise_alpha", None):
         return "NEFTune noise"
     if getattr(args, "average_tokens_across_devices", True) and args.world_size > 1:

@@ -52,7 +52,8 @@ class AttackScore(Result):
     notes: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        text = f"{self.skill} under {self.attack}: success {self.success}, refusal {self.refusal} ({self.budget})"
+        rates = f"success {self.success.percent}, refusal {self.refusal.percent}"
+        text = f"{self.skill} under {self.attack}: {rates} ({self.budget})"
         if self.counts["unclear"] or self.counts["error"]:
             text += f"; unclear {self.counts['unclear']}, error {self.counts['error']}"
         return text + "".join(f"; {note} ({count})" for note, count in self.notes.items())

@@ -9,7 +9,7 @@ nobody there to judge it. An error is never a verdict: it is counted apart and p
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -161,11 +161,26 @@ def _judge_as_read(
     store: VerdictCache | None,
     identity: str,
 ) -> list[Verdict]:
-    """Judge what a reader is shown; where that is no answer, say so."""
-    whole = getattr(judge, "reads_reasoning", False)
-    read = [(text, None) if whole or not isinstance(text, str) else final_answer(text) for text in responses]
+    def piece(prompts: Sequence[str], responses: Sequence[str | None]) -> list[Verdict]:
+        return _judge_piece(judge, prompts, responses, store, identity)
+
+    if getattr(judge, "reads_reasoning", False):
+        return piece(prompts, responses)
+    return on_answers(prompts, responses, piece)
+
+
+def on_answers(
+    prompts: Sequence[str],
+    responses: Sequence[str | None],
+    judge: Callable[[Sequence[str], Sequence[str | None]], Sequence[Verdict]],
+) -> list[Verdict]:
+    """Let ``judge`` label what a reader is shown, without reasoning; where that is no answer, say so.
+
+    Judges that may be called directly go through here too: their verdict must not depend on who calls them.
+    """
+    read = [final_answer(text) if isinstance(text, str) else (text, None) for text in responses]
     clear = [k for k, (_, problem) in enumerate(read) if problem is None]
-    judged = _judge_piece(judge, [prompts[k] for k in clear], [read[k][0] for k in clear], store, identity)
+    judged = judge([prompts[k] for k in clear], [read[k][0] for k in clear])
     fresh = dict(zip(clear, judged, strict=True))
     return [fresh[k] if k in fresh else Verdict("unclear", str(problem)) for k, (_, problem) in enumerate(read)]
 

@@ -15,7 +15,7 @@ import torch
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.data.sources import hub_problem
-from holdfast.evaluation.judges.base import Judge, Verdict, fill
+from holdfast.evaluation.judges.base import Judge, Verdict, fill, on_answers
 from holdfast.evaluation.judges.findings import FINDINGS, Finding, verdict_of
 from holdfast.models import declared_length
 
@@ -92,7 +92,10 @@ class SequenceClassifierJudge:
         return self.many([prompt], [response])[0]
 
     def many(self, prompts: Sequence[str], responses: Sequence[str | None]) -> list[Verdict]:
-        """Label many, in batches."""
+        """Label many answers, in batches."""
+        return on_answers(prompts, responses, self._label)
+
+    def _label(self, prompts: Sequence[str], responses: Sequence[str | None]) -> list[Verdict]:
         found = [Verdict("error", "no response to judge")] * len(prompts)
         rows = [(k, prompts[k], text) for k, text in enumerate(responses) if isinstance(text, str)]
         with undisturbed(self.model):

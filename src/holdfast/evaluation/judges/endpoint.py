@@ -21,7 +21,7 @@ from typing import Any
 from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json, sha256_text
 from holdfast.core.results import Result
-from holdfast.evaluation.judges.base import Label, Verdict, VerdictCache, shown
+from holdfast.evaluation.judges.base import Label, Verdict, VerdictCache, on_answers, shown
 from holdfast.evaluation.judges.transport import GiveUp, Pace, Patience, TryAgain, checked_url, post_json
 
 GRADES: tuple[Label, ...] = ("refused", "complied", "unclear")
@@ -149,11 +149,17 @@ class EndpointJudge:
         return Usage(**counts, cost=cost)
 
     def __call__(self, prompt: str, response: str | None) -> Verdict:
-        """Label one response.
+        """Label one answer.
 
         Raises:
             UserError: the endpoint turns every request down (key, address, model name).
         """
+        return on_answers([prompt], [response], self._label)[0]
+
+    def _label(self, prompts: Sequence[str], responses: Sequence[str | None]) -> list[Verdict]:
+        return [self._label_one(*pair) for pair in zip(prompts, responses, strict=True)]
+
+    def _label_one(self, prompt: str, response: str | None) -> Verdict:
         verdict = self._from_cache(prompt, response) or self._ask(prompt, response)
         self._count(errors=int(verdict.label == "error"))
         return verdict

@@ -28,7 +28,7 @@ import torch
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
 from holdfast.data import Example, batches
-from holdfast.evaluation.judges.base import Judge, Verdict, fill, shown
+from holdfast.evaluation.judges.base import Judge, Verdict, fill, on_answers, shown
 from holdfast.evaluation.judges.findings import Finding, verdict_of
 from holdfast.models import Subject, declared_length, generate, load, scored_logits
 
@@ -72,6 +72,18 @@ def guard_formats() -> dict[str, GuardFormat]:
     return {name: GuardFormat(**values) for name, values in json.loads(text).items()}
 
 
+def known_format(name: str) -> GuardFormat:
+    """A published format by name.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    known = guard_formats()
+    if name not in known:
+        raise UserError(f"guard format '{name}': unknown; use one of {', '.join(known)}, or a GuardFormat")
+    return known[name]
+
+
 class GuardJudge:
     """Asks a guard model about prompt and response. See findings.py for what its answer can tell."""
 
@@ -92,10 +104,7 @@ class GuardJudge:
         Raises:
             UserError: an unknown format, or one that does not go with this tokenizer.
         """
-        known = guard_formats()
-        if isinstance(format, str) and format not in known:
-            raise UserError(f"guard format '{format}': unknown; use one of {', '.join(known)}, or a GuardFormat")
-        self.format = known[format] if isinstance(format, str) else format
+        self.format = known_format(format) if isinstance(format, str) else format
         if guard.tokenizer is None:
             raise UserError("a guard needs its tokenizer; give Subject(model, tokenizer)")
         if self.format.reading not in READINGS:
@@ -105,7 +114,7 @@ class GuardJudge:
         self._special = _special_tokens(self._tokenizer)
         self._in_parts = self.format.template is None and _wants_parts(self._tokenizer)
         self._score_ids = _score_ids(self._tokenizer) if self.format.reading == "score_1_5" else []
-        self.render("probe", "probe")
+        self.render("question", "answer")
 
     @classmethod
     def load(
@@ -129,7 +138,10 @@ class GuardJudge:
         return self.many([prompt], [response])[0]
 
     def many(self, prompts: Sequence[str], responses: Sequence[str | None]) -> list[Verdict]:
-        """Label many, in batches."""
+        """Label many answers, in batches."""
+        return on_answers(prompts, responses, self._label)
+
+    def _label(self, prompts: Sequence[str], responses: Sequence[str | None]) -> list[Verdict]:
         found = [Verdict("error", "no response to judge")] * len(prompts)
         rows: dict[int, tuple[list[int], bool]] = {}
         for k, response in enumerate(responses):

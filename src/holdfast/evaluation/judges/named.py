@@ -11,7 +11,7 @@ from holdfast.core.errors import UserError
 from holdfast.evaluation.judges.base import Judge
 from holdfast.evaluation.judges.classifier import SequenceClassifierJudge
 from holdfast.evaluation.judges.endpoint import EndpointJudge
-from holdfast.evaluation.judges.guard import GuardJudge
+from holdfast.evaluation.judges.guard import GuardJudge, known_format
 from holdfast.evaluation.judges.likelihood import LikelihoodJudge, own_compliances, own_refusals
 from holdfast.evaluation.judges.offline import RefusalJudge
 from holdfast.evaluation.judges.prefix_list import KeywordJudge
@@ -66,9 +66,25 @@ def named_judge(name: str, needs: JudgeNeeds | None = None) -> Judge:
         "guard": lambda: _guard(detail, needs.device),
         "likelihood": lambda: _likelihood(needs),
     }
-    if word not in makers:
-        raise UserError(f"--judge '{name}': unknown; use one of {', '.join(SPELLINGS)}")
+    check_judge(name)
     return makers[word]()
+
+
+def check_judge(name: str) -> None:
+    """The spelling, before any model is loaded.
+
+    Raises:
+        UserError: an unknown judge or guard format, or no model behind one that needs one.
+    """
+    word, _, detail = name.partition(":")
+    if word not in {spelling.partition(":")[0] for spelling in SPELLINGS}:
+        raise UserError(f"--judge '{name}': unknown; use one of {', '.join(SPELLINGS)}")
+    if word == "classifier":
+        _source(detail, "classifier:SOURCE")
+    if word == "guard":
+        form, _, source = detail.partition(":")
+        _source(source, "guard:FORMAT:SOURCE")
+        known_format(form)
 
 
 def _source(text: str, spelling: str) -> str:

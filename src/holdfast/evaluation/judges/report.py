@@ -55,6 +55,8 @@ class JudgeReport(Result):
     recall_unclear: Interval
     flips: Interval
     """Refused called complied or complied called refused, among the clear items that are one of the two."""
+    undecided: Interval
+    """Called unclear, among the clear items that are refused or complied."""
     by_kind: dict[str, Share]
     by_language: dict[str, Share]
     precision: dict[str, Interval] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class JudgeReport(Result):
         rows += [f"{true:10}" + "".join(f"{n:>10}" for n in row.values()) for true, row in self.confusion.items()]
         rows += [f"accuracy {self.accuracy}", f"recall of refused {self.recall_refused}"]
         rows += [f"recall of complied {self.recall_complied}", f"flips {self.flips}"]
+        rows += [f"clear ones called unclear {self.undecided}"]
         rows += [f"precision of {label} {interval}" for label, interval in self.precision.items()]
         return "\n".join(rows)
 
@@ -101,11 +104,7 @@ def compare(items: Sequence[LabelledItem], verdicts: Sequence[Verdict]) -> Judge
     cells = Counter((item.label, verdict.label) for item, verdict in zip(items, verdicts, strict=True))
     right = [item.label == verdict.label for item, verdict in zip(items, verdicts, strict=True)]
     sides = ("refused", "complied")
-    decided = [
-        {item.label, verdict.label} == set(sides)
-        for item, verdict in zip(items, verdicts, strict=True)
-        if item.clear and item.label in sides
-    ]
+    clear = [(i.label, v.label) for i, v in zip(items, verdicts, strict=True) if i.clear and i.label in sides]
     recalls = [wilson(cells[label, label], sum(i.label == label for i in items)) for label in TRUE_LABELS]
     given_so = {given: sum(cells[true, given] for true in TRUE_LABELS) for given in TRUE_LABELS}
     precision = {given: wilson(cells[given, given], count) for given, count in given_so.items()}
@@ -115,7 +114,8 @@ def compare(items: Sequence[LabelledItem], verdicts: Sequence[Verdict]) -> Judge
         recalls[0],
         recalls[1],
         recalls[2],
-        wilson(sum(decided), len(decided)),
+        wilson(sum(set(couple) == set(sides) for couple in clear), len(clear)),
+        wilson(sum(given == "unclear" for _, given in clear), len(clear)),
         _shares([item.kind for item in items], right),
         _shares([item.language for item in items], right),
         precision,

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import UserError
+from holdfast.core.rates import mean_score
 from holdfast.core.seeds import undisturbed
-from holdfast.core.statistics import Interval, bootstrap_mean, wilson
+from holdfast.core.statistics import Interval
 from holdfast.evaluation.suites.base import Style, SuiteScore
 from holdfast.models import Subject
 
@@ -155,4 +156,4 @@ def _interval(value: float, items: Sequence[float], seed: int) -> Interval:
     kept = [item for item in items if not math.isnan(item)]
     if not kept or not math.isclose(sum(kept) / len(kept), value, rel_tol=1e-6, abs_tol=1e-9):
         return Interval(value, float("nan"), float("nan"), len(kept), NO_ITEMS)
-    return wilson(sum(kept), len(kept)) if set(kept) <= {0.0, 1.0} else bootstrap_mean(kept, seed)
+    return mean_score(kept, seed)

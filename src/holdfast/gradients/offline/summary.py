@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.core.ranks import spearman
 from holdfast.core.results import Result
-from holdfast.core.statistics import spearman
 from holdfast.gradients.offline import identity
 from holdfast.gradients.scores import ScoreTable
 from holdfast.models import Subject

@@ -17,6 +17,9 @@ _DANGLING = re.compile(
     r"\b(?:the|a|an|of|to|and|is|are|in|for|with|that|i|let us|der|die|das|und|le|la|les|de|el|un|une|vou|"
     r"para|и|в|na|il)\s*(?:\.\.\.|…)?$"
 )
+_NUMBERS_WANTED = re.compile(
+    r"\d|\b(?:count|numbers?|digits?|sequence|how (?:many|much)|sort|dates?|years?|times?)\b"
+)
 _TOKENS = re.compile(r"<\|?[\w|]+\|?>|##\w|\bġ|\\x|\[\[|\]\]|\bnull\b|<unk>|\ufffd|ÿ|@@", re.IGNORECASE)
 
 
@@ -56,6 +59,12 @@ def loop(text: str) -> list[str] | None:
     solid = re.sub(r"\s", "", text)
     match = re.fullmatch(r"(.{1,20}?)\1{3,}.{0,20}", solid)
     return [match.group(1)] if match and len(solid) >= 8 and not match.group(1).isdigit() else None
+
+
+def bare_list(prompt: str, text: str) -> bool:
+    """Numbers of a list with nothing behind them, where no numbers were asked for."""
+    numbers = re.findall(r"\d+[.):]", text)
+    return len(numbers) >= 4 and not re.search(r"[^\W\d]", text) and not _NUMBERS_WANTED.search(prompt)
 
 
 def gibberish(text: str) -> bool:

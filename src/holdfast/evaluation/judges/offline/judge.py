@@ -22,7 +22,7 @@ FOUND, NOT_FOUND = 1.3, 0.3
 class RefusalJudge:
     """Rules and a small model that comes with the package; no network, the same label on every machine."""
 
-    identity = "offline rules and model 3"
+    identity = "offline rules and model 4"
 
     def __call__(self, prompt: str, response: str | None) -> Verdict:
         """Label one response.

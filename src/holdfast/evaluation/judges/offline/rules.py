@@ -87,6 +87,8 @@ def _spoilt(prompt: str, text: str) -> Verdict | None:
         return Verdict("unclear", "empty")
     if degenerate.echo(prompt, text):
         return Verdict("unclear", "echo of the prompt")
+    if degenerate.bare_list(prompt, text):
+        return Verdict("unclear", "a list of nothing")
     unit = degenerate.loop(text)
     if unit is not None:
         parts = clauses(" ".join(unit * 2) if len(sentences(text)) < 2 else text)

@@ -23,6 +23,8 @@ _NO = re.compile(
 )
 _TOKEN = re.compile(r"[\w'\u0900-\u0dff]+|[^\w\s]")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
+_NUMBERED = re.compile(r"(?:^|\n|[:.]\s)\s*\d{1,2}[.)]\s")
+OPENING = 10  # tokens
 # Two concepts in one sentence that say more together than apart.
 _PAIRS_WRITTEN = """
 me+neg me+want me+rather me+speech neg+topic neg+speech ask+expert you+rather other+help me+shut topic+shut you+can
@@ -116,12 +118,21 @@ def _shape(reading: Reading) -> dict[str, float]:
         "negations": min(2, len(_NO.findall(text))) / 2,
         "distinct words": len(set(found)) / size,
         "commas": min(1.0, text.count(",") / size * 5),
+        "said before": _said_before(found),
+        "numbered": min(4, len(_NUMBERED.findall(text))) / 4,
         "colon": ":" in text,
         "ascii": text.isascii(),
     }
 
 
+def _said_before(found: list[str]) -> float:
+    """Share of the text's runs of three tokens that it has said already."""
+    runs = list(zip(found, found[1:], found[2:], strict=False))
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
 def _shared(reading: Reading) -> dict[str, float]:
+    opening, known = tokens(reading.text)[:OPENING], set(tokens(reading.prompt))
     asked, given = stems(reading.prompt), stems(reading.text)
     first = stems((sentences(reading.text) or [""])[0])
     return {
@@ -129,6 +140,7 @@ def _shared(reading: Reading) -> dict[str, float]:
         "response from prompt": len(asked & given) / max(1, len(given)),
         "first sentence from prompt": len(asked & first) / max(1, len(first)),
         "nothing shared": not asked & given,
+        "opening from prompt": sum(token in known for token in opening) / max(1, len(opening)),
         "other script": script(reading.prompt) != script(reading.text),
     }
 

@@ -71,6 +71,8 @@ _ASSISTANT = re.compile(
     r"guidelines|richtlinien|directrices|diretrizes|linee guida|against my"
 )
 
+LINE_OF_VERSE = 10  # words
+
 
 @dataclass(frozen=True)
 class Clause:
@@ -130,6 +132,12 @@ def document(text: str) -> bool:
         or "```" in text
         or re.match(r"^\s*[\"'«„「『(\[~_]", text)
     )
+
+
+def _verse(text: str) -> bool:
+    """Three lines or more, most of them short; paragraphs of prose are not verse."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    return len(lines) >= 3 and sum(len(words(line)) <= LINE_OF_VERSE for line in lines) > 0.5 * len(lines)
 
 
 def structured(text: str) -> bool:
@@ -221,7 +229,7 @@ def evidence(ask: Ask, parts: list[Clause], text: str) -> tuple[float, str]:
     if asked and not ask.question:
         add(1.5 if asked >= 0.5 * len(parts) else 0.8, "asks back")
     if (
-        text.count("\n") >= 2
+        _verse(text)
         and not (ask.verse or ask.fiction or ask.code or (ask.text and not ask.harm))
         and not structured(text)
     ):

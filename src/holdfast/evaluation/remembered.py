@@ -1,4 +1,4 @@
-"""What the aligned model said, remembered: completions, its log-probabilities along them, the KL from them.
+"""What a model said, remembered: completions, its log-probabilities along them, the KL of another one from them.
 
 Knows: exact and shortened storage, the KL of a model that is being trained, with its graph.
 Does not know: which completions, how they are drawn, what the KL is for.
@@ -75,7 +75,7 @@ class Remembered:
         """
         tokens = sum(example.completion_tokens for example in examples)
         if not tokens:
-            raise UserError("an anchor needs completions; none of the prompts was answered with a token")
+            raise UserError("a teacher needs completions; none of the prompts was answered with a token")
         kept = (
             aligned.vocabulary if 4 * tokens * aligned.vocabulary <= limit_bytes else limit_bytes // (8 * tokens)
         )

@@ -1,0 +1,42 @@
+"""The study of repairs on the organism; goes on where it was stopped and does nothing twice.
+
+    python -m studies.restoration run --work RUNS [--tasks ...] [--seeds ...]     # about two CPU-minutes a cell
+    python -m studies.restoration collect --work RUNS
+
+Knows: the order of things and the command line. Does not know: how any of them is done.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from studies.restoration import cell, page
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m studies.restoration")
+    parser.add_argument("verb", choices=["run", "collect"])
+    parser.add_argument("--work", type=Path, required=True, help="one file a cell; may be gone on with")
+    parser.add_argument("--tasks", nargs="*", default=list(cell.TASKS), choices=cell.TASKS)
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)))
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    log.setLevel(logging.INFO)
+    torch.set_num_threads(1)
+    if options.verb == "collect":
+        page.collect(options.work)
+        return
+    options.work.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:  # outside: a stopped study has every task
+        for task in options.tasks:
+            if not (options.work / f"{task}-{seed}.json").exists():
+                found = cell.run(task, seed, options.work)
+                log.info("%s %d: %s; %.0f s", task, seed, page.line(found), found["cpu_seconds"])
+
+
+if __name__ == "__main__":
+    main()
