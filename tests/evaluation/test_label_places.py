@@ -1,4 +1,4 @@
-"""A label is seen wherever it stands: in an object, a list, a column with another job, behind each line of text."""
+"""A label is seen wherever it stands: in an object, a list, a column with another job, behind a line of text."""
 
 import json
 

@@ -18,7 +18,7 @@ THOUGHT, ANSWER = "They want something bad. I can't help with that, can I?", "Su
     [
         f"Here are my reasoning steps:\n{THOUGHT}\n[BEGIN FINAL RESPONSE]\n{ANSWER}\n[END FINAL RESPONSE]\n",
         f"{THOUGHT}\n[BEGIN FINAL RESPONSE]\n{ANSWER}\n[END FINAL RESPONSE]",
-        f'<details type="reasoning" done="true">\n<summary>Thought for 3 s</summary>\n{THOUGHT}</details>\n{ANSWER}',
+        f'<details type="reasoning" done="true">\n<summary>Thought</summary>\n{THOUGHT}</details>\n{ANSWER}',
     ],
 )
 def test_formats_of_apriel_and_of_hosts_that_fold_thoughts(text):

@@ -164,7 +164,7 @@ def read_prompts(source: str | Path | Sequence[str], side: Side) -> PromptList:
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A row without objects in it (``meta.label``) and without lists of one, so that a label shows wherever it is."""
+    """A row without objects in it (``meta.label``) and without lists of one: a label shows wherever it is."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         value = from_json(value) if name.lower() not in PROMPT_FIELDS else value
