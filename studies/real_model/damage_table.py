@@ -102,6 +102,19 @@ def _cell(after: Sequence[Values], before: Values) -> dict[str, Any]:
     }
 
 
+def runs(results: Mapping[str, Any]) -> str:
+    """Markdown: which runs the table holds."""
+    found = results["damage"]
+    rows = []
+    for seed in sorted({arm.seed for arm in ARMS}):
+        arms = [run["arm"] for run in found["runs"] if run["arm"]["seed"] == seed]
+        done = [(arm["kind"], arm["learning_rate"]) for arm in arms]
+        planned = [arm for arm in ARMS if arm.seed == seed]
+        missing = [f"{a.kind} {a.learning_rate:g}" for a in planned if (a.kind, a.learning_rate) not in done]
+        rows.append([str(seed), f"{len(done)} of {len(planned)}", ", ".join(missing) or "none"])
+    return _markdown(["seed", "runs in the table", "missing"], rows)
+
+
 def rates(results: Mapping[str, Any]) -> str:
     """Markdown: what became of the refusals, per cent."""
     found = results["damage"]
