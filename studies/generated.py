@@ -13,6 +13,7 @@ from studies.evaluation import tables
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import report
+from studies.restoration import page as repairs
 from studies.training import summary as training
 
 from holdfast.core.files import read_json
@@ -39,6 +40,11 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "damage": ("organism", page.damage),
     },
     "studies/real_model/README.md": {"figures": ("real_model", report.table)},
+    "studies/restoration/README.md": {
+        "repairs": ("restoration", repairs.markdown),
+        "scales": ("restoration", repairs.curve),
+        "choosing": ("restoration", repairs.choosing),
+    },
     "studies/training/README.md": {
         "arms": ("training", training.markdown),
         "tasks": ("training", training.markdown_by_task),
