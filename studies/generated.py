@@ -13,6 +13,7 @@ from studies.evaluation import tables
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, report
+from studies.restoration import page as repairs
 from studies.training import summary as training
 
 from holdfast.core.files import read_json
@@ -43,6 +44,11 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "runs": ("real_model", damage_table.runs),
         "damage": ("real_model", damage_table.rates),
         "beside": ("real_model", damage_table.others),
+    },
+    "studies/restoration/README.md": {
+        "repairs": ("restoration", repairs.markdown),
+        "scales": ("restoration", repairs.curve),
+        "choosing": ("restoration", repairs.choosing),
     },
     "studies/training/README.md": {
         "arms": ("training", training.markdown),
