@@ -7,6 +7,7 @@ Knows: the order of things and the command line. Does not know: how any of them 
 
 import argparse
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ def validate(cache: Path, data: Path, adapter: Path) -> None:
 
 def measure_all(cache: Path, data: Path, adapter: Path, out: Path) -> None:
     """The figures of the aligned model on everything held out, written to `out`."""
+    started = time.monotonic()
     subject = model.aligned(cache, adapter)
     digest = sha256_file(adapter / "adapter_model.safetensors")
     sets = rows.prompt_sets(data)
@@ -66,6 +68,7 @@ def measure_all(cache: Path, data: Path, adapter: Path, out: Path) -> None:
         "near_duplicates_removed": sets.removed,
         "claims": report.claims(found),
         "judge": RefusalJudge.identity,
+        "seconds": round(time.monotonic() - started, 1),  # of this call: answers that were kept cost none
         "labels": {
             name: {k: v for k, v in rates.items() if k != "refused"}
             for name, rates in found.items()
