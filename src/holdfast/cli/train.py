@@ -223,12 +223,13 @@ def _settings(
 ) -> dict[str, Any]:
     """What a fine-tune must have in common with the one it continues; contents count, places do not."""
     from holdfast.core.files import hash_json
+    from holdfast.pipeline.inputs import content_hash, model_source
 
     def content(read: "TaskRows") -> str:
         return hash_json([str(row.values) for row in read.rows])
 
     return {
-        "model": model,
+        "model": content_hash(model_source(model)),
         "loading": asdict(loading),
         "adapter": spec.adapter.model_dump(mode="json"),
         "training": spec.training.model_dump(mode="json"),
@@ -239,7 +240,7 @@ def _settings(
         "seed": spec.seed,
         "data": content(train_rows),
         "held-out rows": content(held_out),
-        "prompts": hash_json(list(skill.estimate.harmful)),
+        "prompts": hash_json([skill.estimate.harmful, skill.estimate.benign]),
     }
 
 

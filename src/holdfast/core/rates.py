@@ -35,6 +35,8 @@ def rate_over_seeds(values_SP: Sequence[Sequence[float]], seed: int = 0) -> Inte
     surer than of none.
     """
     data_SP = np.asarray(values_SP, dtype=np.float64)
+    if not data_SP.size:
+        return wilson(0, 0)
     over_prompts = wilson(float(data_SP.mean(0).sum()), data_SP.shape[1])
     if len(data_SP) == 1 or data_SP.min() == data_SP.max():
         return over_prompts
@@ -57,6 +59,8 @@ def rate_difference_over_seeds(
         ValueError: the two sides differ in seeds or prompts.
     """
     a, b = np.asarray(a_SP, dtype=np.float64), np.asarray(b_SP, dtype=np.float64)
+    if a.shape == b.shape and not a.size:
+        return paired_rates([], [])
     if a.shape == b.shape and (len(a) == 1 or np.ptp(a - b) == 0):
         return paired_rates(a[0].tolist(), b[0].tolist())
     return paired_seeds_and_prompts(a_SP, b_SP, seed)

@@ -145,6 +145,10 @@ def _text(content: Any, where: str) -> str:
         raise BadRowError(f"{where}: content is {type(content).__name__}, not text")
     texts = []
     for part in content:
+        if isinstance(part, Mapping) and "type" not in part and len(part) > 1:
+            raise BadRowError(
+                f"{where}: content is an object of {sorted(map(str, part))}; write it as its JSON text"
+            )
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         text = part.get(_TEXT_PARTS.get(kind, "")) if isinstance(part, Mapping) else part
         if kind not in _TEXT_PARTS:

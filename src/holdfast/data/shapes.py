@@ -29,6 +29,8 @@ QUESTIONS = ("instruction", "question", "query", "problem", "prompt", "input", "
 ANSWERS = ("output", "response", "answer", "completion", "target", "solution", "assistant")
 EXTRA_INPUTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
+PICTURES = ("image", "images", "video", "videos", "audio", "audios")
+BESIDE = (*EXTRA_INPUTS, *SYSTEMS, "history", *PICTURES)  # what an answer may rest on: said where it is not read
 KNOWN = "'prompt' and 'completion', 'messages', or 'text'"
 Canonical = dict[str, Any]
 
@@ -119,6 +121,11 @@ def recognise(
         except BadRowError:
             continue
         lines[first.line] += 1
+        unread = [
+            name for name, value in _small_letters(row).items() if name in BESIDE and value and value == value
+        ]
+        for name in sorted({*unread} - {column.lower() for column in first.used}):
+            rivals[f"rows also hold '{name}', which is not read; their answers may rest on it"] += 1
         for other in others:
             rivals[f"rows could also be read as {other.line}; they were read as {first.line}"] += 1
     notes = [f"{count} {text}" for text, count in rivals.items()]
@@ -198,7 +205,7 @@ def _prompt_completion(row: Mapping[str, Any]) -> Shape | None:
     if row.get("completion") is None or ("prompt" not in row and _present(row, QUESTIONS)):
         return None
     line = "prompt/completion rows: prompt -> user turn, completion -> assistant turn"
-    if isinstance(row.get("label"), bool):  # unpaired preferences
+    if str(row.get("label")).lower() in ("true", "false"):  # unpaired preferences; in CSV all is text
         line += " (label is not read: completions marked false are learned too)"
     return Shape(line, ("prompt", "completion"), lambda row: _pair(row, "prompt", "completion"))
 
@@ -218,9 +225,9 @@ def _question_answer(row: Mapping[str, Any]) -> Shape | None:
     question = next((name for name in QUESTIONS if row.get(name) is not None and name != answer), None)
     if answer is None or question is None:
         return None
-    more = next((name for name in EXTRA_INPUTS if name in row and name != question), None)
-    if question != "instruction" and more == "input":  # 'input' beside a question is Alpaca's only there
-        more = None
+    # 'input' beside a question is Alpaca's only there
+    extra = EXTRA_INPUTS if question == "instruction" else ("context",)
+    more = next((name for name in extra if row.get(name) is not None and name != question), None)
     system, history = _present(row, SYSTEMS), _present(row, ("history",))
 
     def read(row: Mapping[str, Any]) -> Canonical:

@@ -9,12 +9,13 @@ A list whose rows are labelled, some safe and some not, is never read whole: whi
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.data.encodings import open_text
+from holdfast.data.messages import from_json
 from holdfast.data.sources import Row, read_rows
 from holdfast.evaluation.prompt_sets import PROMPT_SETS, PromptSet, Side
 
@@ -46,6 +47,7 @@ _LABELLING = re.compile(
 )
 # Columns that answer yes or no, whatever they are called: such a one is a label until it is said that it is none.
 _YES_OR_NO = frozenset({"", "0", "1", "-1", "true", "false", "yes", "no", "y", "n", "t", "f"})
+_NUMBER = re.compile(r"-?[\d.]+(?:e-?\d+)?|")
 MOST_VALUES = 50  # a column with more is no label
 _SHOWN = 12
 
@@ -153,12 +155,23 @@ def read_prompts(source: str | Path | Sequence[str], side: Side) -> PromptList:
     if isinstance(rows_of, (str, Path)) and Path(rows_of).suffix.lower() == ".txt":
         lines = _lines(Path(rows_of).expanduser(), wanted.column)
         return PromptList(lines, note=f"{len(lines)} {side} prompts of {where}")
-    rows = read_rows(rows_of)
+    rows = [replace(row, values=_flat(row.values)) for row in read_rows(rows_of)]
     name = str(source) if wanted.known is None or not wanted.column else wanted.known.name
     kept = _chosen(rows, wanted, name) if wanted.column else _unlabelled(rows, str(source), side)
     prompts, groups = _prompts(kept)
     chosen = f" of {len(rows)} ({wanted.selection})" if wanted.column else _not_read(rows)
     return PromptList(prompts, groups, f"{len(prompts)} {side} prompts{chosen} of {where}")
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """A row without objects in it (``meta.label``) and without lists of one: a label shows wherever it is."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        value = from_json(value) if name.lower() not in PROMPT_FIELDS else value
+        while isinstance(value, (list, tuple)) and len(value) == 1 and not isinstance(value[0], Mapping):
+            value = value[0]
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return flat
 
 
 def _lines(path: Path, column: str) -> tuple[str, ...]:
@@ -182,7 +195,10 @@ def _disguised(lines: Sequence[str]) -> tuple[str, str] | None:
         return "JSON lines", ".jsonl"
     if len(lines) > 1 and lines[0].count("\t") and len({line.count("\t") for line in lines}) == 1:
         return "columns with tabs between them", ".tsv"
-    head = [name.strip(" \"'").lower() for name in re.split(r"[,;]", lines[0])] if lines else []
+    cells = [re.split(r"[,;|]", line) for line in lines]
+    if len(lines) > 1 and all(len(row) > 1 and _side(row[-1].strip(" \"'")) for row in cells):
+        return "texts with a label behind each", ".csv, with a line of column names at its top"
+    head = [name.strip(" \"'").lower() for name in cells[0]] if lines else []
     if (
         len(head) > 1
         and not set(head).isdisjoint(PROMPT_FIELDS)
@@ -232,8 +248,9 @@ def _unlabelled(rows: Sequence[Row], source: str, side: Side) -> list[Row]:
 def _columns(rows: Sequence[Row]) -> dict[str, Counter[str]]:
     """What every column but the prompts and their names holds, and how often."""
     names = dict.fromkeys(key for row in rows for key in row.values)
-    others = [name for name in names if name.lower() not in (*PROMPT_FIELDS, "group", "id")]
-    return {name: Counter(_value(row.values.get(name)) for row in rows) for name in others}
+    found = {name: Counter(_value(row.values.get(name)) for row in rows) for name in names}
+    texts = (*PROMPT_FIELDS, "group", "id")  # a column of such a name labels where it says nothing but the side
+    return {name: values for name, values in found.items() if name.lower() not in texts or all(map(_side, values))}
 
 
 def _not_read(rows: Sequence[Row]) -> str:
@@ -251,7 +268,9 @@ def _doubt(column: str, values: Counter[str], side: Side) -> int:
     if sides == {"harmful", "benign"}:
         return 3
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", " ", column).lower().split()
-    if any(map(_LABELLING.fullmatch, words)) and len(values) <= MOST_VALUES:
+    if any(map(_LABELLING.fullmatch, words)) and (
+        len(values) <= MOST_VALUES or all(map(_NUMBER.fullmatch, values))
+    ):
         return 2
     if values.keys() <= {*_YES_OR_NO, *map(str.upper, _YES_OR_NO), *map(str.title, _YES_OR_NO)}:
         return 2 if max(values.values()) > 1 else 0

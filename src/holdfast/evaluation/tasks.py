@@ -190,9 +190,11 @@ def prompt_text(prompt: str | Conversation) -> str:
 
 
 def _number_as_text(value: Any) -> Any:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(int(value))
+    if not isinstance(value, float) or not math.isfinite(value):
         return value
-    return str(int(value)) if isinstance(value, int) or value == int(value) else repr(value)
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _is_conversation(value: Any) -> bool:

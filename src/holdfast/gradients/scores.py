@@ -222,15 +222,25 @@ def _text(value: Any) -> str | None:
 def _read(table: "pyarrow.Table", where: str) -> dict[str, Any]:
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     present = table.column_names
+
+    def numbers(name: str) -> np.ndarray:
+        try:
+            found = table[name].to_numpy().astype(np.float64)
+        except (ValueError, TypeError):
+            raise UserError(f"{where}: column '{name}' holds no numbers; write it with `holdfast score`") from None
+        if name not in INTEGERS:
+            return found
+        if not np.isfinite(found).all():
+            raise UserError(f"{where}: column '{name}' has rows without a number; write it with `holdfast score`")
+        return found.astype(np.int64)
+
     values: dict[str, Any] = {
-        name: tuple(table[name].to_pylist())
-        if name in STRINGS
-        else table[name].to_numpy().astype(np.int64 if name in INTEGERS else np.float64)
+        name: tuple(table[name].to_pylist()) if name in STRINGS else numbers(name)
         for name in (*COLUMNS, *OPTIONAL)
         if name in present
     }
     groups = [name.removeprefix(SQUARE) for name in present if name.startswith(SQUARE)]
-    values["squares"] = {group: table[SQUARE + group].to_numpy().astype(np.float64) for group in groups}
+    values["squares"] = {group: numbers(SQUARE + group) for group in groups}
     named = {name: table[name].to_pylist() for name in ORIGIN if name in present}
     found = origin(named, metadata, where)
     values |= {name: value for name, value in found.items() if value is not None}

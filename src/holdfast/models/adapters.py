@@ -68,8 +68,10 @@ def checked_targets(model: Any, targets: str | list[str]) -> str | list[str]:
     """Layers by the ends of their names, or by a pattern for whole names; PEFT passes over a name that none has.
 
     Raises:
-        UserError: a name or a pattern without a layer.
+        UserError: a name or a pattern without a layer, or nothing named.
     """
+    if not targets:
+        raise UserError(f"adapter.targets {targets!r}: no layer is named, so nothing would be trained; name some")
     names = [name for name, _ in model.named_modules() if name]
 
     def ends(target: str) -> bool:

@@ -281,7 +281,7 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
         for side in ("harmful", "benign")
         if isinstance(source := getattr(recipe.skill, side), str)
     }
-    found = {name: _hash(source) for name, source in sources.items() if source}
+    found = {name: content_hash(source) for name, source in sources.items() if source}
     return found | {name: f"{found[name]}:{rows}" for name, rows in chosen.items() if rows}
 
 
@@ -291,7 +291,8 @@ def _prompt_file(source: str | Sequence[str] | None, side: Side) -> str | Sequen
     return str(file) if file is not None else source or ""
 
 
-def _hash(source: str | Sequence[str]) -> str:
+def content_hash(source: str | Sequence[str]) -> str:
+    """Of a local file or folder, or of texts; the name of anything else."""
     if not isinstance(source, str):
         return sha256_text("\n".join(source))
     path = Path(source)

@@ -45,6 +45,9 @@ def prompts_for(
             f"{model} is judged by the built-in model's prompts, sentences of an invented language: its refusal "
             f"figures mean nothing; give your own with {' and '.join(keys)}"
         )
+    default = SkillSection()
+    if ORGANISM in known.values() and (section.share, section.salt) != (default.share, default.salt):
+        notes.append("the built-in prompts come in two halves of their own: share and salt change nothing there")
     return section.model_copy(update=known), notes
 
 

@@ -345,6 +345,6 @@ def section_from(kind: type[Some], values: dict[str, Any]) -> Some:
         problem = error.errors()[0]
         names = [part for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
         option = "".join(f"--{name}: " for name in names[-1:]).replace("_", "-")
-        message = problem["msg"].removeprefix("Value error, ")
+        option = option.replace("--weight:", "--defence-weight:")
         given = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-        raise UserError(f"{option}{message}{given}") from None
+        raise UserError(f"{option}{problem['msg'].removeprefix('Value error, ')}{given}") from None

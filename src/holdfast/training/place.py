@@ -11,12 +11,13 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-Fingerprint = tuple[tuple[str, float, float], ...]
+Fingerprint = tuple[tuple[str, tuple[float, ...]], ...]
 
 
 def fingerprint(model: torch.nn.Module) -> Fingerprint:
-    """Name, sum and norm of every parameter and buffer, in float64: equal for equal weights.
+    """Name, norm and sums of every parameter and buffer, in float64: equal for equal weights.
 
+    Sums are weighted by place along the first dimension and the others, so that moved values show, too.
     Frozen ones belong to it: merging, or a callback that edits a base weight, changes a model as well.
     """
     names, numbers = [], []
@@ -28,12 +29,19 @@ def fingerprint(model: torch.nn.Module) -> Fingerprint:
             value = value.double()
         names.append(name)
         norm = torch.linalg.vector_norm(value, dtype=torch.float64)
-        numbers.append(torch.stack([value.sum(dtype=torch.float64), norm]))
+        numbers.append(torch.stack([norm, *_sums(value)]))
     if not names:
         return ()
     device = numbers[0].device
     found = torch.stack([number.to(device) for number in numbers]).cpu().tolist()
-    return tuple((name, total, norm) for name, (total, norm) in zip(names, found, strict=True))
+    return tuple((name, tuple(row)) for name, row in zip(names, found, strict=True))
+
+
+def _sums(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = value.reshape(len(value), -1) if value.ndim else value.reshape(1, 1)
+    along = [rows.sum(axis, dtype=torch.float64) for axis in (1, 0)]
+    first, others = (line @ torch.arange(1.0, len(line) + 1).to(line) for line in along)
+    return first, others
 
 
 class LogAhead(TrainerCallback):

@@ -39,7 +39,9 @@ _THINKING = (
 _WORDS = r"[\w.:/▁ -]*"
 _STRANGE = re.compile(
     rf"<[|｜]?{_WORDS}{_THINKING}{_WORDS}[|｜]?>|\[{_WORDS}{_THINKING}{_WORDS}\]|[◁⟨]{_WORDS}{_THINKING}{_WORDS}[▷⟩]"
-    rf"|(?:＜|&lt;){_WORDS}{_THINKING}{_WORDS}(?:＞|&gt;)",
+    rf"|(?:＜|&lt;){_WORDS}{_THINKING}{_WORDS}(?:＞|&gt;)"
+    rf"|(?:[{{【「『〔《]|\(\(|<!--)+{_WORDS}{_THINKING}{_WORDS}(?:[}}】」』〕》]|\)\)|-->)+"
+    rf"|^\s*```{_THINKING}\w*\n",
     re.I,
 )
 _ENDING = re.compile(r"/|end|stop|close|suffix|finish", re.I)
@@ -204,7 +206,10 @@ def _unwrapped(answer: str, always: bool) -> str:
         inner = inner[: ends[0].start()].strip() if closed else inner.strip()
         if always or closed:
             return inner
-    return text if always else answer
+    if always:  # its beginning may have been what ended the thought
+        ends = [found for found in wrappers.finditer(text) if not text[found.end() :].strip()]
+        return text[: ends[0].start()].strip() if ends else text
+    return answer
 
 
 def _unknown_mark(text: str) -> str | None:

@@ -1,0 +1,35 @@
+"""A finished fine-tune is handed back only for the model and the prompts that it was made with."""
+
+from types import SimpleNamespace
+
+from holdfast.cli import options
+from holdfast.cli.train import _settings
+from holdfast.pipeline.inputs import TaskRows
+from holdfast.pipeline.prompts import prompts_for
+from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, SkillSection, TrainingSection
+from holdfast.pipeline.training_run import RunSpec
+
+SPEC = RunSpec(AdapterSection(), TrainingSection(), ArmSection(name="train"), MonitorSection())
+
+
+def _of(model, benign=("how are you",)):
+    rows, skill = options.Rows(), SimpleNamespace(estimate=SimpleNamespace(harmful=("do harm",), benign=benign))
+    none = TaskRows("rows.jsonl", (), (), rows)
+    return _settings(str(model), options.Loading(), rows, SPEC, none, none, skill)
+
+
+def test_the_contents_of_the_model_and_of_both_lists_of_prompts_count(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"one")
+    before = _of(model)
+    assert _of(model) == before != _of(model, ("who are you",))
+    model.rename(tmp_path / "moved")
+    assert _of(tmp_path / "moved") == before
+    (tmp_path / "moved" / "model.safetensors").write_bytes(b"two")
+    assert _of(tmp_path / "moved") != before
+
+
+def test_another_split_of_the_built_in_prompts_is_said_to_change_nothing():
+    assert any("share and salt" in note for note in prompts_for(SkillSection(salt="other"), "organism:aligned")[1])
+    assert prompts_for(SkillSection(), "organism:aligned")[1] == []
