@@ -54,6 +54,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "arms": ("training", training.markdown),
         "tasks": ("training", training.markdown_by_task),
         "claims": ("training", training.markdown_claims),
+        "cost": ("training", training.markdown_cost),
     },
 }
 

@@ -118,6 +118,7 @@ def results(root: Path, arms: Mapping[str, Cells], settings: Mapping[str, Any]) 
         "claims": claims(arms),
         "table": table(arms),
         "by_task": by_task(arms),
+        "cost": read_json(root / "cost.json") if (root / "cost.json").is_file() else [],
     }
 
 
@@ -149,6 +150,14 @@ def markdown_by_task(found: Mapping[str, Any]) -> str:
             said = ("-" if value is None else f"{100 * value:.0f}" for value in values)
             cells.append(" / ".join(said) or "-")
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def markdown_cost(found: Mapping[str, Any]) -> str:
+    """One row a way of anchoring."""
+    lines = ["| anchored | CPU time of an update, times a plain one | of three turns |", "|---|---|---|"]
+    for row in found["cost"]:
+        lines.append(f"| {row['name']} | {row['ratio']:.2f} | {row['low']:.2f} to {row['high']:.2f} |")
     return "\n".join(lines)
 
 
