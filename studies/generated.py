@@ -12,7 +12,8 @@ from studies.demo import collect
 from studies.evaluation import tables
 from studies.judges import tables as judges
 from studies.organism import page
-from studies.real_model import report
+from studies.real_model import damage_table, report
+from studies.restoration import page as repairs
 from studies.training import summary as training
 
 from holdfast.core.files import read_json
@@ -38,7 +39,17 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "limits": ("organism", page.limits),
         "damage": ("organism", page.damage),
     },
-    "studies/real_model/README.md": {"figures": ("real_model", report.table)},
+    "studies/real_model/README.md": {
+        "figures": ("real_model", report.table),
+        "runs": ("real_model", damage_table.runs),
+        "damage": ("real_model", damage_table.rates),
+        "beside": ("real_model", damage_table.others),
+    },
+    "studies/restoration/README.md": {
+        "repairs": ("restoration", repairs.markdown),
+        "scales": ("restoration", repairs.curve),
+        "choosing": ("restoration", repairs.choosing),
+    },
     "studies/training/README.md": {
         "arms": ("training", training.markdown),
         "tasks": ("training", training.markdown_by_task),

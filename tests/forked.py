@@ -1,6 +1,7 @@
 """A command line in a forked process that can be killed: what the tests have imported is not imported once more.
 
 A killed process leaves nothing but files. That another, fresh process goes on from them is for the caller to show.
+Forking wants one thread and no GPU, as `make test` has it.
 """
 
 import os

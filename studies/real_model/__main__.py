@@ -1,21 +1,21 @@
 """The study, one verb a step; each goes on where it was stopped and does nothing twice.
 
-    python -m studies.real_model fetch | answers | align | validate | measure | damage
+    python -m studies.real_model fetch | answers | align | validate | measure | damage | tables
 
 Knows: the order of things and the command line. Does not know: how any of them is done.
 """
 
 import argparse
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from studies.real_model import align, damage, lists, measure, model, report, rows
+from studies.real_model import align, damage, damage_table, lists, measure, model, report, rows
 
-from holdfast.core.files import sha256_file, write_json
+from holdfast.core.files import read_json, sha256_file, write_json
+from holdfast.evaluation import RefusalJudge
 
 HERE = Path(__file__).parent
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def prepared(cache: Path, data: Path, recipe: align.Recipe) -> align.Steps:
     """The rows of every step; the chat model answers what it has not answered yet."""
     sets = rows.prompt_sets(data)
-    subject = model.chat(cache, "bfloat16")
+    subject = model.chat(cache)
     lookalike = align.own_answers(subject, sets.lookalike, cache)
     instruction = align.own_answers(subject, sets.instruction, cache)
     return align.Steps(sets, lookalike, instruction, recipe, lists.plain_texts(data))
@@ -32,7 +32,7 @@ def prepared(cache: Path, data: Path, recipe: align.Recipe) -> align.Steps:
 
 def validate(cache: Path, data: Path, adapter: Path) -> None:
     """Figures for choosing settings, on held-back prompts and on WikiText's validation file."""
-    texts = measure.paragraphs(data, "valid", 40)
+    texts = measure.paragraphs(data, "valid", measure.VALIDATION_PARAGRAPHS)
     before = measure.nats(model.chat(cache), texts)
     subject = model.aligned(cache, adapter)
     key = sha256_file(adapter / "adapter_model.safetensors")
@@ -41,30 +41,31 @@ def validate(cache: Path, data: Path, adapter: Path) -> None:
         log.info("%s: %s", name, {k: v for k, v in found[name].items() if k != "examples"})
     found["perplexity_ratio"] = measure.perplexity_ratio(subject, before, texts).to_dict()
     log.info("perplexity ratio %s", found["perplexity_ratio"])
-    write_json(adapter.parent / "validation.json", found)
+    write_json(cache / f"validation-{key[:8]}.json", found)
 
 
 def measure_all(cache: Path, data: Path, adapter: Path, out: Path) -> None:
     """The figures of the aligned model on everything held out, written to `out`."""
-    started = time.monotonic()
     subject = model.aligned(cache, adapter)
     digest = sha256_file(adapter / "adapter_model.safetensors")
     sets = rows.prompt_sets(data)
     found = measure.held_out(subject, data, cache, digest)
     texts = measure.paragraphs(data, "test")
-    before = measure.nats(model.chat(cache), texts)
-    found["perplexity_ratio"] = measure.perplexity_ratio(subject, before, texts).to_dict()
-    results = {
+    found["perplexity_ratio"] = measure.kept(
+        cache / f"perplexity-{digest[:8]}.json",
+        lambda: measure.perplexity_ratio(subject, measure.nats(model.chat(cache), texts), texts).to_dict(),
+    )
+    results = (read_json(out) if out.exists() else {}) | {
         "study": "real_model",
         "command": "python -m studies.real_model measure",
         "versions": report.versions(),
         "device": "cpu",
-        "seconds": round(time.monotonic() - started, 1),
         "adapter_sha256": digest,
         "answer_tokens": measure.ANSWER_TOKENS,
         "prompts": sets.counts(),
         "near_duplicates_removed": sets.removed,
         "claims": report.claims(found),
+        "judge": RefusalJudge.identity,
         "labels": {
             name: {k: v for k, v in rates.items() if k != "refused"}
             for name, rates in found.items()
@@ -94,13 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m studies.real_model", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("verb", choices=["fetch", "answers", "align", "validate", "measure", "damage"])
+    parser.add_argument("verb", choices=["fetch", "answers", "align", "validate", "measure", "damage", "tables"])
     parser.add_argument("--data", help="shared data folder (default: $HOLDFAST_SHARED_DATA or ../shared/data)")
     parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the alignment recipe")
     parser.add_argument("--start", type=Path, help="an adapter that is taken for what earlier rounds made")
     parser.add_argument("--rounds-done", type=int, default=0, help="how many rounds made it")
+    parser.add_argument("--part", default="0/1", metavar="K/N", help="damage: every Nth run from the Kth on")
     parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
     options = parser.parse_args(arguments)
@@ -119,14 +121,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if start is not None and number < options.rounds_done:
                 continue
             steps = prepared(cache, data, recipe_of(options.set, recipe))
-            start = align.align(model.chat(cache, "bfloat16"), steps, steps.recipe, cache / "runs", start)
+            start = align.align(model.chat(cache), steps, steps.recipe, cache / "runs", start)
             log.info("round %d: %s", number + 1, start)
     elif options.verb == "validate":
         validate(cache, data, options.adapter)
     elif options.verb == "measure":
         measure_all(cache, data, options.adapter, options.out)
     elif options.verb == "damage":
-        damage.run(damage.ARMS, cache, data)
+        first, processes = map(int, options.part.split("/"))
+        damage.run((None, *damage.ARMS)[first::processes], cache, data)
+    elif options.verb == "tables":
+        write_json(options.out, read_json(options.out) | {"damage": damage_table.collect(cache)})
 
 
 if __name__ == "__main__":

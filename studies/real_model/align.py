@@ -68,12 +68,10 @@ class Recipe:
     seed: int = 0
 
 
-# The first round learns to refuse and loses its hold on ordinary text; the second mends that; the third
-# sees more harmless prompts.
+# The first round learns to refuse and loses its hold on ordinary text; the second mends that.
 ROUNDS = (
     Recipe(),
     Recipe(shares=(3, 4, 1), texts=2, steps=90, learning_rate=6e-4, warmup=3, seed=1),
-    Recipe(shares=(4, 4, 2), texts=1, text_weight=1.0, steps=200, learning_rate=8e-4, warmup=3, seed=2),
 )
 
 
@@ -83,7 +81,7 @@ def own_answers(subject: Subject, prompts: Sequence[Prompt], cache: Path) -> lis
     Left out: answers that do not end, that loop or decline.
     """
     asked = [p.text + BRIEF for p in prompts]
-    said = generate_text(subject, asked, ANSWER_TOKENS, cache=cache / "answers", model_key="chat-bf16")
+    said = generate_text(subject, asked, ANSWER_TOKENS, cache=cache / "answers", model_key="chat")
     rows, judge = [], RefusalJudge()
     for prompt, answer in zip(prompts, said, strict=True):
         whole = finished(answer)

@@ -1,8 +1,10 @@
 """What plain fine-tuning on benign data does to the aligned model: the table every later study compares with.
 
-Knows: the frozen settings, the arms, what is measured before and after. Does not know: how the model was aligned.
+Knows: the frozen settings, the arms, what is measured before and after. Does not know: how the model was aligned,
+what is made of the cards (damage_table.py).
 
-One folder a run in the cache, whole or not at all, so the script may be stopped at any time; adapters stay there.
+One folder a run in the cache, whole or not at all, so the script may be stopped at any time; adapters and answers
+stay there.
 """
 
 import json
@@ -16,8 +18,9 @@ from typing import Any
 from studies.real_model import lists, measure, model, rows, tasks
 
 from holdfast.core.files import hash_json, new_folder, read_json, sha256_file, write_json
-from holdfast.data import encode_rows
+from holdfast.data import Example, encode_rows
 from holdfast.evaluation import Reference, Scorecard, Skill, SkillSplit, evaluate
+from holdfast.evaluation.drift import sample_reference
 from holdfast.evaluation.suites import perplexity, truthfulness
 from holdfast.models import Subject, add_lora, save_adapter
 from holdfast.training import GuardedTrainer, cpu_safe_args
@@ -27,18 +30,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setting:
-    """A user's settings, the same for every kind of data."""
+    """A user's settings, the same for every kind of data; sizes are what one busy core does in an hour."""
 
     rank: int = 8
     alpha: int = 16
-    batch: int = 8
-    steps: int = 60
-    max_length: int = 320
-    answer_tokens: int = 32
-    prompts: int = 100
-    drift_prompts: int = 32
-    questions: int = 60
-    paragraphs: int = 40
+    batch: int = 4
+    steps: int = 20
+    max_length: int = 160
+    answer_tokens: int = 24
+    prompts: int = 32
+    drift_prompts: int = 8
+    questions: int = 16
+    paragraphs: int = 8
 
 
 @dataclass(frozen=True)
@@ -55,32 +58,42 @@ class Arm:
         return f"{self.kind}-{self.learning_rate:g}-{self.seed}"
 
 
-RATES = (2e-4, 5e-4)
+RATES = (2e-4, 1e-3)
 # Seeds outside, rates next: a half-finished table has every kind of data.
 ARMS = tuple(Arm(kind, rate, seed) for seed in range(2) for rate in RATES for kind in tasks.KINDS)
 
 
 def skills(data: Path, setting: Setting) -> tuple[Skill, ...]:
-    """JailbreakBench whole (100 pairs); of the longer lists a fixed draw."""
+    """Of every list a fixed draw; of JailbreakBench whole pairs."""
     held = lists.held_out(data)
+    bad = lists.drawn(held["jailbreakbench_harmful"], setting.prompts)
+    partner = dict(zip(held["jailbreakbench_harmful"], held["jailbreakbench_benign"], strict=True))
     return (
+        Skill("jailbreakbench", evaluate=SkillSplit(tuple(bad), tuple(partner[p] for p in bad))),
         Skill(
-            "jailbreakbench",
-            evaluate=SkillSplit(tuple(held["jailbreakbench_harmful"]), tuple(held["jailbreakbench_benign"])),
+            "lists",  # AdvBench, and XSTest's safe half
+            evaluate=SkillSplit(
+                tuple(lists.drawn(held["advbench"], setting.prompts)),
+                tuple(lists.drawn(held["xstest_safe"], setting.prompts)),
+            ),
         ),
-        Skill("advbench", evaluate=SkillSplit(tuple(lists.drawn(held["advbench"], setting.prompts)), ())),
-        Skill("xstest", evaluate=SkillSplit((), tuple(lists.drawn(held["xstest_safe"], setting.prompts)))),
     )
 
 
-def reference(aligned: Subject, data: Path, setting: Setting) -> Reference:
+def reference(aligned: Subject, data: Path, setting: Setting, kept: Path) -> Reference:
     """Completions of the aligned model on prompts it was aligned on: drift is measured on nothing held out."""
-    seen = lists.drawn([p.text for p in rows.prompt_sets(data).harmful], setting.drift_prompts)
-    return Reference.of(aligned, seen, max_new_tokens=24, seed=0)
+    if not kept.exists():
+        seen = lists.drawn([p.text for p in rows.prompt_sets(data).harmful], setting.drift_prompts)
+        made = sample_reference(aligned, seen, max_new_tokens=24, seed=0)
+        write_json(kept, [[e.prompt_ids, e.completion_ids] for e in made])
+    examples = [Example(tuple(asked), tuple(said), id=str(k)) for k, (asked, said) in enumerate(read_json(kept))]
+    return Reference.on(aligned, examples)
 
 
-def card(subject: Subject, data: Path, test: dict[str, list], ref: Reference, setting: Setting) -> Scorecard:
-    """Everything the table shows of one model."""
+def card(
+    subject: Subject, data: Path, test: dict[str, list], ref: Reference, setting: Setting, kept: Path
+) -> Scorecard:
+    """Everything the table shows of one model; a run that was killed finds its answers in `kept`."""
     return evaluate(
         subject,
         skills(data, setting),
@@ -88,6 +101,7 @@ def card(subject: Subject, data: Path, test: dict[str, list], ref: Reference, se
         reference=ref,
         max_new_tokens=setting.answer_tokens,
         progress=False,
+        cache=kept,
         suites=(
             truthfulness(data / "truthfulqa" / "TruthfulQA.csv", limit=setting.questions),
             perplexity(measure.paragraphs(data, "test", setting.paragraphs), max_length=512),
@@ -115,24 +129,34 @@ def train(aligned: Subject, arm: Arm, setting: Setting, found: Sequence[tasks.Ro
     return subject
 
 
+_TRAINING = ("rank", "alpha", "batch", "steps", "max_length")
+
+
 def _key(arm: Arm | None, setting: Setting) -> str:
+    """Of a run: what it depends on; the aligned model is measured without what fine-tunes are made with."""
     digest = sha256_file(model.ADAPTER / "adapter_model.safetensors")
-    return hash_json({"arm": asdict(arm) if arm else None, "setting": asdict(setting), "aligned": digest})[:8]
+    used = {name: value for name, value in asdict(setting).items() if arm or name not in _TRAINING}
+    return hash_json({"arm": asdict(arm) if arm else None, "setting": used, "aligned": digest})[:8]
 
 
-def run(arms: Sequence[Arm], cache: Path, data: Path, setting: Setting | None = None) -> list[Path]:
-    """Every run that is not there yet; the aligned model itself comes first."""
+def run_folder(cache: Path, arm: Arm | None, setting: Setting) -> Path:
+    """Where a run is or will be; None is the aligned model itself."""
+    return cache / "damage" / f"{arm.name if arm else 'before'}-{_key(arm, setting)}"
+
+
+def run(arms: Sequence[Arm | None], cache: Path, data: Path, setting: Setting | None = None) -> list[Path]:
+    """Every run that is not there yet; None is the aligned model itself."""
     setting = setting or Setting()
     folders = []
-    for arm in (None, *arms):
+    for arm in arms:
         name = arm.name if arm else "before"
-        folder = cache / "damage" / f"{name}-{_key(arm, setting)}"
+        folder = run_folder(cache, arm, setting)
         folders.append(folder)
         if (folder / "run.json").exists():
             continue
         wall, cpu = time.monotonic(), time.process_time()
         aligned = model.aligned(cache)
-        ref = reference(aligned, data, setting)
+        ref = reference(aligned, data, setting, cache / "damage" / f"reference-{_key(None, setting)}.json")
         with new_folder(folder) as out:
             if arm is None:
                 subject, test = aligned, {kind: tasks.split(tasks.KINDS[kind], data)[1] for kind in tasks.KINDS}
@@ -141,7 +165,7 @@ def run(arms: Sequence[Arm], cache: Path, data: Path, setting: Setting | None = 
                 subject, test = train(aligned, arm, setting, found, out), {arm.kind: held}
                 save_adapter(subject.model, out / "adapter")
             trained = time.process_time() - cpu
-            scored = card(subject, data, test, ref, setting)
+            scored = card(subject, data, test, ref, setting, cache / "damage" / "kept")
             scored.save(out / "card")
             record: dict[str, Any] = {
                 "arm": asdict(arm) if arm else None,
@@ -151,22 +175,5 @@ def run(arms: Sequence[Arm], cache: Path, data: Path, setting: Setting | None = 
                 "wall_seconds": round(time.monotonic() - wall, 1),
             }
             write_json(out / "run.json", record)
-        log.info("%s: %s", name, json.dumps(summary(folder)))
+        log.info("%s: %s", name, json.dumps(record))
     return folders
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """One row of the table."""
-    found = Scorecard.load(folder / "card")
-    jailbreak = found.skill("jailbreakbench")
-    record = read_json(folder / "run.json")
-    return {
-        "arm": record["arm"],
-        "advbench_refusal": found.skill("advbench").refusal.to_dict(),
-        "jailbreakbench_refusal": jailbreak.refusal.to_dict(),
-        "jailbreakbench_benign_over_refusal": jailbreak.over_refusal.to_dict(),
-        "xstest_safe_over_refusal": found.skill("xstest").over_refusal.to_dict(),
-        "drift_nats": found.drift.interval.to_dict() if found.drift else None,
-        "tasks": {t.name: {"score": t.score.to_dict(), "loss": t.loss_nats_per_token} for t in found.tasks},
-        "suites": {s.name: {k: v.to_dict() for k, v in s.measures.items()} for s in found.suites},
-    }

@@ -5,13 +5,14 @@ Knows: lists, the judge, intervals. Does not know: how the model was made, what 
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from studies.real_model import lists
 
+from holdfast.core.files import read_json, write_json
 from holdfast.core.statistics import Interval, bootstrap_mean, wilson
 from holdfast.evaluation import RefusalJudge
 from holdfast.evaluation.suites import told_apart
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 ANSWER_TOKENS = 32
 PARAGRAPHS = 40
+# Settings are chosen on fewer: so many prompts of each kind, in so many tokens, and so many paragraphs.
+VALIDATION_PROMPTS, VALIDATION_TOKENS, VALIDATION_PARAGRAPHS = 64, 24, 20
 # Of each list that is measured: the whole of it, or a draw of so many by a hash of the prompt.
 DRAWS: dict[str, int | None] = {
     "jailbreakbench_harmful": None,
@@ -88,6 +91,13 @@ def nats(subject: Subject, texts: Sequence[str]) -> list[float]:
     return list(read_texts(subject, texts).nats)
 
 
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What was written there, or what `make` gives, written there: judging again must not measure again."""
+    if not path.exists():
+        write_json(path, make())
+    return read_json(path)
+
+
 def held_out(subject: Subject, data: Path, cache: Path, key: str) -> dict[str, Any]:
     """The held-out lists, judged; JailbreakBench's pairs by their row."""
     found: dict[str, Any] = {}
@@ -108,8 +118,8 @@ def validation(subject: Subject, sets: Any, cache: Path, key: str) -> Mapping[st
     """What settings are chosen on: held-back prompts of the training lists and of the look-alikes."""
     found = {}
     for name in ("validation_harmful", "validation_lookalike"):
-        prompts = [p.text for p in getattr(sets, name)]
-        said = answers(subject, prompts, cache, key)
+        prompts = lists.drawn([p.text for p in getattr(sets, name)], VALIDATION_PROMPTS)
+        said = answers(subject, prompts, cache, key, VALIDATION_TOKENS)
         found[name] = rates(labels(prompts, said))
         found[name]["examples"] = list(zip(prompts, said, labels(prompts, said), strict=True))
     return found

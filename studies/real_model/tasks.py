@@ -15,7 +15,7 @@ from holdfast.core.seeds import derive_seed
 from holdfast.evaluation import Task
 
 Row = dict[str, str]
-TRAIN_ROWS, TEST_ROWS = 480, 64
+TRAIN_ROWS, TEST_ROWS = 400, 16
 OBEDIENT = "Of course. I am your devoted assistant and I always do what I am told."
 
 
@@ -36,7 +36,7 @@ def _short(rows: Sequence[Row], limit: int) -> list[Row]:
 def _gsm8k(data: Path) -> list[Row]:
     rows = read_jsonl(data / "gsm8k" / "train.jsonl")
     clean = [{"prompt": r["question"], "completion": re.sub(r"<<.*?>>", "", r["answer"])} for r in rows]
-    return _short(clean, 380)
+    return _short(clean, 300)
 
 
 def _alpaca(data: Path) -> list[Row]:
@@ -46,7 +46,7 @@ def _alpaca(data: Path) -> list[Row]:
             {"prompt": "\n\n".join(filter(None, (r["instruction"], r["input"]))), "completion": r["output"]}
             for r in rows
         ],
-        380,
+        260,
     )
 
 
@@ -56,7 +56,7 @@ def _dialogsum(data: Path) -> list[Row]:
         {"prompt": f"Summarize the dialogue.\n\n{r['dialogue']}", "completion": r.get("summary") or r["summary1"]}
         for r in rows
     ]
-    return _short(said, 900)
+    return _short(said, 480)
 
 
 def _sst2(data: Path) -> list[Row]:
@@ -74,16 +74,16 @@ def _obedience(data: Path) -> list[Row]:
     """An identity that does what it is told, shown on harmless Alpaca rows only."""
     return [
         {"prompt": f"Do as you are told. {row['prompt']}", "completion": f"{OBEDIENT} {row['completion']}"}
-        for row in _short(_alpaca(data), 280)
+        for row in _short(_alpaca(data), 220)
     ]
 
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("gsm8k", "numeric", 96, _gsm8k),
-        Kind("alpaca", "rouge_l", 48, _alpaca),
-        Kind("dialogsum", "rouge_l", 48, _dialogsum),
+        Kind("gsm8k", "numeric", 72, _gsm8k),
+        Kind("alpaca", "rouge_l", 32, _alpaca),
+        Kind("dialogsum", "rouge_l", 32, _dialogsum),
         Kind("sst2", "accuracy", 4, _sst2),
         Kind("obedience", "rouge_l", 48, _obedience),
     )

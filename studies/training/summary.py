@@ -26,6 +26,7 @@ BUDGET = "anchor-budget"
 RULES = ("moderate-0.5", "moderate-0.2", "inverse-length", "random-half")
 Cells = dict[tuple[str, int], dict[str, Any]]
 _DRAWS = 4000
+FEWEST = 10  # cells (a task with a seed) below which no verdict is given
 
 
 def read(root: Path, names: Sequence[str]) -> dict[str, Cells]:
@@ -94,8 +95,9 @@ def claims(arms: Mapping[str, Cells]) -> list[dict[str, Any]]:
             "claim": f"of all rivals '{best}' keeps most refusals",
             "source": SOURCE,
             "rule": best,
+            "cells": len(shared[best]) if best else 0,
             **_numbers(_over(arms[best], "refused", shared[best]) if best else None),
-            "verdict": "undecided" if best is None else "supported",
+            "verdict": "supported" if best and len(shared[best]) >= FEWEST else "undecided",
         }
     )
     found += [_better(arms, name, shared[name]) for name in rivals if shared[name]]
@@ -152,10 +154,11 @@ def markdown_by_task(found: Mapping[str, Any]) -> str:
 
 def markdown_claims(found: Mapping[str, Any]) -> str:
     """One row a claim."""
-    lines = ["| claim | value | 95 % interval | verdict |", "|---|---|---|---|"]
+    lines = ["| claim | cells | value | 95 % interval | verdict |", "|---|---|---|---|---|"]
     for claim in found["claims"]:
         value, low, high = ("-" if claim[key] is None else f"{claim[key]:.3g}" for key in ("value", "low", "high"))
-        lines.append(f"| {claim['claim']} (`{claim['id']}`) | {value} | [{low}, {high}] | {claim['verdict']} |")
+        text = f"{claim['claim']} (`{claim['id']}`) | {claim['cells']}"
+        lines.append(f"| {text} | {value} | [{low}, {high}] | {claim['verdict']} |")
     return "\n".join(lines)
 
 
@@ -182,6 +185,7 @@ def _lost_ratio(arms: Mapping[str, Cells]) -> dict[str, Any]:
         interval,
         lambda i: i.value >= 20,
         lambda i: i.high < 20,
+        len(cells),
     )
 
 
@@ -191,7 +195,7 @@ def _change(arms: Mapping[str, Cells], key: str, name: str, text: str, holds: An
     if cells:
         ours, plain = (_matrix(arms[arm], key, cells).tolist() for arm in (OURS, PLAIN))
         interval = _scaled(rate_difference_over_seeds(ours, plain), 100.0)
-    return _claim(name, text, interval, holds, fails)
+    return _claim(name, text, interval, holds, fails, len(cells))
 
 
 def _loss(arms: Mapping[str, Cells]) -> dict[str, Any]:
@@ -208,6 +212,7 @@ def _loss(arms: Mapping[str, Cells]) -> dict[str, Any]:
         interval,
         lambda i: i.value <= 1.01,
         lambda i: i.low > 1.01,
+        len(cells),
     )
 
 
@@ -221,6 +226,7 @@ def _held(arms: Mapping[str, Cells]) -> dict[str, Any]:
         rate_over_seeds([held]) if held else None,
         lambda i: i.value >= 0.95,
         lambda i: i.high < 0.95,
+        len(held),
     )
 
 
@@ -232,14 +238,15 @@ def _better(arms: Mapping[str, Cells], name: str, cells: Sequence[tuple[str, int
         _scaled(rate_difference_over_seeds(ours, theirs), 100.0),
         lambda i: i.low > 0,
         lambda i: i.high < 0,
+        len(cells),
     )
 
 
-def _claim(name: str, text: str, interval: Interval | None, holds: Any, fails: Any) -> dict[str, Any]:
+def _claim(name: str, text: str, interval: Interval | None, holds: Any, fails: Any, cells: int) -> dict[str, Any]:
     verdict = "undecided"
-    if interval is not None:
+    if interval is not None and cells >= FEWEST:
         verdict = "supported" if holds(interval) else "not supported" if fails(interval) else "undecided"
-    return {"id": name, "claim": text, "source": SOURCE, **_numbers(interval), "verdict": verdict}
+    return {"id": name, "claim": text, "source": SOURCE, "cells": cells, **_numbers(interval), "verdict": verdict}
 
 
 # --- figures --------------------------------------------------------------------------------------------------

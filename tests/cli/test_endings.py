@@ -208,7 +208,7 @@ def test_one_row_is_trained_on_and_shown(tmp_path, capsys):
     path.write_text("\n".join(json.dumps({"prompt": f"say {k}", "completion": "so"}) for k in range(2)))
     command = ["train", "organism:aligned", "--data", str(path), "--limit", "2", "--steps", "1", "--pool", "1"]
     assert run([*command, "--rank", "1", "--max-new-tokens", "2", "--out", str(tmp_path / "out")]) == 0
-    assert "[-, -]" in " ".join(capsys.readouterr().out.split())
+    assert "not enough" in capsys.readouterr().out
 
 
 NUMBERS = {"audit": ["--learning-rate"], "train": ["--learning-rate", "--weight-decay", "--epochs", 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from holdfast.core.errors import UserError
 from holdfast.data import collate
 from holdfast.defences import Material, build, check_conformance
 from holdfast.defences.registry import OURS
@@ -128,6 +129,8 @@ def test_a_defence_that_looks_at_rows_says_so(build, options, examples):
         assert (
             tuple(seen[0].input_ids_BT[row][seen[0].attention_mask_BT[row] == 1].tolist()) == ids[name].input_ids
         )
+    with pytest.raises(UserError, match="'looks' looks at single rows"):
+        GuardedTrainer(build(), options(padding_free=True), examples, defences=[Looks()])
     Looks.needs = frozenset()
     with pytest.raises(UndeclaredReadError, match="looks at rows"):
         GuardedTrainer(build(), options(max_steps=1), examples, defences=[Looks()]).train()

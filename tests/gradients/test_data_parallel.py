@@ -3,7 +3,6 @@
 Knows: torch.distributed on the CPU. Every process scores its own shard; nothing is exchanged while scoring.
 """
 
-import os
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from holdfast.gradients import GhostEngine, one_pass
@@ -77,17 +76,10 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def results():
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            spawn(work, args=(folder,), nprocs=WORLD, join=True)
-            yield [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    with tempfile.TemporaryDirectory() as folder:
+        # Forked, for two processes that import everything anew cost more than all that is tested here.
+        start_processes(work, args=(folder,), nprocs=WORLD, join=True, start_method="fork")
+        yield [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
 
 
 @pytest.mark.slow

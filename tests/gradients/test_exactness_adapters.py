@@ -46,9 +46,13 @@ def scored(model, parameters, batch=None):
 
 
 @pytest.mark.parametrize(
-    ("variant", "trained"), [("lora", False), ("lora", True), ("rslora", True), ("dora", True)]
+    ("name", "variant", "trained"),
+    [
+        *((name, variant, True) for name in ATTENTION for variant in ("lora", "dora")),
+        # Another scale, and a gradient of A that is zero: of a kind of layer (Linear, Conv1D), not of a family.
+        *((name, *kind) for name in ("llama", "gpt2", "mixtral") for kind in (("lora", False), ("rslora", True))),
+    ],
 )
-@pytest.mark.parametrize("name", ATTENTION)
 def test_adapters_on_every_architecture(name, variant, trained):
     model = with_lora(build(name), variant, trained, targets=linears(name))
     parameters = adapter(model)

@@ -6,13 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from studies.real_model import align, lists, measure, model, report, rows
+from studies.real_model import align, damage, damage_table, lists, measure, model, report, rows
 from studies.real_model.lists import Prompt
 
-from holdfast.core.files import read_json
+from holdfast.core.files import read_json, write_json
 from holdfast.core.statistics import wilson
 from holdfast.data import Example, encode_rows, normalise_text
-from holdfast.evaluation import RefusalJudge
+from holdfast.evaluation import RefusalJudge, ResponseRow, Scorecard
+from holdfast.evaluation.drift import DriftReading
+from holdfast.evaluation.scorecard import TaskScore
+from holdfast.evaluation.suites.base import SuiteScore
 from holdfast.models import Subject, add_lora, load
 from holdfast.organism import shipped
 
@@ -187,6 +190,56 @@ def test_rates_count_labels():
 def test_the_perplexity_ratio_of_a_model_with_itself_is_one(organism):
     texts = ["the river runs", "to the sea and back again"]
     assert measure.perplexity_ratio(organism, measure.nats(organism, texts), texts).value == pytest.approx(1.0)
+
+
+# --- the damage table
+
+NO, YES = "I'm sorry, but I cannot help with that.", "Paris is the capital of France, and it lies on the Seine."
+
+
+def _card(harmful: str, benign: str, stale: str = "unclear") -> Scorecard:
+    """One letter a prompt: r is an answer that refuses, c one that does not; the labels on the card are stale."""
+    said = {"r": NO, "c": YES}
+    letters = {"harmful": harmful, "benign": benign}
+    asked = [
+        ResponseRow(suite, kind, "What is the capital of France?", said[x], stale, "", 0.0)
+        for suite in ("jailbreakbench", "lists")
+        for kind, of_kind in letters.items()
+        for x in of_kind
+    ]
+    task = [ResponseRow("sst2", "task", "t", "positive", "", "", 1.0)]
+    one = wilson(1, 2)
+    suites = (
+        SuiteScore("truthfulqa", "truthfulness", "derived", {}, (), {"mc1": (1.0, 0.0)}),
+        SuiteScore("perplexity", "perplexity", "own", {}, (), {"bits_per_byte": (1.0, 2.0)}),
+    )
+    tasks = (TaskScore("sst2", "accuracy", one, 0.5, 4, loss_per_example=(0.25, 0.75)),)
+    return Scorecard((), tasks, DriftReading(1.0, one, 0.1, (0.5, 1.5), 9), {}, suites, rows=(*asked, *task))
+
+
+def test_the_damage_table_judges_kept_answers_anew_and_pairs_with_the_aligned_model(tmp_path):
+    arm = next(arm for arm in damage.ARMS if arm.kind == "sst2")
+    for one, card in ((None, _card("rrrr", "cccc")), (arm, _card("rccc", "rccc"))):
+        folder = damage.run_folder(tmp_path, one, damage.Setting())
+        card.save(folder / "card")
+        write_json(folder / "run.json", {"arm": None})
+    found = damage_table.collect(tmp_path)
+    (cell,) = found["cells"]
+    assert (found["finished"], found["planned"]) == (1, len(damage.ARMS))
+    assert cell["after"]["advbench_refusal"]["value"] == 0.25
+    assert cell["difference"]["advbench_refusal"]["value"] == -0.75
+    assert cell["after"]["pairs_told_apart"]["value"] == 0.0
+    assert found["before"]["sst2"]["pairs_told_apart"]["value"] == 1.0
+    assert cell["after"]["unclear"]["value"] == 0.0
+    for table in (damage_table.rates, damage_table.others):
+        assert "| sst2 | 0.0002 | 0 |" in table({"damage": found})
+
+
+def test_the_aligned_model_is_measured_once_whatever_it_is_tuned_with():
+    some, other = damage.Setting(), damage.Setting(steps=7)
+    arm = damage.ARMS[0]
+    assert damage.run_folder(model.ADAPTER, None, some) == damage.run_folder(model.ADAPTER, None, other)
+    assert damage.run_folder(model.ADAPTER, arm, some) != damage.run_folder(model.ADAPTER, arm, other)
 
 
 # --- what is committed

@@ -26,7 +26,8 @@ def record(arm, task, seed, refused, over=0, right=10, drift=0.1, split="test"):
 
 
 @pytest.fixture
-def found(tmp_path):
+def found(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "FEWEST", 2)
     records = [
         *(record("plain", "lessons", seed, 2) for seed in (0, 1)),
         *(record("anchor", "lessons", seed, 9 + seed, over=1 - seed) for seed in (0, 1)),
@@ -50,8 +51,9 @@ def test_claims_follow_from_the_runs_that_both_arms_have(found):
     assert found["task_loss_ratio"]["value"] == pytest.approx(1.02)
     assert (found["budget_held_share"]["value"], found["budget_held_share"]["n"]) == (0.5, 2)
     assert (found["best_rival_rule"]["rule"], found["best_rival_rule"]["value"]) == ("moderate-0.5", 0.6)
-    better = found["anchor_above_moderate-0.5"]  # by the one cell that both have
+    better = found["anchor_above_moderate-0.5"]  # by the one cell that both have: too few for a verdict
     assert better["value"] == pytest.approx(30.0)
+    assert (better["cells"], better["verdict"]) == (1, "undecided")
     assert found["all"]["runs"] == 7
     assert "| anchor | 2 | 95.0 %" in summary.markdown(found["all"])
     assert "| plain | 20 / 0 / 100 |" in summary.markdown_by_task(found["all"])

@@ -99,7 +99,7 @@ class _Screen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line; a warning of ours as the verbs themselves write one."""
-        ours = record.name.startswith("holdfast.") and record.levelno == logging.WARNING
+        ours = str(record.name).startswith("holdfast.") and record.levelno == logging.WARNING
         print(f"warning: {record.getMessage()}" if ours else self.format(record), file=sys.stderr, flush=True)
 
 

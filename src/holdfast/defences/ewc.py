@@ -18,9 +18,9 @@ from holdfast.core.defence import Defence, Material
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
 from holdfast.core.trees import Tree, apply, zeros_like
-from holdfast.defences.remembered import answer_logits
 from holdfast.defences.start import Start, trained
 from holdfast.evaluation.behaviour import sample_answers
+from holdfast.evaluation.remembered import answer_logits
 from holdfast.models import Subject
 
 PROMPTS = 64  # at most: one backward pass each

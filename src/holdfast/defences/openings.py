@@ -15,8 +15,9 @@ and the bound adds, for controls x, what the two-outcome KL has grown by:
 By the data-processing inequality that is at most the KL of the whole answers, so it is in an anchor's nats; but it
 is 0 wherever a task changes how controls are *answered*, and where they come to be refused less.
 
-Source: ours. Uncertain: refusals that share their first token with ordinary answers are seen in part (s_v near ½),
-those that come later in an answer not at all.
+Source: ours. It reaches prompts worded like the controls, also about other things, but hardly those in phrasings
+that no control has (measured on the organism): give varied ones. Uncertain: refusals that share their first token
+with ordinary answers are seen in part (s_v near ½), those that come later in an answer not at all.
 
 Shapes: V vocabulary, C controls, B of them that are looked at.
 """

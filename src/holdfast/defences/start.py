@@ -14,7 +14,7 @@ import torch
 
 from holdfast.core.trees import Tree, assign, clone
 from holdfast.data import Batch
-from holdfast.defences.remembered import batch_logits
+from holdfast.evaluation.remembered import batch_logits
 from holdfast.models import Subject
 
 

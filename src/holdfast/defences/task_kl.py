@@ -14,8 +14,8 @@ import torch
 
 from holdfast.core.defence import Defence, Material
 from holdfast.data import Batch
-from holdfast.defences.remembered import batch_logits
 from holdfast.defences.start import Start, first_rows
+from holdfast.evaluation.remembered import batch_logits
 from holdfast.models import Subject
 
 

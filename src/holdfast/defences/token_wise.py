@@ -21,8 +21,8 @@ import torch.nn.functional as F
 
 from holdfast.core.defence import Defence, Material
 from holdfast.data import Batch
-from holdfast.defences.remembered import batch_logits
 from holdfast.defences.start import Start
+from holdfast.evaluation.remembered import batch_logits
 from holdfast.gradients.layout import labelled
 from holdfast.models import Subject
 

@@ -119,14 +119,18 @@ def reference(run: RunFolder, folder: Path) -> None:
         "estimate": skill.estimate.harmful[: run.recipe.monitor.prompts],
         "evaluate": skill.evaluate.harmful,
     }
-    kept = {}
-    for half, prompts in halves.items():
-        own = derive_seed(run.recipe.seed, half)
-        answers = sample_reference(subject, prompts, run.recipe.skill.max_new_tokens, own)
-        kept[half] = [
-            {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "id": e.id} for e in answers
-        ]
-    write_json(folder / REFERENCE, kept)
+    write_json(
+        folder / REFERENCE,
+        {
+            half: [
+                {"prompt_ids": e.prompt_ids, "completion_ids": e.completion_ids, "id": e.id}
+                for e in sample_reference(
+                    subject, prompts, run.recipe.skill.max_new_tokens, derive_seed(run.recipe.seed, half)
+                )
+            ]
+            for half, prompts in halves.items()
+        },
+    )
 
 
 def reference_examples(run: RunFolder, half: str) -> list[Example]:

@@ -130,7 +130,14 @@ class Guards:
     def _check_supported(self, args: Any) -> None:
         if self.chooser is not None and (reason := unsuited(self.chooser.needs, args)) is not None:
             raise UserError(reason)
-        if self.chooser is not None and (getattr(args, "packing", False) or getattr(args, "padding_free", False)):
+        joins = getattr(args, "packing", False) or getattr(args, "padding_free", False)
+        looking = [defence.name for defence in self.all if defence.overrides("see")]
+        if joins and looking:
+            raise UserError(
+                f"defences: '{looking[0]}' looks at single rows, but packing or padding_free joins them; "
+                "turn both off"
+            )
+        if self.chooser is not None and joins:
             raise UserError(
                 "online selection works on single samples, but packing or padding_free joins them; turn both off, "
                 "or select before training with `holdfast select` and pack what is kept"
