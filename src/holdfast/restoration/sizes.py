@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.core.estimates import cut_words, estimate_words, largest_share, timed
+from holdfast.core.estimates import fit_words, largest_share, timed
 from holdfast.data import Example
 from holdfast.evaluation import sample_answers
 from holdfast.gradients.memory import COPIES, peak_bytes
@@ -122,19 +122,11 @@ def fitted(
     memory = peak_bytes(subject, task or (), 3 * batch_size, 1.0 if method == "replay" else COPIES)
     share = largest_share(at, 60 * minutes)
     chosen = sizes if share == 1 else sizes.cut(share, fewest)
-    for words in (
-        estimate_words("restore at the sizes asked for", at(1.0), memory),
-        cut_words(
-            "restore",
-            minutes,
-            {
-                "prompts (fit, checks)": (sizes.prompts, chosen.prompts),
-                "task examples (fit, checks)": (sizes.task_examples, chosen.task_examples),
-                "steps": (sizes.steps, chosen.steps),
-            },
-        ),
-        estimate_words("restore now", at(share), memory) if share < 1 else None,
-    ):
-        if words is not None:
-            say(words)
+    cuts: dict[str, tuple[object, object]] = {
+        "prompts (fit, checks)": (sizes.prompts, chosen.prompts),
+        "task examples (fit, checks)": (sizes.task_examples, chosen.task_examples),
+        "steps": (sizes.steps, chosen.steps),
+    }
+    for words in fit_words("restore", minutes, at, share, memory, cuts):
+        say(words)
     return chosen
