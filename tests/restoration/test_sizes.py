@@ -2,6 +2,7 @@
 
 import pytest
 
+from holdfast.core.estimates import cut_words
 from holdfast.restoration import restore, sizes
 from holdfast.restoration.sizes import Sizes, Units, seconds
 
@@ -42,7 +43,9 @@ def run(small, minutes, units, monkeypatch):
 def test_a_repair_is_cut_to_its_time_and_says_so(small, monkeypatch):
     result, said = run(small, 1.0, UNITS, monkeypatch)
     assert result.settings["prompts"] == (8, 8) and result.settings["task_examples"] == (8, 8)
-    assert any("cut to fit 1 min" in words and "(16, 16)" in words for words in said)
+    assert any("cut as far as it goes, which is not to 1 min" in words and "(16, 16)" in words for words in said)
+    assert cut_words("x", 5, {"prompts": (8, 4)}) == "x: cut to fit 5 min (--minutes): 8 prompts to 4"
+    assert Sizes((192, 128), (256, 256), 60).within(16, 400) == Sizes((16, 8), (256, 200), 60)
 
 
 def test_what_fits_is_what_was_asked_for(small, monkeypatch):

@@ -29,9 +29,14 @@ def estimate_words(what: str, seconds: float, memory_bytes: float) -> str | None
     return f"{what}: about {seconds / 60:.1f} min and {memory_bytes / 2**30:.1f} GiB, by a timed first batch"
 
 
-def cut_words(what: str, minutes: float, cuts: dict[str, tuple[object, object]]) -> str | None:
-    """What was cut to fit, "64 prompts to 20"; None if nothing was."""
+def cut_words(what: str, minutes: float, cuts: dict[str, tuple[object, object]], fits: bool = True) -> str | None:
+    """What was cut to fit, "64 prompts to 20"; None if nothing was.
+
+    Args:
+        fits: whether it ends in time now; the smallest may not.
+    """
     told = [f"{before} {name} to {after}" for name, (before, after) in cuts.items() if before != after]
     if not told:
         return None
-    return f"{what}: cut to fit {minutes:g} min (--minutes): {', '.join(told)}"
+    how = f"cut to fit {minutes:g} min" if fits else f"cut as far as it goes, which is not to {minutes:g} min"
+    return f"{what}: {how} (--minutes): {', '.join(told)}"

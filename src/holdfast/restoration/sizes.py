@@ -32,6 +32,12 @@ class Sizes:
     task_examples: tuple[int, int]
     steps: int
 
+    def within(self, prompts: int, examples: int) -> "Sizes":
+        """No larger than what there is."""
+        there = [(min(fit, n), min(validation, n // 2)) for (fit, validation), n in
+                 ((self.prompts, prompts), (self.task_examples, examples))]  # fmt: skip
+        return Sizes(there[0], there[1], self.steps)
+
     def cut(self, share: float, fewest_steps: int) -> "Sizes":
         """A share of everything, but never less than a repair needs."""
         prompts, examples = (
@@ -113,6 +119,7 @@ def fitted(
     data = (len(estimate.harmful), len(estimate.benign), len(estimate.benign if task is None else task))
     if not all(data):
         return sizes  # which the repair refuses in its own words
+    sizes = sizes.within(max(data[:2]), data[2])
     units = measure_units(subject, estimate.harmful, task, max_new_tokens)
     fewest = 1 if method == "ggn-cg" else FEWEST_STEPS
 
@@ -132,6 +139,7 @@ def fitted(
                 "task examples (fit, checks)": (sizes.task_examples, chosen.task_examples),
                 "steps": (sizes.steps, chosen.steps),
             },
+            at(share) <= 60 * minutes,
         ),
         estimate_words("restore now", at(share), memory) if share < 1 else None,
     ):
