@@ -131,7 +131,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     for row in found["table"]:
         rates = [_percent(row[key]) for key in ("refusal", "over_refusal", "task_score")]
         drift = row["drift_nats"]
-        nats = f"{drift['value']:.2f} [{drift['low']:.2f}, {drift['high']:.2f}]"
+        nats = f"{drift['value']:.2f}"
+        if row["cells"] > 1:  # one cell has no spread
+            nats += f" [{drift['low']:.2f}, {drift['high']:.2f}]"
         lines.append(f"| {row['name']} | {row['cells']} | {' | '.join(rates)} | {row['task_loss']:.3f} | {nats} |")
     return "\n".join(lines)
 
