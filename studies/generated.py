@@ -27,7 +27,7 @@ def _evaluation(results: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    "README.md": {"real": ("real_model", damage_table.front), "demo": ("demo", collect.markdown)},
+    "README.md": {"demo": ("demo", collect.markdown)},
     "studies/evaluation/README.md": {
         "organism": ("evaluation", _evaluation),
     },
@@ -54,6 +54,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "arms": ("training", training.markdown),
         "tasks": ("training", training.markdown_by_task),
         "claims": ("training", training.markdown_claims),
+        "cost": ("training", training.markdown_cost),
     },
 }
 

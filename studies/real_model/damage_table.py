@@ -123,19 +123,6 @@ def rates(results: Mapping[str, Any]) -> str:
     return _markdown(["data", "rate", "seeds", *RATES.values()], rows)
 
 
-def front(results: Mapping[str, Any]) -> str:
-    """Markdown for the README of the project: refusals and drift only."""
-    found = results["damage"]
-    names = ("advbench_refusal", "jailbreakbench_refusal", "xstest_safe_over_refusal")
-    heads = {name: RATES[name] for name in names}
-    rows = [["aligned", *_cells(next(iter(found["before"].values())), heads, 100, 0), "0"]]
-    for cell in found["cells"]:
-        what = f"then {cell['kind']}, rate {cell['learning_rate']:g}"
-        drift = _cells(cell["after"], {"drift": ""}, 1, 1)
-        rows.append([what, *_cells(cell["after"], heads, 100, 0), *drift])
-    return _markdown(["model", *(f"{head}, %" for head in heads.values()), OTHERS["drift"]], rows)
-
-
 def others(results: Mapping[str, Any]) -> str:
     """Markdown: skill, loss, drift, truthfulness and fluency, before and after."""
     found = results["damage"]

@@ -2,6 +2,7 @@
 
     python -m studies.training run --out RUNS [--tasks ...] [--arms ...] [--seeds N]
     python -m studies.training validate --out RUNS --arms ...
+    python -m studies.training cost --out RUNS
     python -m studies.training collect --out RUNS
 
 Knows: the order of things and the command line. Does not know: how any of them is done.
@@ -15,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from studies.training import cell, summary
+from studies.training import cell, cost, summary
 from studies.training.arms import ARMS
 
 from holdfast.core.files import write_json
@@ -29,7 +30,7 @@ VALIDATION = ("course", "bullets")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.training", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("verb", choices=["run", "validate", "collect"])
+    parser.add_argument("verb", choices=["run", "validate", "cost", "collect"])
     parser.add_argument("--out", type=Path, required=True, help="one folder a run; may be gone on with")
     parser.add_argument("--tasks", nargs="*", choices=[*TASKS, *VALIDATION])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # every trainer collects garbage when it begins; what is imported is left out of that
     setting, test = cell.Setting(), options.verb == "run"
+    if options.verb == "cost":
+        write_json(options.out / "cost.json", cost.measure(setting))
+        return
     if options.verb == "collect":
         collect(options.out, setting)
         return

@@ -45,6 +45,7 @@ ARMS: dict[str, Arm] = {
         Arm("random-half", rule="random", keep=0.5),
         Arm("anchor", defence="anchor", knob=1.0),
         Arm("anchor-budget", defence="anchor", budget_nats=1.0),
+        Arm("anchor-every-4", defence="anchor", knob=1.0, options=(("every", 4),)),
         Arm("anchor-moderate-0.5", rule="moderate", keep=0.5, loss_filter="sigma", defence="anchor", knob=1.0),
         # Knobs as their sources have them, one value each: none has been tuned here yet.
         Arm("mixing-3", defence="mixing", knob=0.03),

@@ -118,6 +118,7 @@ def results(root: Path, arms: Mapping[str, Cells], settings: Mapping[str, Any]) 
         "claims": claims(arms),
         "table": table(arms),
         "by_task": by_task(arms),
+        "cost": read_json(root / "cost.json") if (root / "cost.json").is_file() else [],
     }
 
 
@@ -130,7 +131,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     for row in found["table"]:
         rates = [_percent(row[key]) for key in ("refusal", "over_refusal", "task_score")]
         drift = row["drift_nats"]
-        nats = f"{drift['value']:.2f} [{drift['low']:.2f}, {drift['high']:.2f}]"
+        nats = f"{drift['value']:.2f}"
+        if row["cells"] > 1:  # one cell has no spread
+            nats += f" [{drift['low']:.2f}, {drift['high']:.2f}]"
         lines.append(f"| {row['name']} | {row['cells']} | {' | '.join(rates)} | {row['task_loss']:.3f} | {nats} |")
     return "\n".join(lines)
 
@@ -149,6 +152,14 @@ def markdown_by_task(found: Mapping[str, Any]) -> str:
             said = ("-" if value is None else f"{100 * value:.0f}" for value in values)
             cells.append(" / ".join(said) or "-")
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def markdown_cost(found: Mapping[str, Any]) -> str:
+    """One row a way of anchoring."""
+    lines = ["| anchored | CPU time of an update, times a plain one | of three turns |", "|---|---|---|"]
+    for row in found["cost"]:
+        lines.append(f"| {row['name']} | {row['ratio']:.2f} | {row['low']:.2f} to {row['high']:.2f} |")
     return "\n".join(lines)
 
 

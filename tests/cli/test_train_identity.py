@@ -2,12 +2,16 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from holdfast.cli import options
 from holdfast.cli.train import _settings
+from holdfast.core.errors import UserError
 from holdfast.pipeline.inputs import TaskRows
 from holdfast.pipeline.prompts import prompts_for
 from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, SkillSection, TrainingSection
 from holdfast.pipeline.training_run import RunSpec
+from holdfast.training.options import checked_trl
 
 SPEC = RunSpec(AdapterSection(), TrainingSection(), ArmSection(name="train"), MonitorSection())
 
@@ -33,3 +37,10 @@ def test_the_contents_of_the_model_and_of_both_lists_of_prompts_count(tmp_path):
 def test_another_split_of_the_built_in_prompts_is_said_to_change_nothing():
     assert any("share and salt" in note for note in prompts_for(SkillSection(salt="other"), "organism:aligned")[1])
     assert prompts_for(SkillSection(), "organism:aligned")[1] == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), ".nan", "inf"])
+def test_trl_is_given_no_number_that_is_none(value):
+    with pytest.raises(UserError, match="finite"):
+        checked_trl({"max_grad_norm": value})
+    assert checked_trl({"max_grad_norm": "0.5"}) == {"max_grad_norm": 0.5}

@@ -193,7 +193,8 @@ def test_elasticity_of_a_run_reads_every_step(pair, lora_subject, tiny_examples,
         assert change.value == pytest.approx(expected, abs=1e-9)
     assert first.k_eff.value == pytest.approx(-first.change_alignment.value / first.change_pretrain.value)
     found.save(tmp_path / "e.json")
-    assert Elasticity.load(tmp_path / "e.json").to_dict() == found.to_dict()
+    loaded = Elasticity.load(tmp_path / "e.json")
+    assert repr(loaded.to_dict()) == repr(found.to_dict())  # the ends of one prompt's interval are NaN
 
 
 def test_elasticity_of_an_adapter_needs_no_second_model(lora_subject, tiny_examples):

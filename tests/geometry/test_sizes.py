@@ -1,6 +1,6 @@
 """What an audit may have in a given time: a share of what was asked for, and it is said."""
 
-from holdfast.core.estimates import cut_words, estimate_words, largest_share
+from holdfast.core.estimates import estimate_words, fit_words, largest_share
 from holdfast.data import Example
 from holdfast.geometry import sizes
 from holdfast.models import Subject, add_lora
@@ -36,6 +36,16 @@ def test_what_does_not_fit_is_cut_and_said(monkeypatch):
 def test_words():
     assert estimate_words("audit", 59, 1) is None
     assert estimate_words("audit", 120, 3 << 30) == "audit: about 2.0 min and 3.0 GiB, by a timed first batch"
-    assert cut_words("audit", 5, {"rows": (4, 4)}) is None
+    assert fit_words("audit", 5, lambda share: 59 * share, 0.5, 1, {"rows": (4, 4)}) == []
     assert largest_share(lambda share: 100 * share, 50) == 0.5
     assert largest_share(lambda share: 100 * share, 0) == 0.05
+    assert largest_share(lambda share: 100, 0) == 1.0, "what saves no time is not cut"
+
+
+def test_a_time_that_cannot_be_kept_is_not_said_to_be():
+    cuts = {"rows": (40, 4)}
+    fits = fit_words("audit", 5, lambda share: 600 * share, 0.5, 0, cuts)
+    assert fits[1] == "audit: cut to fit 5 min (--minutes): 40 rows to 4"
+    late = fit_words("audit", 5, lambda share: 600 + share, 0.05, 0, cuts)
+    assert "as far as it goes, which is more than 5 min" in late[1]
+    assert "would not shorten it" in fit_words("audit", 5, lambda share: 600, 1.0, 0, cuts)[1]

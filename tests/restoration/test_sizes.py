@@ -42,7 +42,7 @@ def run(small, minutes, units, monkeypatch):
 def test_a_repair_is_cut_to_its_time_and_says_so(small, monkeypatch):
     result, said = run(small, 1.0, UNITS, monkeypatch)
     assert result.settings["prompts"] == (8, 8) and result.settings["task_examples"] == (8, 8)
-    assert any("cut to fit 1 min" in words and "(16, 16)" in words for words in said)
+    assert any("cut as far as it goes" in words and "(16, 16)" in words for words in said)
 
 
 def test_what_fits_is_what_was_asked_for(small, monkeypatch):

@@ -55,6 +55,7 @@ def test_claims_follow_from_the_runs_that_both_arms_have(found):
     assert better["value"] == pytest.approx(30.0)
     assert (better["cells"], better["verdict"]) == (1, "undecided")
     assert found["all"]["runs"] == 7
+    assert "| 0.500 | 0.10 |\n" in summary.markdown(found["all"])  # one cell: no interval
     assert "| anchor | 2 | 95.0 %" in summary.markdown(found["all"])
     assert "| plain | 20 / 0 / 100 |" in summary.markdown_by_task(found["all"])
 

@@ -18,8 +18,12 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def largest_share(seconds_at: Callable[[float], float], limit: float) -> float:
-    """The largest of 1, 0.95, ..., 0.05 at which the work ends within ``limit`` seconds; 0.05 where none does."""
-    return next((share for share in SHARES if seconds_at(share) <= limit), SHARES[-1])
+    """The largest of 1, 0.95, ..., 0.05 at which the work ends within ``limit`` seconds.
+
+    Where none does, the largest at which it takes no longer than at the smallest: what saves no time is not cut.
+    """
+    reached = max(limit, seconds_at(SHARES[-1]))
+    return next(share for share in SHARES if seconds_at(share) <= reached)
 
 
 def estimate_words(what: str, seconds: float, memory_bytes: float) -> str | None:
@@ -29,9 +33,24 @@ def estimate_words(what: str, seconds: float, memory_bytes: float) -> str | None
     return f"{what}: about {seconds / 60:.1f} min and {memory_bytes / 2**30:.1f} GiB, by a timed first batch"
 
 
-def cut_words(what: str, minutes: float, cuts: dict[str, tuple[object, object]]) -> str | None:
-    """What was cut to fit, "64 prompts to 20"; None if nothing was."""
+def fit_words(
+    what: str,
+    minutes: float,
+    seconds_at: Callable[[float], float],
+    share: float,
+    memory_bytes: float,
+    cuts: dict[str, tuple[object, object]],
+) -> list[str]:
+    """The estimate, what was cut to fit, "64 prompts to 20", the estimate after it; no word under a minute."""
     told = [f"{before} {name} to {after}" for name, (before, after) in cuts.items() if before != after]
-    if not told:
-        return None
-    return f"{what}: cut to fit {minutes:g} min (--minutes): {', '.join(told)}"
+    late = seconds_at(share) > 60 * minutes
+    fit = f"as far as it goes, which is more than {minutes:g} min" if late else f"to fit {minutes:g} min"
+    sentences = [estimate_words(f"{what} at the sizes asked for", seconds_at(1.0), memory_bytes)]
+    if share < 1 and told:
+        sentences.append(f"{what}: cut {fit} (--minutes): {', '.join(told)}")
+        sentences.append(estimate_words(f"{what} now", seconds_at(share), memory_bytes))
+    elif late:
+        sentences.append(
+            f"{what}: more than {minutes:g} min (--minutes), and cutting its sizes would not shorten it"
+        )
+    return [sentence for sentence in sentences if sentence is not None]

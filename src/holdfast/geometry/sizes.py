@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from holdfast.core.estimates import cut_words, estimate_words, largest_share, timed
+from holdfast.core.estimates import fit_words, largest_share, timed
 from holdfast.data import Example
 from holdfast.evaluation import sample_answers
 from holdfast.gradients import mean_gradient
@@ -55,13 +55,9 @@ def fitted(
 
     share, memory = largest_share(seconds, 60 * minutes), peak_bytes(subject, examples, 16, COPIES)
     m, n = sizes(share)
-    for words in (
-        estimate_words("audit at the sizes asked for", seconds(1.0), memory),
-        cut_words("audit", minutes, {"prompts": (len(prompts), m), "task rows": (len(examples), n)}),
-        estimate_words("audit now", seconds(share), memory) if share < 1 else None,
-    ):
-        if words is not None:
-            say(words)
+    cuts: dict[str, tuple[object, object]] = {"prompts": (len(prompts), m), "task rows": (len(examples), n)}
+    for words in fit_words("audit", minutes, seconds, share, memory, cuts):
+        say(words)
     kept = sorted(np.random.default_rng([seed, 2]).permutation(len(examples))[:n].tolist())
     return m, [examples[k] for k in kept]
 

@@ -106,6 +106,21 @@ def check_enough(estimate: Any, task: int | None) -> None:
         )
 
 
+def check_samples(parts: Sequence[Sequence[Any]]) -> None:
+    """Check that answers which stand in for lost task examples are enough to fit, to choose and to decide.
+
+    Raises:
+        UserError: too few; a bound needs two differences.
+    """
+    if any(len(part) < fewest for part, fewest in zip(parts, (1, 2, 2), strict=True)):
+        kept = _listed([len(part) for part in parts])
+        raise UserError(
+            f"task: without its examples the adapter's own answers to harmless prompts hold it, and it gives "
+            f"{kept} that are no refusals, to learn from, to choose by and to decide by (at least 1, 2 and 2 are "
+            "needed); give rows of the task (--data), or more harmless prompts"
+        )
+
+
 def gather(
     subject: Subject,
     estimate: Any,
@@ -146,6 +161,8 @@ def gather(
         if task is not None
         else (answer.drifted_samples(part, f"task/{k}") for k, part in enumerate((benign_fit, *benign_parts)))
     )
+    if task is None:
+        check_samples((task_fit, *task_parts))
     refusals_fit = answer.aligned_refusals(harmful_fit, "refusals/fit")
     refusals = [
         answer.aligned_refusals(part, f"refusals/{name}")

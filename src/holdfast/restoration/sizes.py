@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.core.estimates import cut_words, estimate_words, largest_share, timed
+from holdfast.core.estimates import fit_words, largest_share, timed
 from holdfast.data import Example
 from holdfast.evaluation import sample_answers
 from holdfast.gradients.memory import COPIES, peak_bytes
@@ -31,6 +31,12 @@ class Sizes:
     prompts: tuple[int, int]
     task_examples: tuple[int, int]
     steps: int
+
+    def within(self, prompts: int, examples: int) -> "Sizes":
+        """No larger than what there is."""
+        there = [(min(fit, n), min(validation, n // 2)) for (fit, validation), n in
+                 ((self.prompts, prompts), (self.task_examples, examples))]  # fmt: skip
+        return Sizes(there[0], there[1], self.steps)
 
     def cut(self, share: float, fewest_steps: int) -> "Sizes":
         """A share of everything, but never less than a repair needs."""
@@ -113,6 +119,7 @@ def fitted(
     data = (len(estimate.harmful), len(estimate.benign), len(estimate.benign if task is None else task))
     if not all(data):
         return sizes  # which the repair refuses in its own words
+    sizes = sizes.within(max(data[:2]), data[2])
     units = measure_units(subject, estimate.harmful, task, max_new_tokens)
     fewest = 1 if method == "ggn-cg" else FEWEST_STEPS
 
@@ -122,19 +129,11 @@ def fitted(
     memory = peak_bytes(subject, task or (), 3 * batch_size, 1.0 if method == "replay" else COPIES)
     share = largest_share(at, 60 * minutes)
     chosen = sizes if share == 1 else sizes.cut(share, fewest)
-    for words in (
-        estimate_words("restore at the sizes asked for", at(1.0), memory),
-        cut_words(
-            "restore",
-            minutes,
-            {
-                "prompts (fit, checks)": (sizes.prompts, chosen.prompts),
-                "task examples (fit, checks)": (sizes.task_examples, chosen.task_examples),
-                "steps": (sizes.steps, chosen.steps),
-            },
-        ),
-        estimate_words("restore now", at(share), memory) if share < 1 else None,
-    ):
-        if words is not None:
-            say(words)
+    cuts: dict[str, tuple[object, object]] = {
+        "prompts (fit, checks)": (sizes.prompts, chosen.prompts),
+        "task examples (fit, checks)": (sizes.task_examples, chosen.task_examples),
+        "steps": (sizes.steps, chosen.steps),
+    }
+    for words in fit_words("restore", minutes, at, share, memory, cuts):
+        say(words)
     return chosen

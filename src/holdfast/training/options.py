@@ -109,6 +109,12 @@ def checked_trl(values: Mapping[str, Any], where: str = "training.trl") -> dict[
             hint = f"did you mean '{near[0]}'?" if near else "see the arguments of TRL's SFTConfig"
             raise UserError(f"{where}.{name}: SFTConfig has no such argument; {hint}")
         kind = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+        if isinstance(value, (float, str)) and str(value).strip().lower().lstrip(".+-") in (
+            "nan",
+            "inf",
+            "infinity",
+        ):
+            raise UserError(f"{where}.{name}: input should be a finite number, got {value!r}")
         try:
             checked[name] = value if value is None else kind.validate_python(value)
         except ValidationError as error:

@@ -38,7 +38,7 @@ def fingerprint(model: torch.nn.Module) -> Fingerprint:
 
 
 def _sums(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = value.reshape(len(value), -1) if value.ndim else value.reshape(1, 1)
+    rows = value.flatten(1) if value.ndim > 1 else value.reshape(-1, 1)
     along = [rows.sum(axis, dtype=torch.float64) for axis in (1, 0)]
     first, others = (line @ torch.arange(1.0, len(line) + 1).to(line) for line in along)
     return first, others
