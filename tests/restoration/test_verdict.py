@@ -198,3 +198,9 @@ def test_when_none_holds_the_input_is_kept_and_every_reason_said(scene):
     nan = measured(60, task=(math.nan, 0.0))
     assert scene([(1, 1.0, 0.01)], {1.0: nan})[0].status == "no_safe_step"
     assert "cannot be scaled" in scene([], {})[0].reason
+
+
+def test_rows_too_few_to_keep_any_limit_are_not_laid_on_the_repair(scene):
+    vague = scene([(1, 1.0, 1.77), (2, 0.9, 0.9)], {})[0]  # a rise of 0.0: the bound is all uncertainty
+    assert vague.status == "no_safe_step" and "tell the loss to 0.90 at best: give more task rows" in vague.reason
+    assert "more task rows" not in scene([(1, 1.0, 0.04)], {1.0: measured(60)})[0].reason

@@ -3,6 +3,7 @@
 Knows: how candidates are ranked. Does not know: how the next one is made, nor which one is returned.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,19 +46,29 @@ class Attempt:
 
 
 class Best:
-    """Keeps the best passing candidates seen so far, free baselines among them."""
+    """Keeps the best passing candidates seen so far, free baselines among them.
+
+    Attributes:
+        needed_limit: least uncertainty of the task loss, nats a token, among those that refused more and were turned
+            down; a limit below it could be kept by none, however little they changed.
+    """
 
     def __init__(self, start: Check, aligned: Check, max_task_loss_increase: float) -> None:
         self.limit, self.start, self.aligned = max_task_loss_increase, start, aligned
         self.most_over_refusal = max(start.over_refusal, aligned.over_refusal) + OVER_REFUSAL_ALLOWANCE
         self.candidates: list[Candidate] = []
+        self.needed_limit = math.inf
 
     def offer(self, check: Check, adapter: Mapping[str, torch.Tensor], name: str = "") -> bool:
         """Take ``check`` if it passes and does better by rates than the start; True if it is the best so far.
 
         A lower refusal loss alone is no repair: the text may just have become something else.
         """
-        if check.score <= self.start.score or not check.passes(self.limit, self.most_over_refusal):
+        if check.score <= self.start.score:
+            return False
+        if not check.passes(self.limit, self.most_over_refusal):
+            if check.task_loss_bound > self.limit:
+                self.needed_limit = min(self.needed_limit, check.task_loss_bound - check.task_loss_increase)
             return False
         first = self.check is None or check.rank > self.check.rank
         if len(self.candidates) == KEPT and check.rank <= self.candidates[-1].check.rank:

@@ -215,7 +215,10 @@ def conclude(
     if not best.candidates:
         free_ones = "free ones included" if len(free) > 2 else "this adapter cannot be scaled"
         reason = f"no candidate ({free_ones}) refused more and kept the task loss within {best.limit:g}"
-        return Outcome("no_safe_step", f"{reason} nats a token on the examples that choose", checks=checks)
+        reason += " nats a token on the examples that choose"
+        if best.limit < best.needed_limit < math.inf:
+            reason += f"; these few tell the loss to {best.needed_limit:.2f} at best: give more task rows"
+        return Outcome("no_safe_step", reason, checks=checks)
     level, failed = 1 - RISK / len(best.candidates), []
     for candidate in best.candidates:
         trees.assign(adapter_parameters(subject.model), candidate.adapter)
