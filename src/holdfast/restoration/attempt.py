@@ -49,8 +49,8 @@ class Best:
     """Keeps the best passing candidates seen so far, free baselines among them.
 
     Attributes:
-        needed_limit: least uncertainty of the task loss, nats a token, among those that refused more and were turned
-            down; a limit below it could be kept by none, however little they changed.
+        needed_limit: least uncertainty of the task loss, nats a token, among those that refused more and were
+            turned down for it; a limit below it could be kept by none, however little they changed.
     """
 
     def __init__(self, start: Check, aligned: Check, max_task_loss_increase: float) -> None:
