@@ -10,7 +10,7 @@ examples: a GGN product 2.0 (all parameters) to 2.5 (LoRA), a Hessian product 4.
 holds two more trees of the scope's size and one micro-batch's logits, four times.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import cast
@@ -138,7 +138,7 @@ def hvp(
 
 
 @contextmanager
-def in_float32(model: torch.nn.Module) -> Iterator[None]:
+def in_float32(model: torch.nn.Module) -> Generator[None]:
     """The model with its half-precision parameters and buffers widened; afterwards the same ones, bit for bit.
 
     Widening loses nothing, so what is computed inside belongs to the stored weights. It costs twice their memory.
