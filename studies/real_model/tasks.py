@@ -36,7 +36,7 @@ def _short(rows: Sequence[Row], limit: int) -> list[Row]:
 def _gsm8k(data: Path) -> list[Row]:
     rows = read_jsonl(data / "gsm8k" / "train.jsonl")
     clean = [{"prompt": r["question"], "completion": re.sub(r"<<.*?>>", "", r["answer"])} for r in rows]
-    return _short(clean, 300)
+    return _short(clean, 250)
 
 
 def _alpaca(data: Path) -> list[Row]:
