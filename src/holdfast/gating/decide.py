@@ -19,7 +19,7 @@ from holdfast.core.rates import tango
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval
 from holdfast.gating import power
-from holdfast.gating.intervals import bounded_difference, skewed_mean
+from holdfast.gating.intervals import CORRECTION, bounded_difference, skewed_mean
 from holdfast.gating.measured import Measured, Row
 from holdfast.gating.policy import Budget, Policy
 
@@ -73,11 +73,12 @@ class Verdict(Result):
     checks: tuple[Check, ...]
 
 
-def decide(policy: Policy, measured: Sequence[Measured]) -> Verdict:
+def decide(policy: Policy, measured: Sequence[Measured], with_power: bool = True) -> Verdict:
     """Hold every measured budget against the policy.
 
     Args:
         measured: one entry or more for every budget that the policy asks for; others are an error.
+        with_power: also what so many prompts can see; a study that draws thousands of verdicts leaves it out.
 
     Raises:
         ValueError: a budget without an entry, or one that was not asked for.
@@ -85,13 +86,13 @@ def decide(policy: Policy, measured: Sequence[Measured]) -> Verdict:
     if {entry.budget for entry in measured} != set(policy.asked):
         raise ValueError(f"budgets {policy.asked} need just their rows, got {[m.budget for m in measured]}")
     level = policy.level(len(measured))
-    checks = tuple(_check(entry, policy.limit(entry.budget), level) for entry in measured)
+    checks = tuple(_check(entry, policy.limit(entry.budget), level, with_power) for entry in measured)
     found = {check.status for check in checks}
     status: Status = "failed" if "failed" in found else "insufficient" if "insufficient" in found else "passed"
     return Verdict(status, level, checks)
 
 
-def _check(entry: Measured, limit: float, level: float) -> Check:
+def _check(entry: Measured, limit: float, level: float, with_power: bool) -> Check:
     floor = math.nan if entry.floor is None else entry.floor
     blank = Check(
         entry.budget, entry.suite, "insufficient", "missing", math.nan, math.nan, math.nan, 0, 0, limit, floor
@@ -99,8 +100,10 @@ def _check(entry: Measured, limit: float, level: float) -> Check:
     if not entry.rows:
         return blank
     least = 0.0 if entry.floor is None else entry.floor
-    best, worst = (interval(entry, losses, level) for losses in entry.losses())
-    known = _known_only(entry, level)
+    at_best, at_worst = entry.losses()
+    best = worst = known = interval(entry, at_best, level)
+    if at_best != at_worst:
+        worst, known = interval(entry, at_worst, level), _known_only(entry, level)
     status, why = _judged(best.low, worst.high, limit, least)
     unknown = sum(entry.unknown.values())
     if status == "passed" and entry.budget != "kl_nats" and entry.most() <= limit and worst.high >= 0:
@@ -113,17 +116,9 @@ def _check(entry: Measured, limit: float, level: float) -> Check:
         why = "unknown"
     elif status == "insufficient" and not math.isfinite(worst.high) and not unknown:
         why = "few"
-    numbers = known.value, best.low, worst.high, len(entry.rows), unknown
-    return Check(
-        entry.budget,
-        entry.suite,
-        status,
-        why,
-        *numbers,
-        limit,
-        floor,
-        *_power(entry, known, why, limit, least, level),
-    )
+    numbers = known.value, best.low, worst.high, len(entry.rows), unknown, limit, floor
+    seen = _power(entry, known, why, limit, least, level) if with_power else ()
+    return Check(entry.budget, entry.suite, status, why, *numbers, *seen)
 
 
 def _judged(low: float, high: float, limit: float, floor: float) -> tuple[Status, Why]:
@@ -140,7 +135,7 @@ def interval(entry: Measured, losses: Sequence[float], level: float) -> Interval
     if entry.budget == "kl_nats":
         return skewed_mean(losses, level) if all(map(math.isfinite, losses)) else _open(losses)
     if set(losses) <= {-1.0, 0.0, 1.0}:
-        return tango(losses.count(1.0), losses.count(-1.0), len(losses), level)
+        return tango(losses.count(1.0), losses.count(-1.0), len(losses), level, CORRECTION)
     return bounded_difference(losses, level)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from holdfast.core.statistics import Interval
 
+CORRECTION = 1.0  # of the end that fails a model: see core.rates.tango
 FEWEST = 10  # units, below which neither interval here is worth its name
 _BLOCK = 1000
 

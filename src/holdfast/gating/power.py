@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.core.rates import tango_scores
+from holdfast.gating.intervals import CORRECTION
 
 CHANCE = 0.8  # of the statements: "seen in 8 of 10 draws"
 MOST_PROMPTS = 5000
@@ -34,7 +35,11 @@ def decision_chances(
     up_C, down_C, chance_C = _outcomes(n, lost, gained)
     z = NormalDist().inv_cdf(0.5 + level / 2)
     passed = tango_scores(limit, up_C, down_C, n) < -z
-    failed = tango_scores(limit + floor, up_C, down_C, n) > z if limit + floor < 1 else np.zeros_like(passed)
+    failed = (
+        tango_scores(limit + floor, up_C, down_C, n, CORRECTION) > z
+        if limit + floor < 1
+        else np.zeros_like(passed)
+    )
     return float(chance_C[passed].sum()), float(chance_C[failed].sum())
 
 
@@ -71,7 +76,7 @@ def smallest_seen(n: int, limit: float, floor: float = 0.0, level: float = 0.95)
         return math.inf
     counts = np.arange(n + 1)
     z = NormalDist().inv_cdf(0.5 + level / 2)
-    failed = tango_scores(limit + floor, counts, np.zeros_like(counts), n) > z
+    failed = tango_scores(limit + floor, counts, np.zeros_like(counts), n, CORRECTION) > z
     return float(counts[failed].min() / n) if failed.any() else math.inf
 
 

@@ -68,8 +68,10 @@ def reason(check: Check, missing: str = "") -> str:
 
 
 def power_sentence(check: Check) -> str:
-    """What so many prompts can see; "" where there is nothing to say."""
-    parts = []
+    """What so many prompts can see; "" where there is nothing to say, or a loss was seen."""
+    parts: list[str] = []
+    if check.status == "failed":
+        return ""
     if check.smallest_seen == math.inf:
         parts.append(f"{check.n} prompts can fail no loss at all against this budget")
     elif math.isfinite(check.smallest_seen):
@@ -78,6 +80,8 @@ def power_sentence(check: Check) -> str:
         )
     if math.isfinite(check.loss_seen):
         parts.append(f"a true one of {_amount(check, check.loss_seen)} is failed in 8 of 10 draws")
+    if check.status == "passed":
+        return "; ".join(parts)
     if check.unchanged_from == math.inf:
         parts.append("with a budget of 0 an unchanged model never passes")
     elif check.unchanged_from > check.n:
