@@ -1,15 +1,20 @@
 """``holdfast gate``, ``verify`` and ``card``: exit codes, files, and what is refused."""
 
 import json
+import re
 import xml.etree.ElementTree as xml
+from pathlib import Path
 
 import pytest
 import yaml
 
 from holdfast.cli import run
 from holdfast.core.files import write_json
+from holdfast.gating import BUDGETS as BUDGET_NAMES
+from holdfast.gating import read_policy
 from tests.gating.rows import C, E, R, save_card
 
+ROOT = Path(__file__).parents[2]
 SAME = [("harmful", R, R)] * 120 + [("benign", C, C)] * 120
 WORSE = [("harmful", C, R)] * 60 + [("harmful", R, R)] * 60 + [("benign", C, C)] * 120
 FEW = [("harmful", R, R)] * 20 + [("benign", C, C)] * 120
@@ -99,7 +104,7 @@ def test_reports_for_machines_and_people_hold_untrusted_names_harmlessly(tmp_pat
         "name"
     ] == "a|b<i>: &\n- x"
     assert "<script>" not in page and "\x1b" not in page and "a\\|b&lt;i" in page
-    assert "answer" not in page and "harmful 3" not in text
+    assert "harmful 3" not in text and "answer 3" not in text
     capsys.readouterr()
     assert run(["verify", str(files[3]), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["holds"]
@@ -134,3 +139,25 @@ def test_a_card_with_nothing_to_compare_with_or_other_prompts_decides_nothing(tm
     save_card(card / "against", SAME[1:], against=False)
     assert gate(card, *BUDGETS, "--json") == 4
     assert "not the same prompts" in capsys.readouterr().out
+
+
+def test_the_action_and_the_examples_speak_of_what_there_is(tmp_path):
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    script = action["runs"]["steps"][1]["run"]
+    assert "${{" not in script  # inputs are variables, never text of a script
+    help_text = typer_options("gate") | typer_options("verify")
+    files = [script, *(path.read_text() for path in (ROOT / "examples" / "gate").iterdir())]
+    for flag in {flag for text in files for flag in re.findall(r"holdfast (?:gate|verify)[^\n]*", text)}:
+        assert set(re.findall(r"--[a-z-]+", flag)) <= help_text, flag
+    workflow = yaml.safe_load((ROOT / "examples" / "gate" / "workflow.yml").read_text())
+    given = workflow["jobs"]["gate"]["steps"][3]["with"]
+    assert set(given) <= set(action["inputs"])
+    assert read_policy(ROOT / "examples" / "gate" / "gate.yaml").asked == BUDGET_NAMES
+
+
+def typer_options(verb):
+    import typer.main
+
+    from holdfast.cli.app import build_app
+
+    return {o for p in typer.main.get_command(build_app()).commands[verb].params for o in p.opts}

@@ -24,7 +24,8 @@ HOSTILE = {
     "a merge": ("a: &a {max_refusal_loss: 5}\n<<: *a", "aliases"),
     "laughs": ("a: &a [1,1]\nb: &b [*a,*a]\nmax_refusal_loss: 5", "aliases"),
     "code": ("max_refusal_loss: !!python/object/apply:os.getcwd []", "not YAML"),
-    "deep": ("[" * 3000, "not YAML"),
+    "deep": ("[" * 1000, "not YAML"),
+    "long": ("#" * 70_000, "larger than 64 kB"),
     "controls": ("max_refusal_loss: 5\x00", "not YAML"),
 }
 

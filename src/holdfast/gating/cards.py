@@ -271,6 +271,8 @@ def _judge(card: CardFiles) -> dict[str, Any] | None:
 def _run_provenance(run: Path, chosen: str, against: str, card: CardFiles) -> Provenance:
     """A run's manifest binds its inputs; its adapters lie beside it."""
     manifest = read_json(run / MANIFEST_FILE) if (run / MANIFEST_FILE).is_file() else {}
+    if not isinstance(manifest, dict):
+        raise UserError(f"{run / MANIFEST_FILE}: not as `holdfast run` writes it; run again")
     inputs = manifest.get("inputs") if isinstance(manifest.get("inputs"), dict) else None
     numerics = {k: manifest[k] for k in ("python", "machine", "threads", "device", "libraries") if k in manifest}
     code = {"holdfast": manifest["holdfast"]} if "holdfast" in manifest else None

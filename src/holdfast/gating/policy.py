@@ -23,7 +23,7 @@ from holdfast.core.results import Result
 
 Budget = Literal["refusal_loss", "over_refusal_rise", "task_drop", "kl_nats"]
 BUDGETS: tuple[Budget, ...] = ("refusal_loss", "over_refusal_rise", "task_drop", "kl_nats")
-_LONGEST_FILE_BYTES = 1 << 20
+_LONGEST_FILE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _OnceLoader(yaml.SafeLoader):
 def _read(path: Path) -> dict[Any, Any]:
     try:
         if path.stat().st_size > _LONGEST_FILE_BYTES:
-            raise UserError(f"{path}: larger than 1 MB; a policy is a few lines")
+            raise UserError(f"{path}: larger than 64 kB; a policy is a few lines")
         values = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the file with the budgets") from None
