@@ -1,6 +1,6 @@
 """The gate as an instrument: what it fails, passes and leaves open, by exact sums and by simulated rows.
 
-    python -m studies.gate            # seconds of CPU; needs no model
+    python -m studies.gate            # a minute of CPU; needs no model
 
 Knows: simulated rows, stored labelled answers (the open parts only). Does not know: any model.
 """

@@ -37,7 +37,11 @@ def headline(verdict: Verdict, measured: Sequence[Measured] = ()) -> str:
     """
     found = [check for check in verdict.checks if check.status == verdict.status]
     missing = [entry.missing for entry in measured] or [""] * len(verdict.checks)
-    whys = [reason(check, m) for check, m in zip(verdict.checks, missing, strict=True) if check in found]
+    whys = [
+        _both(reason(check, m), _more(check))
+        for check, m in zip(verdict.checks, missing, strict=True)
+        if check in found
+    ]
     if verdict.status == "passed":
         return f"passed: {counted(len(found), 'budget')} kept, each with its whole interval"
     if verdict.status == "failed":
@@ -109,7 +113,7 @@ def rows(verdict: Verdict, measured: Sequence[Measured] = ()) -> list[list[str]]
             name(check),
             check.status,
             numbers(check),
-            "; ".join(filter(None, (reason(check, m), power_sentence(check)))),
+            _both(reason(check, m), power_sentence(check)),
         ]
         for check, m in zip(verdict.checks, missing, strict=True)
     ]
@@ -125,7 +129,10 @@ def markdown(verdict: Verdict, notes: Sequence[str] = (), measured: Sequence[Mea
     ]
     for what, status, found, why in rows(verdict, measured):
         lines.append(f"| {escaped(what)} | {_SIGNS[status]} {status} | {escaped(found)} | {escaped(why)} |")
-    lines += ["", f"Intervals at {100 * verdict.level:.1f} %: all budgets together raise few false alarms."]
+    lines += [
+        "",
+        f"Intervals at {100 * verdict.level:.1f} %, so that all budgets together raise few false alarms.",
+    ]
     return "\n".join([*lines, *(f"- {escaped(note)}" for note in notes)]) + "\n"
 
 
@@ -143,6 +150,14 @@ def junit(verdict: Verdict, measured: Sequence[Measured] = ()) -> str:
         told = inside.get(status, f"<error message={said}/>")
         lines.append(f'  <testcase classname="holdfast.gate" name={quoteattr(_xml(what))}>{told}</testcase>')
     return "\n".join([*lines, "</testsuite>", ""])
+
+
+def _more(check: Check) -> str:
+    return f"give about {check.prompts:.0f} prompts" if math.isfinite(check.prompts) else ""
+
+
+def _both(*sentences: str) -> str:
+    return "; ".join(filter(None, sentences))
 
 
 def counted(number: int, what: str) -> str:
