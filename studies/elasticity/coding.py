@@ -1,4 +1,4 @@
-"""Texts coded and decoded with models: are bits a token bits, and what does an alignment do to the length of a text?
+"""Texts coded and decoded with models: are bits a token bits, and how long is a text to an aligned model?
 
 Knows: which texts, which models, gzip. Does not know: how coding is done (holdfast.elasticity.codec).
 """

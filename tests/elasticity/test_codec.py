@@ -1,4 +1,4 @@
-"""Arithmetic coding and the codec: lossless, as long as the model's own probabilities say, and never silently wrong."""
+"""Arithmetic coding and the codec: lossless, as long as the model's probabilities say, never silently wrong."""
 
 import dataclasses
 import math

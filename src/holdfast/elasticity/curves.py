@@ -1,7 +1,7 @@
-"""Shapes of a curve over updates: one exponential, two straight phases, two exponentials; which one the data ask for.
+"""Shapes of a curve over updates: one exponential, two straight phases, two exponentials; which one the data need.
 
-Source: elasticity.md 3.6. A plain exponential always looks "fast, then slow"; a change of phase is claimed only where
-a two-phase shape beats it by AICc and, for "at the base level", where the level at the break is the base model's.
+Source: elasticity.md 3.6. A plain exponential always looks "fast, then slow"; a change of phase is claimed only
+where a two-phase shape beats it by AICc and, for "at the base level", where the level at the break is the base's.
 
 Knows: points and least squares. Does not know: what the curve measures.
 

@@ -1,8 +1,8 @@
 """The token-tree laboratory: the theory's own objects, small and exact.
 
-Source: elasticity.md 1.2, 1.3, 1.7. A token tree has one path a string; a leaf's weight is the string's probability,
-an inner node's the sum below it. A model is a cut tree; what it learned from several data sets is their size-weighted
-mixture; its code is Huffman's. On these objects the law of inverse proportion can be computed, not estimated.
+Source: elasticity.md 1.2, 1.3, 1.7. A token tree has one path a string; a leaf's weight is the string's
+probability, an inner node's the sum below it. A model is a cut tree; what it learned from several data sets is
+their size-weighted mixture; its code is Huffman's. Here the law of inverse proportion is computed, not estimated.
 
 Knows: strings over any alphabet (an edge is a character), weights, codes. Does not know: language models (codec.py
 has their code).
@@ -90,7 +90,7 @@ def huffman_rate_bits(data: TokenTree, model: TokenTree) -> float:
 
 
 def ideal_rate_bits(data: TokenTree, model: TokenTree) -> float:
-    """Cross-entropy: what an arithmetic code of ``model`` needs for ``data`` (1.4); infinite where it has no mass."""
+    """Cross-entropy: what an arithmetic code of ``model`` needs for ``data`` (1.4); infinite without mass."""
     told = {text: p for text, p in data.leaves.items() if p > 0}
     if any(model.leaves.get(text, 0.0) == 0 for text in told):
         return math.inf
