@@ -2,8 +2,8 @@
 
 Source: elasticity.md 1.4. Every token is coded with the model's own next-token distribution, rounded to integer
 counts. A text is cut into windows that begin afresh; some run side by side as lanes of one batch. Decoding must
-see the distributions of encoding bit for bit, so both make the same forward passes, one token at a time, on batches
-of the same shape. That takes the same machine, versions and number of threads; a checksum tells when they differ.
+see the distributions of encoding bit for bit, so both make the same forward passes, one token at a time, on
+batches of the same shape. That takes the same machine, versions and number of threads; a checksum tells.
 
 Knows: windows, lanes, counts, the container. Does not know: how intervals become bits (arithmetic.py).
 

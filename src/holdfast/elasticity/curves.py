@@ -105,18 +105,18 @@ def read_curve(
     """Fit all shapes, choose by AICc, bootstrap the break.
 
     Args:
-        updates_T: at least five different, growing from 0.
+        updates_T: at least six different, growing from 0.
         values_T: scores or nats there.
         base_level: of the base model, measured in the same way.
         margin: equivalence margin, set before looking, in the units of ``values_T``.
         draws: of the residual bootstrap of the break.
 
     Raises:
-        ValueError: fewer than five points, points of different lengths, updates that do not grow.
+        ValueError: fewer than six points, points of different lengths, updates that do not grow.
     """
     x_T, y_T = np.asarray(updates_T, dtype=np.float64), np.asarray(values_T, dtype=np.float64)
-    if x_T.shape != y_T.shape or len(x_T) < 5 or (np.diff(x_T) <= 0).any():
-        raise ValueError(f"a curve needs five points or more at growing updates; got {len(x_T)} and {len(y_T)}")
+    if x_T.shape != y_T.shape or len(x_T) < 6 or (np.diff(x_T) <= 0).any():
+        raise ValueError(f"a curve needs six points or more at growing updates; got {len(x_T)} and {len(y_T)}")
     fits = tuple(_fit(shape, x_T, y_T) for shape in (ONE, SEGMENTS, TWO) if len(x_T) > PARAMETERS[shape] + 1)
     chosen = choose({fit.shape: fit.aicc for fit in fits})
     nothing = Interval(math.nan, math.nan, math.nan, len(x_T), "no break")
