@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from holdfast.elasticity import springs
+from holdfast.elasticity import GradientReading, Plan, ReboundCurve, read_card, springs
 from holdfast.elasticity.coefficients import extrapolated_stiffness
+from holdfast.elasticity.rebound import Point
+from holdfast.elasticity.updates import Trace
 from tests.elasticity import closed_forms as theory
 
 N_PLUS = (1000, 2000, 5000, 10000)
@@ -119,3 +121,42 @@ def test_stiffness_is_read_at_zero_updates():
     assert still.method == "unbounded" and still.low == -math.inf
     with pytest.raises(ValueError, match="give 0"):
         extrapolated_stiffness((1, 2), (pretrain[:2], tokens), (alignment[:2], tokens))
+
+
+def spring_curve(seed, kappa=0.05, half=20.0, n=30):
+    """A rebound that is a linear spring; its score comes down to the base's 0.1, with noise between prompts."""
+    rng, updates = np.random.default_rng(seed), (0, 1, 2, 4, 8, 16, 32, 64)
+    points = []
+    for u in updates:
+        kl = 2 * math.exp(-kappa * u) * rng.gamma(50, 1 / 50, n)
+        score = rng.random(n) < 0.1 + 0.9 * math.exp(-math.log(9 / 4) * u / half)
+        bits = {"pretrain": (60 - 0.6 * u,) * n, "alignment": tuple(60 + 1.8 * u + rng.normal(0, 0.01, n))}
+        points.append(Point(u, 0, 0, tuple(map(float, score)), tuple(kl), tuple(kl), bits))
+    tokens = {"pretrain": (30,) * n, "alignment": (30,) * n}
+    return ReboundCurve("m", "harmless rows", Plan(64), seed, tuple(points), tokens, (0.1,) * n, Trace((), ()))
+
+
+def test_the_card_says_first_what_it_takes_and_finds_a_linear_spring_to_be_one():
+    card = read_card(
+        [spring_curve(seed) for seed in range(3)], GradientReading(-0.9, 2.0, math.nan), nominal_k=3.0, draws=80
+    )
+    said = {c.name.split(" of ")[0]: c for c in card.coefficients}
+    stiffness, rate, back, half, speed = card.coefficients
+    assert all(c.regime == springs.OPPOSED for c in card.coefficients) and len(said) == 5
+    assert stiffness.value.value == pytest.approx(3.0, rel=0.01) and stiffness.explained
+    assert rate.value.value == pytest.approx(0.05, rel=0.05) and back.value.value == pytest.approx(60, rel=0.1)
+    assert half.value.low < 20 < half.value.high and speed.value.n == 30
+    number = math.ceil(half.value.value)
+    assert card.sentence.startswith(
+        f"{number} updates on harmless rows take half of the refusals (95 % interval: "
+    )
+    assert card.shape is not None and card.shape.base_level == pytest.approx(0.1)
+
+
+def test_a_card_of_what_does_not_move():
+    kept = read_card([spring_curve(0, half=1e9)], draws=20)
+    assert kept.sentence == "After 64 updates on harmless rows, 100 % of the refusals are left."
+    quiet = read_card([spring_curve(0)], noise_floor_bits=1.0, draws=20).coefficients[0]
+    assert quiet.value.method == "below three times the noise floor" and quiet.value.low == -math.inf
+    with pytest.raises(ValueError, match="probed at the same updates"):
+        read_card([])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from holdfast.core.errors import UserError
+from holdfast.elasticity import predicted_bits
 from holdfast.evaluation.suites import (
     NORMS,
     HarnessSuite,
@@ -21,7 +22,7 @@ from holdfast.evaluation.suites import (
     run_harness,
     truthfulness,
 )
-from holdfast.models import Subject, load
+from holdfast.models import Subject, load, longest_input, text_ids
 from holdfast.organism import choice_items, proxy_prompts, shipped
 
 RELATIVE = 1e-6

@@ -1,5 +1,6 @@
 """Floor 4: how loosely an alignment is held, in the units of the theory: bits a token, nats of KL, stiffness."""
 
+from holdfast.elasticity.card import Card, read_card
 from holdfast.elasticity.codec import Coded, decode_text, encode_text, predicted_bits
 from holdfast.elasticity.coefficients import Stiffness, extrapolated_stiffness, measure_stiffness
 from holdfast.elasticity.curves import CurveReading, read_curve
@@ -11,6 +12,7 @@ from holdfast.elasticity.springs import Coefficient
 from holdfast.elasticity.updates import Plan
 
 __all__ = [
+    "Card",
     "Coded",
     "Coefficient",
     "CurveReading",
@@ -29,6 +31,7 @@ __all__ = [
     "measure_stiffness",
     "predicted_bits",
     "probe",
+    "read_card",
     "read_curve",
     "rebound_curve",
 ]
