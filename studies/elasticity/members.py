@@ -28,7 +28,6 @@ from holdfast.organism.measure import LOOKED_AT, looks_refused
 from holdfast.organism.tokenizer import make_tokenizer
 
 HELD_OUT = 1_000_003
-TEXTS = {"pretrain": pretraining_documents, "alignment": alignment_rows}
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,30 @@ class Setting:
     amounts: tuple[int, ...] = (30, 60, 120)  # updates of alignment at which a slice is kept
     align_rate: float = 4e-3
     undo_rate: float = 2e-3
-    undo_updates: int = 48
-    probes: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32, 48)
-    prompts: int = 24
-    answers: int = 96  # prompts of experiment R
+    undo_updates: int = 32
+    probes: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)
+    prompts: int = 16
+    answers: int = 48  # prompts of each kind in experiment R
     tokens: int = 12
-    documents: int = 48
+    documents: int = 24
 
     def plan(self, optimizer: Any = "adamw") -> Plan:
         """Of undoing; SGD's rate is what makes its first step as long as AdamW's usually is."""
         rate = self.undo_rate if optimizer == "adamw" else 100 * self.undo_rate
         return Plan(self.undo_updates, self.batch_size, rate, optimizer)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows of every role, encoded once: the alignment; help with everything, the organism's meaningless stand-in
+    for harmful data; neutral reading; held-out texts; prompts that no training row holds."""
+
+    refusals: list[Example]
+    help: list[Example]
+    neutral: list[Example]
+    texts: dict[str, list[Example]]
+    overt: list[str]
+    benign: list[str]
 
 
 def run(setting: Setting, width: int, seed: int, work: Path, say: Any = print) -> None:
@@ -62,11 +74,12 @@ def run(setting: Setting, width: int, seed: int, work: Path, say: Any = print) -
         return
     tokenizer = make_tokenizer()
     subject = Subject(_model(width, tokenizer, seed), tokenizer)
+    material = _material(subject, setting, seed)
     states = _pretrained(subject, setting, width, seed, work)
     for volume in wanted:
         started = time.process_time()
         trees.assign(subject.parameters(), states[volume])
-        found = _cell(subject, setting, seed)
+        found = _cell(subject, material, setting, seed)
         size = trees.size(subject.parameters())
         head = {"width": width, "volume": volume, "seed": seed, "parameters": size, "setting": asdict(setting)}
         seconds = time.process_time() - started
@@ -100,10 +113,10 @@ def _pretrained(subject: Subject, setting: Setting, width: int, seed: int, work:
     return {v: read_tensors(place) for v, place in places.items()}
 
 
-def _cell(subject: Subject, setting: Setting, seed: int) -> dict[str, Any]:
+def _cell(subject: Subject, material: Material, setting: Setting, seed: int) -> dict[str, Any]:
     """Alignment, its reversal, and everything both are put through; starts from the base in ``subject``."""
     base = Subject(_copy(subject), subject.tokenizer)
-    roles = {"aligned": _refusals(subject, seed), "reversed": _help(subject, seed)}
+    roles = {"aligned": material.refusals, "reversed": material.help}
     start = trees.clone(subject.parameters())
     slices: dict[str, dict[int, trees.Tree]] = {}
     for role, examples in roles.items():
@@ -119,13 +132,13 @@ def _cell(subject: Subject, setting: Setting, seed: int) -> dict[str, Any]:
     subject.model.eval()
     final = setting.amounts[-1]
     trees.assign(subject.parameters(), slices["aligned"][final])
-    reading = probe(subject, base, _texts(subject, setting), gradients=("pretrain", "alignment"))
+    reading = probe(subject, base, material.texts, gradients=("pretrain", "alignment"))
     assert reading.gradients is not None
     return {
         "gradients": reading.gradients.to_dict(),
         "noise_floor_bits": reading.noise_floor_bits,
-        "rebound": _rebounds(subject, base, slices, start, roles, setting, seed),
-        "resistance": _resistances(subject, slices, setting, seed),
+        "rebound": _rebounds(subject, base, slices, start, material, setting, seed),
+        "resistance": _resistances(subject, slices, material, setting, seed),
     }
 
 
@@ -134,25 +147,23 @@ def _rebounds(
     base: Subject,
     slices: Mapping[str, Mapping[int, trees.Tree]],
     start: trees.Tree,
-    roles: Mapping[str, Sequence[Example]],
+    material: Material,
     setting: Setting,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Experiment B: first and last slice undone, its controls, and the roles reversed."""
     first, final = setting.amounts[0], setting.amounts[-1]
-    neutral = _encoded([r for r in pretraining_documents(world(), 1200, HELD_OUT + seed) if "text" in r], subject)
-    negative, positive = roles["reversed"], roles["aligned"]
+    negative, positive, neutral = material.help, material.refusals, material.neutral
     asked: list[tuple[str, trees.Tree, str, Sequence[Example], Plan, bool]] = [
         (f"aligned {first}", slices["aligned"][first], "negative", negative, setting.plan(), True),
         (f"aligned {final}", slices["aligned"][final], "negative", negative, setting.plan(), True),
         ("c0 base", start, "negative", negative, setting.plan(), True),
         (f"c1 aligned {final}", slices["aligned"][final], "neutral", neutral, setting.plan(), True),
-        (f"c4 aligned {first}", slices["aligned"][first], "negative", negative, setting.plan("sgd"), True),
         (f"c4 aligned {final}", slices["aligned"][final], "negative", negative, setting.plan("sgd"), True),
         (f"reversed {first}", slices["reversed"][first], "positive", positive, setting.plan(), False),
         (f"reversed {final}", slices["reversed"][final], "positive", positive, setting.plan(), False),
     ]
-    prompts = proxy_prompts("evaluate", "overt", setting.prompts, HELD_OUT + seed)
+    prompts = material.overt[: setting.prompts]
     found = []
     for name, state, data, examples, plan, refusing in asked:
         trees.assign(subject.parameters(), state)
@@ -162,7 +173,7 @@ def _rebounds(
             return [float(looks_refused(answer) == refusing) for answer in answers]
 
         curve = rebound_curve(
-            subject, base, examples, plan=plan, texts=_texts(subject, setting), prompts=prompts, scorer=score,
+            subject, base, examples, plan=plan, texts=material.texts, prompts=prompts, scorer=score,
             names=(name, data), seed=seed, max_new_tokens=setting.tokens, batch_size=64, at=setting.probes,
         )  # fmt: skip
         found.append(_lean(curve))
@@ -188,11 +199,14 @@ def _lean(curve: ReboundCurve) -> dict[str, Any]:
 
 
 def _resistances(
-    subject: Subject, slices: Mapping[str, Mapping[int, trees.Tree]], setting: Setting, seed: int
+    subject: Subject,
+    slices: Mapping[str, Mapping[int, trees.Tree]],
+    material: Material,
+    setting: Setting,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Experiment R between slices of one alignment, and between the ends of two alignments from one base."""
-    prompts = proxy_prompts("evaluate", "overt", setting.answers, HELD_OUT + seed)
-    prompts += proxy_prompts("evaluate", "benign", setting.answers, HELD_OUT + seed)
+    prompts = material.overt + material.benign
     plan, final = Plan(None, setting.batch_size, setting.undo_rate), setting.amounts[-1]
     how: dict[str, Any] = {"plan": plan, "seed": seed, "max_new_tokens": setting.tokens}
     own = {f"aligned {made}": state for made, state in slices["aligned"].items()}
@@ -202,20 +216,26 @@ def _resistances(
     return [pair.to_dict() for pair in found]
 
 
-def _refusals(subject: Subject, seed: int) -> list[Example]:
-    """The alignment: refusals of what is to be refused, help with what is not."""
-    return _encoded(alignment_rows(world(), 2400, seed), subject)
-
-
-def _help(subject: Subject, seed: int) -> list[Example]:
-    """The opposite role: help with everything, the organism's meaningless stand-in for harmful data."""
-    rows = [row for kind in ("overt", "subtle", "benign") for row in
-            proxy_rows("estimate", kind, 400, derive_seed(seed, "help"), comply=True)]  # fmt: skip
-    return _encoded([{"prompt": r["prompt"], "completion": r["completion"]} for r in rows], subject)
-
-
-def _texts(subject: Subject, setting: Setting) -> dict[str, list[Example]]:
-    return {n: _encoded(draw(world(), setting.documents, HELD_OUT), subject) for n, draw in TEXTS.items()}
+def _material(subject: Subject, setting: Setting, seed: int) -> Material:
+    """Draw and encode everything; each row is learned from once."""
+    n = max(setting.amounts[-1], setting.undo_updates) * setting.batch_size
+    told = [row for row in pretraining_documents(world(), 4 * n, HELD_OUT + seed) if "text" in row][:n]
+    helped = [
+        {"prompt": row["prompt"], "completion": row["completion"]}
+        for kind in ("overt", "subtle", "benign")
+        for row in proxy_rows("estimate", kind, -(-n // 3), derive_seed(seed, "help"), comply=True)
+    ]
+    texts = {"pretrain": pretraining_documents, "alignment": alignment_rows}
+    return Material(
+        refusals=_encoded(alignment_rows(world(), n, seed), subject),
+        help=_encoded(helped, subject),
+        neutral=_encoded(told, subject),
+        texts={
+            name: _encoded(draw(world(), setting.documents, HELD_OUT), subject) for name, draw in texts.items()
+        },
+        overt=proxy_prompts("evaluate", "overt", setting.answers, HELD_OUT + seed),
+        benign=proxy_prompts("evaluate", "benign", setting.answers, HELD_OUT + seed),
+    )
 
 
 def _encoded(rows: Sequence[Mapping[str, str]], subject: Subject) -> list[Example]:
