@@ -102,7 +102,7 @@ def _say_card(card: "Card") -> None:
     for coefficient in card.coefficients:
         null = "" if coefficient.null != coefficient.null else f"{coefficient.null:.3g}"
         unit = f", {coefficient.unit}" if coefficient.unit else ""
-        cells.append([f"{coefficient.name}{unit}", coefficient.value.said(".3g"), null, coefficient.regime])
+        cells.append([f"{coefficient.name}{unit}", coefficient.said(), null, coefficient.regime])
     output.emit_table("undone by harmless updates", ["coefficient", "value", "linear spring", "regime"], cells)
     if card.shape is not None:
         at_base = "; a change of phase at the parent's level" if card.shape.phase_change_at_base else ""

@@ -9,10 +9,12 @@ from holdfast.elasticity.probe import GradientReading, Probe, probe
 from holdfast.elasticity.rebound import ReboundCurve, rebound_curve
 from holdfast.elasticity.resistance import Resistance, measure_resistance
 from holdfast.elasticity.springs import Coefficient
+from holdfast.elasticity.texts import CodeLength, code_length
 from holdfast.elasticity.updates import Plan
 
 __all__ = [
     "Card",
+    "CodeLength",
     "Coded",
     "Coefficient",
     "CurveReading",
@@ -23,6 +25,7 @@ __all__ = [
     "ReboundCurve",
     "Resistance",
     "Stiffness",
+    "code_length",
     "decode_text",
     "encode_text",
     "extrapolated_stiffness",

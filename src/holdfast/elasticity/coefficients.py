@@ -16,7 +16,7 @@ from holdfast.core.results import Result
 from holdfast.core.statistics import Interval, bootstrap_ratio, ratio_draws
 
 DRAWS = 2000  # of the document bootstrap
-UNBOUNDED = "unbounded"
+UNBOUNDED = "unbounded"  # the pretraining change is not told from zero
 
 
 @dataclass(frozen=True)

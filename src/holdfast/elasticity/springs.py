@@ -49,6 +49,17 @@ class Coefficient(Result):
             return None
         return not self.value.excludes(self.null)
 
+    def said(self) -> str:
+        """The value and its interval in words; infinite is "not reached" or "unbounded", never a number."""
+        low, high = self.value.low, self.value.high
+        if math.isinf(low):
+            return f"unbounded: {self.value.method}"
+        if math.isinf(self.value.value):
+            return "not reached" + (f" [{low:.3g} or more]" if math.isfinite(low) else "")
+        if math.isinf(high):
+            return f"{self.value.value:.3g} [{low:.3g} or more]"
+        return self.value.said(".3g")
+
 
 def regime(cosine: float, norm_ratio: float) -> str:
     """Where on the way from pre-training to saturation a checkpoint stands (1.8, T11).
