@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.demo import collect
+from studies.elasticity import page as elasticity
 from studies.evaluation import tables
 from studies.judges import tables as judges
 from studies.organism import page
@@ -28,6 +29,12 @@ def _evaluation(results: dict[str, Any]) -> str:
 
 TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "README.md": {"demo": ("demo", collect.markdown)},
+    "studies/elasticity/README.md": {
+        "claims": ("elasticity", elasticity.claims_table),
+        "coding": ("elasticity", elasticity.coding_table),
+        "phases": ("elasticity", elasticity.phases_table),
+        "members": ("elasticity", elasticity.members_table),
+    },
     "studies/evaluation/README.md": {
         "organism": ("evaluation", _evaluation),
     },

@@ -284,6 +284,16 @@ def _elasticity_lines(run: RunFolder) -> list[dict[str, str]] | None:
             )
         lines.append(_line(f"{name}: KL(current ‖ parent)", probe["kl_to_base_nats"], "nats a sequence"))
         lines.append(_line(f"{name}: KL(parent ‖ current)", probe["kl_from_base_nats"], "nats a sequence"))
+    place = run.stage("elasticity") / "stiffness.json"
+    if place.exists():  # runs of older versions have none
+        found = read_json(place)
+        meaning = "rise of the refusals' bits for each bit that pre-training text gives up; both signs as measured"
+        if not found["above_noise"]:
+            meaning += "; below three times the noise floor"
+        line = _line(f"{found['after']}: effective stiffness of this fine-tune", found["k_eff"], meaning)
+        if found["k_eff"]["method"] == "unbounded":
+            line["value"] = "unbounded: pre-training text did not move"
+        lines.append(line)
     return lines
 
 
