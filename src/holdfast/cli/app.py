@@ -20,16 +20,19 @@ def build_app() -> typer.Typer:
     """The command line with every verb."""
     from holdfast.cli import (
         audit,
+        card,
         demo,
         doctor,
         elasticity,
         evaluate,
+        gate,
         init,
         restore,
         run_recipe,
         score,
         select,
         train,
+        verify,
     )
 
     app = typer.Typer(
@@ -52,6 +55,9 @@ def build_app() -> typer.Typer:
         "evaluate": evaluate.evaluate,
         "restore": restore.restore,
         "elasticity": elasticity.elasticity,
+        "gate": gate.gate,
+        "verify": verify.verify,
+        "card": card.card,
     }
     for name, function in verbs.items():
         app.command(name)(verb(function, before=_speak, continues=name in CONTINUE))
