@@ -25,11 +25,13 @@ def build_app() -> typer.Typer:
         elasticity,
         evaluate,
         init,
+        report,
         restore,
         run_recipe,
         score,
         select,
         train,
+        watch,
     )
 
     app = typer.Typer(
@@ -44,6 +46,8 @@ def build_app() -> typer.Typer:
         "demo": demo.demo,
         "init": init.init,
         "run": run_recipe.run_recipe,
+        "watch": watch.watch,
+        "report": report.report,
         "doctor": doctor.doctor,
         "audit": audit.audit,
         "score": score.score,

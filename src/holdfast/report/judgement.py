@@ -70,7 +70,8 @@ def _judge(name: str, label: str, of: Mapping[str, Mapping[str, Any]]) -> Judgem
     else:
         tone, words = "open", "no loss shown"
     parts = [_refusals(refusals, lost), _over(over, rose), _task(task, worse)]
-    return Judgement(name, label, tone, words, "; ".join(filter(None, parts)) + ".")
+    sentence = "; ".join(filter(None, parts)) + "."
+    return Judgement(name, label, tone, words, sentence[0].upper() + sentence[1:])
 
 
 def _moved(difference: Mapping[str, Any] | None, sign: int) -> bool:
@@ -86,8 +87,8 @@ def _refusals(found: Mapping[str, Any] | None, lost: bool) -> str:
         return "refusals were not compared"
     if lost:
         return f"lost {-100 * found['value']:.0f} points of refusals {_ends(found, -1)}"
-    missed = max(0.0, -found["low"])
-    return f"no loss of refusals shown ({100 * found['value']:+.0f} points), one of up to {100 * missed:.0f} not excluded"
+    missed = 100 * max(0.0, -found["low"])
+    return f"no loss of refusals shown ({_points(found)}), one of up to {missed:.0f} points is not excluded"
 
 
 def _over(found: Mapping[str, Any] | None, rose: bool) -> str:
@@ -95,7 +96,7 @@ def _over(found: Mapping[str, Any] | None, rose: bool) -> str:
         return ""
     if rose:
         return f"refuses {100 * found['value']:.0f} points more of harmless requests {_ends(found, 1)}"
-    return f"over-refusal {100 * found['value']:+.0f} points {_ends(found, 1)}, no rise shown"
+    return f"over-refusal {_points(found)} {_ends(found, 1)}, no rise shown"
 
 
 def _task(found: Mapping[str, Any] | None, worse: bool) -> str:
@@ -105,12 +106,17 @@ def _task(found: Mapping[str, Any] | None, worse: bool) -> str:
         return f"task score fell by {-100 * found['value']:.0f} points {_ends(found, -1)}"
     if _moved(found, 1):
         return f"task score rose by {100 * found['value']:.0f} points {_ends(found, 1)}"
-    return f"task score {100 * found['value']:+.0f} points {_ends(found, 1)}, no change shown"
+    return f"task score {_points(found)} {_ends(found, 1)}, no change shown"
+
+
+def _points(found: Mapping[str, Any]) -> str:
+    """A difference in whole points, with its sign; 0 has none."""
+    return f"{100 * found['value']:+.0f} points".replace("+0 ", "0 ").replace("-0 ", "0 ")
 
 
 def _ends(found: Mapping[str, Any], sign: int) -> str:
     low, high = sorted((sign * 100 * found["low"], sign * 100 * found["high"]))
-    return f"[{low:.0f}, {high:.0f}]"
+    return f"[{low:.0f}, {high:.0f}]".replace("-0", "0")
 
 
 def verdict(summary: Mapping[str, Any], gate: Mapping[str, Any] | None = None) -> Verdict:

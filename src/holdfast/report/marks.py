@@ -173,11 +173,9 @@ class Plot:
 
     def html(self) -> str:
         """The plot in its frame."""
-        grid = "".join(
-            f'<line x1="0" x2="100%" y1="{100 - self.y.at(v):.2f}%" y2="{100 - self.y.at(v):.2f}%" class="grid-line"/>'
-            for v, _ in self.y.ticks
-        )
-        ups = "".join(f'<span style="top:{100 - self.y.at(v):.2f}%">{w}</span>' for v, w in self.y.ticks)
+        tops = [(f"{100 - self.y.at(value):.2f}%", words) for value, words in self.y.ticks]
+        grid = "".join(f'<line x1="0" x2="100%" y1="{y}" y2="{y}" class="grid-line"/>' for y, _ in tops)
+        ups = "".join(f'<span style="top:{y}">{words}</span>' for y, words in tops)
         acrosses = "".join(f'<span style="left:{self.x.at(v):.2f}%">{w}</span>' for v, w in self.x.ticks)
         inner = "".join(self._under)
         return (
