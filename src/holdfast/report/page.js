@@ -16,6 +16,8 @@
     box.addEventListener("input", () => {
       const wanted = box.value.toLowerCase().split(/\s+/).filter(Boolean);
       let found = 0;
+      const more = things.length && things[things.length - 1].parentElement.closest("details.more");
+      if (more && wanted.length) more.open = true;
       things.forEach((thing, k) => { thing.hidden = !wanted.every((word) => texts[k].includes(word)); found += !thing.hidden; });
       told.textContent = wanted.length ? `${found} of ${things.length}` : "";
     });

@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 TEMPLATE = "page.html.jinja"
 ANSWERS_CHARACTERS, ROWS_CHARACTERS = 420_000, 180_000  # of a whole page, so that it stays below 1.5 MB
 SETTING_CHARACTERS = 20_000
+SHOWN_FIRST = 6  # prompts in sight; the others open at a click, or when something is looked for
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,11 @@ def write_page(run_folders: Sequence[str | Path], out: str | Path) -> Path:
         script=script,
         script_hash=_script_hash(script),
         looks=of_all,
+        labels={row["name"]: row["label"] for story in stories for row in story.summary["rows"]},
         columns=COLUMNS,
         intervals=INTERVALS,
         kinds=KINDS,
+        shown_first=SHOWN_FIRST,
         value=value,
         interval=interval,
         seeds=seeds,

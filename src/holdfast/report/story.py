@@ -120,7 +120,7 @@ class Story:
             )
             found.append(Asked(one_line(first.prompt, 600), first.kind, one_line(first.attack, 80), answers))
         order = list(KINDS)
-        return sorted(found, key=lambda a: (not a.changed, order.index(a.kind), -a.changed))
+        return sorted(found, key=lambda a: (not a.changed, bool(a.attack), order.index(a.kind), -a.changed))
 
     def training_rows(self) -> list[TrainingRow]:
         """Scored rows, those that pull hardest on the model first."""
