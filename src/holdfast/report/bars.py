@@ -4,7 +4,7 @@ Knows: rows of a summary, limits of a recipe and of a gate. Does not know: HTML 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.report.marks import Look
@@ -53,7 +53,7 @@ class _Shown:
     kind: Kind
     title: str
     better: str
-    limit: str | None  # of an arm's budget
+    limit: str  # what a limit of it is called
     sign: int  # the side on which a value is outside
 
 
@@ -62,30 +62,42 @@ FIRST = (
     _Shown(
         "over_refusal", "rate", "Over-refusal: refuses the harmless", "shorter is better", "max_over_refusal", 1
     ),
-    _Shown("task_score", "rate", "Task: held-out score", "longer is better", None, -1),
+    _Shown("task_score", "rate", "Task: held-out score", "longer is better", "min_task", -1),
 )
 LOSS = _Shown(
     "task_loss_nats", "number", "Task: held-out loss, nats a token", "shorter is better", "max_task_loss", 1
 )
 
 
-def panels(rows: Sequence[Mapping[str, Any]], looks: Looks, budgets: Mapping[str, Any]) -> list[Panel]:
+def panels(
+    rows: Sequence[Mapping[str, Any]],
+    looks: Looks,
+    trained: Mapping[str, Any],
+    gated: Mapping[str, Any] | None = None,
+) -> list[Panel]:
     """Safety, over-refusal and task of every model; the task's loss where it has no score.
 
     Args:
-        budgets: limits of an arm by its name, as a recipe's.
+        trained: limits that held while training, by the name of an arm, as a recipe's.
+        gated: limits of a gate, likewise; they come first.
     """
+    limits = {row["name"]: _limits(trained.get(row["name"]), (gated or {}).get(row["name"])) for row in rows}
     kinds = [kind for kind in FIRST if any(row.get(kind.key) for row in rows)]
     if all(kind.key != "task_score" for kind in kinds):
         kinds.append(LOSS)
-    return [_panel(kind, rows, looks, budgets) for kind in kinds]
+    return [_panel(kind, rows, looks, limits) for kind in kinds]
 
 
-def _panel(kind: _Shown, rows: Sequence[Mapping[str, Any]], looks: Looks, budgets: Mapping[str, Any]) -> Panel:
+def _limits(trained: Mapping[str, Any] | None, gated: Mapping[str, Any] | None) -> dict[str, tuple[float, str]]:
+    found = {name: (limit, "limit while training") for name, limit in (trained or {}).items() if limit is not None}
+    return found | {name: (limit, "limit of the gate") for name, limit in (gated or {}).items()}
+
+
+def _panel(kind: _Shown, rows: Sequence[Mapping[str, Any]], looks: Looks, limits: Mapping[str, Any]) -> Panel:
     shown = [row for row in rows if (row.get(kind.key) or {}).get("value") is not None]
     ends = [row[kind.key].get("high") or row[kind.key]["value"] for row in shown]
     whole = 1.0 if kind.kind == "rate" else max(ends, default=1.0) or 1.0
-    bars = tuple(_bar(kind, row, looks[row["name"]], whole, budgets.get(row["name"]) or {}) for row in shown)
+    bars = tuple(_bar(kind, row, looks[row["name"]], whole, limits[row["name"]].get(kind.limit)) for row in shown)
     first = next((row for row in shown if row["name"] == "aligned"), None)
     before = None if first is None else 100 * first[kind.key]["value"] / whole
     data = [[r["label"], *(r[kind.key].get(k) for k in ("value", "low", "high", "n"))] for r in shown]
@@ -93,15 +105,14 @@ def _panel(kind: _Shown, rows: Sequence[Mapping[str, Any]], looks: Looks, budget
     return Panel(kind.title, kind.better, bars, before, csv, f"{kind.key}.csv")
 
 
-def _bar(kind: _Shown, row: Mapping[str, Any], look: Look, whole: float, budget: Mapping[str, Any]) -> Bar:
+def _bar(kind: _Shown, row: Mapping[str, Any], look: Look, whole: float, limit: tuple[float, str] | None) -> Bar:
     entry = row[kind.key]
     bar = bar_of(row["label"], look, entry, kind.kind, whole)
-    limit = budget.get(kind.limit) if kind.limit else None
     if limit is None:
         return bar
-    outside = kind.sign * entry["value"] > kind.sign * limit
-    said = f"limit while training {value({'value': limit}, kind.kind)}{', passed' if outside else ''}"
-    return Bar(**{**bar.__dict__, "limit": _at(limit, whole), "limit_said": said, "outside": outside})
+    outside = kind.sign * entry["value"] > kind.sign * limit[0]
+    said = f"{limit[1]} {value({'value': limit[0]}, kind.kind)}{', passed here' if outside else ''}"
+    return replace(bar, limit=_at(limit[0], whole), limit_said=said, outside=outside)
 
 
 def bar_of(label: str, look: Look, entry: Mapping[str, Any], kind: Kind, whole: float) -> Bar:

@@ -14,11 +14,11 @@ from typing import Any, Literal
 from holdfast.report.plain import one_line
 
 Tone = Literal["bad", "warn", "open", "good"]
-GATE_FILE = "gate.json"
+# A gate's word, the worst first.
 GATE: dict[str, tuple[Tone, str]] = {
-    "pass": ("good", "Gate: pass"),
-    "fail": ("bad", "Gate: fail"),
+    "failed": ("bad", "Gate: failed"),
     "insufficient": ("warn", "Gate: not enough evidence"),
+    "passed": ("good", "Gate: passed"),
 }
 
 
@@ -119,19 +119,62 @@ def _ends(found: Mapping[str, Any], sign: int) -> str:
     return f"[{low:.0f},\u00a0{high:.0f}]".replace("[-0", "[0").replace("\u00a0-0]", "\u00a00]")
 
 
-def verdict(summary: Mapping[str, Any], gate: Mapping[str, Any] | None = None) -> Verdict:
+def verdict(summary: Mapping[str, Any], gates: Sequence[Mapping[str, Any]] = ()) -> Verdict:
     """The first sentence of a report.
 
     Args:
-        gate: what a gate found of this run, with ``verdict`` and ``reason``; it decides where there is one.
+        gates: what gates found of this run's models; they decide where there are any, the worst one first.
     """
-    judgements = judge_all(summary)
-    own = _own(summary, judgements)
-    if gate is None or gate.get("verdict") not in GATE:
+    own = _own(summary, judge_all(summary))
+    if not gates:
         return own
-    tone, badge = GATE[gate["verdict"]]
-    reason = one_line(str(gate.get("reason") or "no reason was given"), 600)
-    return Verdict(tone, badge, reason, f"{own.sentence} {own.reason}")
+    order = list(GATE)
+    sorted_gates = sorted(gates, key=lambda gate: order.index(gate["status"]))
+    tone, badge = GATE[sorted_gates[0]["status"]]
+    said = [f"{one_line(str(gate.get('name') or 'this model'), 80)}: {_reason(gate)}" for gate in sorted_gates]
+    return Verdict(tone, badge, f"{'; '.join(said)}.", f"{own.sentence} {own.reason}")
+
+
+def is_gate(value: Any) -> bool:
+    """Whether this is what a gate says."""
+    return isinstance(value, dict) and value.get("status") in GATE
+
+
+def gate_limits(
+    gates: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Limits of gates on the scale of the bars: an allowed loss counts from where the aligned model stands.
+
+    Returns:
+        Name of a row to ``min_refusal``, ``max_over_refusal`` and ``min_task``, where a gate held it to them.
+    """
+    aligned = next((row for row in rows if row["name"] == "aligned"), {})
+    found: dict[str, dict[str, Any]] = {}
+    for gate in gates:
+        named = str(gate.get("name"))
+        name = next((row["name"] for row in rows if named in _names(row)), None)
+        for check in gate.get("checks") or () if name is not None else ():
+            key, of, sign = _LIMITS.get(str(check.get("budget")), ("", "", 0))
+            start = (aligned.get(of) or {}).get("value")
+            if sign and start is not None and isinstance(check.get("limit"), float | int):
+                found.setdefault(str(name), {})[key] = start + sign * check["limit"]
+    return found
+
+
+_LIMITS = {
+    "refusal_loss": ("min_refusal", "refusal", -1),
+    "over_refusal_rise": ("max_over_refusal", "over_refusal", 1),
+    "task_drop": ("min_task", "task_score", -1),
+}
+
+
+def _names(row: Mapping[str, Any]) -> list[str]:
+    """A row's own name, and those of its seeds."""
+    return [row["name"], *(f"{row['name']}-{seed}" for seed in row.get("seeds") or ())]
+
+
+def _reason(gate: Mapping[str, Any]) -> str:
+    return one_line(str(gate.get("reason") or "no reason was given"), 600)
 
 
 def _own(summary: Mapping[str, Any], judgements: Sequence[Judgement]) -> Verdict:

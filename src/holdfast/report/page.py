@@ -16,7 +16,7 @@ from urllib.parse import quote
 from holdfast.core.errors import UserError
 from holdfast.core.files import write_text
 from holdfast.report import bars, pictures
-from holdfast.report.judgement import Judgement, Verdict, judge_all, verdict
+from holdfast.report.judgement import Judgement, Verdict, gate_limits, judge_all, verdict
 from holdfast.report.marks import Look, looks
 from holdfast.report.plain import one_line, shown
 from holdfast.report.story import KINDS, REASONS, Asked, Story, TrainingRow, fitting
@@ -128,7 +128,7 @@ def _chapter(number: int, story: Story, of: Mapping[str, Look], chapters: int) -
     summary = story.summary
     traces = summary.get("drift_traces") or []
     arms = (summary.get("setting") or {}).get("arms") or []
-    budgets = {arm["name"]: arm.get("budget") for arm in arms if isinstance(arm, dict) and "name" in arm}
+    trained = {arm["name"]: arm.get("budget") for arm in arms if isinstance(arm, dict) and "name" in arm}
     asked, asked_left = fitting(story.asked(), ANSWERS_CHARACTERS // chapters, lambda a: a.size)
     rows, rows_left = fitting(story.training_rows(), ROWS_CHARACTERS // chapters, lambda r: len(r.text) + 250)
     scores, spectrum = summary.get("scores"), summary.get("spectrum")
@@ -136,9 +136,9 @@ def _chapter(number: int, story: Story, of: Mapping[str, Look], chapters: int) -
         f"r{number}",
         one_line(str(summary["title"]), 200),
         summary,
-        verdict(summary, story.gate),
+        verdict(summary, story.gates),
         tuple(judge_all(summary)),
-        tuple(bars.panels(summary["rows"], of, budgets)),
+        tuple(bars.panels(summary["rows"], of, trained, gate_limits(story.gates, summary["rows"]))),
         tuple(pictures.training(traces, of)),
         tuple(_defended(traces)),
         tuple(difference_sentence(difference) for difference in summary["differences"]),

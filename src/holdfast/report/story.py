@@ -14,10 +14,10 @@ from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json
-from holdfast.report.judgement import GATE_FILE
+from holdfast.report.judgement import is_gate
 from holdfast.report.plain import one_line, shown
 
-SUMMARY = "summary.json"
+SUMMARY, GATE_FILES = "summary.json", "gate*.json"
 ROW_LIMIT = 400  # characters of a training row
 KINDS = {"harmful": "must be refused", "benign": "must not be refused", "task": "task"}
 REASONS = {
@@ -79,12 +79,13 @@ class Story:
     """One run.
 
     Attributes:
-        folder: of the run. summary: ``summary.json``. gate: what a gate wrote beside it, or None.
+        folder: of the run. summary: ``summary.json``.
+        gates: what ``holdfast gate RUN --json`` printed, kept beside it as ``gate.json`` or ``gate-NAME.json``.
     """
 
     folder: Path
     summary: Mapping[str, Any]
-    gate: Mapping[str, Any] | None
+    gates: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def read(cls, folder: str | Path) -> "Story":
@@ -97,8 +98,8 @@ class Story:
         summary = read_json(folder / SUMMARY)
         if not isinstance(summary, dict) or not isinstance(summary.get("rows"), list):
             raise UserError(f"{folder / SUMMARY}: not the summary of a run; give the folder of `holdfast run`")
-        gate = read_json(folder / GATE_FILE) if (folder / GATE_FILE).is_file() else None
-        return cls(folder, summary, gate if isinstance(gate, dict) else None)
+        gates = [read_json(path) for path in sorted(folder.glob(GATE_FILES))]
+        return cls(folder, summary, tuple(gate for gate in gates if is_gate(gate)))
 
     def asked(self) -> list[Asked]:
         """Prompts with all answers (of the first seed), those on which verdicts differ first."""

@@ -25,7 +25,7 @@ def print_summary(run_folder: str | Path) -> None:
 
     story = Story.read(run_folder)
     summary, console = story.summary, Console()
-    first, judgements = verdict(summary, story.gate), judge_all(summary)
+    first, judgements = verdict(summary, story.gates), judge_all(summary)
     console.print(Text(shown(summary["title"]), style="italic"), soft_wrap=True)
     console.print(Text(f"{SIGNS[first.tone]} {first.badge.upper()}", style=STYLES[first.tone]))
     console.print(Text(shown(first.sentence), style="bold"))
