@@ -102,7 +102,7 @@ def _panel(kind: _Shown, rows: Sequence[Mapping[str, Any]], looks: Looks, limits
     before = None if first is None else 100 * first[kind.key]["value"] / whole
     data = [[r["label"], *(r[kind.key].get(k) for k in ("value", "low", "high", "n"))] for r in shown]
     csv = table(("model", kind.key, "low", "high", "prompts"), data)
-    return Panel(kind.title, kind.better, bars, before, csv, f"{kind.key}.csv")
+    return Panel(kind.title, kind.better, bars, before, csv, f"{kind.key}-held-out.csv")
 
 
 def _bar(kind: _Shown, row: Mapping[str, Any], look: Look, whole: float, limit: tuple[float, str] | None) -> Bar:

@@ -157,7 +157,9 @@ def gate_limits(
             key, of, sign = _LIMITS.get(str(check.get("budget")), ("", "", 0))
             start = (aligned.get(of) or {}).get("value")
             if sign and start is not None and isinstance(check.get("limit"), float | int):
-                found.setdefault(str(name), {})[key] = start + sign * check["limit"]
+                limit = start + sign * check["limit"]
+                if 0 < limit < 1:  # others nothing can break
+                    found.setdefault(str(name), {})[key] = limit
     return found
 
 
