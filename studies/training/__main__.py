@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from studies.training import cell, cost, summary
-from studies.training.arms import ARMS
+from studies.training.arms import ARMS, tried
 
 from holdfast.core.files import write_json
 
@@ -50,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in options.seeds:
         for task in options.tasks or (TASKS if test else VALIDATION):
             for name in options.arms:
-                asked = cell.Cell(task, seed, ARMS[name], "test" if test else "validation")
-                said(asked, cell.run(asked, options.out, setting))
+                for arm in [ARMS[name]] if test else tried(name):
+                    asked = cell.Cell(task, seed, arm, "test" if test else "validation")
+                    said(asked, cell.run(asked, options.out, setting))
 
 
 def collect(root: Path, setting: cell.Setting) -> None:

@@ -270,7 +270,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     arms: tuple[ArmSection, ...] = (
         ArmSection(name="plain"),
-        ArmSection(name="guarded", rule="moderate", keep=0.5),
+        ArmSection(name="guarded", defence="anchor"),
     )
     monitor: MonitorSection = MonitorSection()
     evaluate: EvaluateSection = EvaluateSection()
