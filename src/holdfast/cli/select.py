@@ -37,6 +37,7 @@ def select(
     out: options.OutPath = Path("selected.jsonl"),
     rule: options.RuleOption = DEFAULT_RULE,
     keep: options.KeepOption = DEFAULT_KEEP,
+    low: options.LowOption = None,
     loss_filter: options.LossFilterOption = DEFAULT_LOSS_FILTER,
     unscored: Annotated[
         Unscored, typer.Option(help="Rows of --data that were not scored: stop, drop them, or keep them.")
@@ -70,7 +71,7 @@ def select(
     if report is not None:
         output.check_new_file(report, force, "--force", read | {"the selected rows": out})
     table = ScoreTable.from_parquet(scores)
-    selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy)
+    selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy, low)
     rows, unreadable = _rows(data, table)
     if not selection.indices:
         _refuse_nothing(scores, selection)

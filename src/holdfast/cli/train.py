@@ -24,6 +24,7 @@ def train(
     task: options.TaskOption = None,
     rule: options.OptionalRuleOption = None,
     keep: options.OptionalKeepOption = None,
+    low: options.LowOption = None,
     loss_filter: options.OptionalLossFilterOption = None,
     steps: options.OptionalStepsOption = None,
     epochs: Annotated[
@@ -97,6 +98,7 @@ def train(
                 "name": "train", "rule": rule, "defence": defence, "weight": defence_weight,
                 "keep": keep if keep is not None else 1.0 if rule == "none" else 0.5,
                 **({} if loss_filter is None else {"loss_filter": loss_filter}),
+                **({} if low is None else {"low": low}),
                 "budget": {
                     "max_kl_nats": max_kl_nats, "min_refusal": min_refusal,
                     "max_over_refusal": max_over_refusal, "max_task_loss": max_task_loss,

@@ -254,7 +254,7 @@ def build_run(
     selection = None
     if arm.selects:
         own = derive_seed(spec.seed, "selection", spec.training_seed)
-        selection = OnlineSelection(arm.keep, arm.rule, arm.loss_filter, own)
+        selection = OnlineSelection(arm.keep, arm.rule, arm.loss_filter, own, low=arm.low)
     arguments = trainer_arguments(training, rows, parts, folder, order, spec.checkpoint_every)
     with _refusals_explained(training):
         trainer = GuardedTrainer(
