@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from studies.training import kept
 from studies.training.arms import Arm
 
 from holdfast.core.files import hash_json, new_folder, read_json, write_json
@@ -77,6 +78,8 @@ def run(cell: Cell, root: Path, setting: Setting) -> dict[str, Any]:
     folder = cell.folder(root, setting)
     if (folder / "run.json").exists():
         return read_json(folder / "run.json")
+    if (known := kept.load().get(folder.name)) is not None:
+        return known
     started, ticks = time.monotonic(), time.process_time()
     subject = start(cell.seed, setting)
     aligned = Reference.of(
@@ -107,8 +110,8 @@ def start(seed: int, setting: Setting) -> Subject:
     return Subject(add_lora(aligned.model, setting.rank, setting.alpha, seed=seed), aligned.tokenizer, "adapter")
 
 
-def train(cell: Cell, subject: Subject, setting: Setting) -> dict[str, Any]:
-    """Fine-tune ``subject`` in place; losses and what the defences noted."""
+def train(cell: Cell, subject: Subject, setting: Setting, rows: Examples | None = None) -> dict[str, Any]:
+    """Fine-tune ``subject`` in place, on its task or on ``rows``; losses and what the defences noted."""
     arm, given = cell.arm, derive_seed(cell.seed, "given")
     budget = DriftBudget(max_kl_nats=arm.budget_nats) if arm.budget_nats else None
     defences: list[Any] = []
@@ -127,7 +130,7 @@ def train(cell: Cell, subject: Subject, setting: Setting) -> dict[str, Any]:
         for name, value in arm.options:
             setattr(made, name, value)
         defences.append(made)
-    rows = task(cell.task, setting.rows, cell.seed)
+    rows = rows if rows is not None else task(cell.task, setting.rows, cell.seed)
     args = cpu_safe_args(
         per_device_train_batch_size=setting.pool,
         max_steps=setting.steps,
