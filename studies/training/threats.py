@@ -26,7 +26,7 @@ from holdfast.training import GuardedTrainer, cpu_safe_args
 
 ARMS = ("plain", "anchor", "moderate-0.5")
 TASKS = ("lessons",)
-SHARES = (0.0, 0.01, 0.05, 0.1)
+SHARES = (0.0, 0.1, 0.01, 0.05)  # in the order of their worth
 PREFILLED = 3  # tokens
 RELEARNED = (10, 50, 200)  # updates
 OTHER_TASK, RATE, ROWS = "bullets", 5e-4, 16
