@@ -2,8 +2,8 @@
 
     task loss + w · max over |δ_i| ≤ ε |e_i| of mean over tokens of KL(p_start(·|x, y_<t) ‖ p_θ(·|x, y_<t; e + δ))
 
-e_i the input embeddings of row i, norms over a row. The maximum is sought by projected gradient ascent, a few steps
-from a random start (at δ = 0 an untouched model has no gradient), with r_i = ε |e_i|:
+e_i the input embeddings of row i, norms over a row. The maximum is sought by projected gradient ascent: a few
+steps from a random start (at δ = 0 an untouched model has no gradient), with r_i = ε |e_i|
 
     δ_i ← r_i · u / |u|,    u = δ_i + r_i g_i / |g_i|
 
