@@ -18,6 +18,7 @@ class Arm:
         rate: times the learning rate.
         budget_nats: that is held, or at which the run stops.
         stops: whether it stops there.
+        own: whether the defence is made from requests that the model writes itself, and from nothing else.
         trains: False leaves the aligned model as it is.
     """
 
@@ -31,6 +32,7 @@ class Arm:
     rate: float = 1.0
     budget_nats: float | None = None
     stops: bool = False
+    own: bool = False
     trains: bool = True
 
 
@@ -45,6 +47,7 @@ ARMS: dict[str, Arm] = {
         Arm("random-half", rule="random", keep=0.5),
         Arm("anchor", defence="anchor", knob=1.0),
         Arm("anchor-budget", defence="anchor", budget_nats=1.0),
+        Arm("anchor-own", defence="anchor", knob=0.2, own=True),
         Arm("anchor-every-4", defence="anchor", knob=1.0, options=(("every", 4),)),
         Arm("anchor-moderate-0.5", rule="moderate", keep=0.5, loss_filter="sigma", defence="anchor", knob=1.0),
         # Knobs as their sources have them until validation has been run; what it tries stands below.

@@ -21,11 +21,13 @@ from holdfast.core.seeds import derive_seed
 from holdfast.data import Examples, encode_rows
 from holdfast.defences import build
 from holdfast.evaluation import Reference, drift
+from holdfast.evaluation.own_prompts import own_prompts
 from holdfast.models import Subject, add_lora, load
 from holdfast.models.forward import mean_loss
 from holdfast.models.generate import generate_text
 from holdfast.organism import proxy_prompts, shipped, task_rows, tasks
 from holdfast.organism.measure import LOOKED_AT, looks_refused
+from holdfast.pipeline.defended import OWN_PROMPTS
 from holdfast.selection import OnlineSelection
 from holdfast.training import DriftBudget, GuardedTrainer, cpu_safe_args
 
@@ -118,11 +120,18 @@ def train(cell: Cell, subject: Subject, setting: Setting, rows: Examples | None 
     if arm.rule != "none" or arm.loss_filter != "none":
         defences.append(OnlineSelection(arm.keep, arm.rule, arm.loss_filter, cell.seed))
     if arm.defence is not None:
+        asked = (
+            {"prompts": own_prompts(subject, OWN_PROMPTS, setting.max_new_tokens, given)}
+            if arm.own
+            else {
+                "prompts": prompts(REFUSED, "estimate", setting.given, given),
+                "controls": prompts(ANSWERED, "estimate", setting.given, given),
+            }
+        )
         made = build(
             arm.defence,
             arm.knob,
-            prompts=prompts(REFUSED, "estimate", setting.given, given),
-            controls=prompts(ANSWERED, "estimate", setting.given, given),
+            **asked,
             seed=cell.seed,
             budget=budget,
             max_new_tokens=setting.max_new_tokens,

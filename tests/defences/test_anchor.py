@@ -187,6 +187,18 @@ def test_only_growth_of_refusal_openings_on_controls_costs(tiny_subject):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
 
 
+def test_further_prompts_are_held_with_the_rest_and_say_nothing_about_refusals(tiny_subject, material):
+    further, how = ["add three", "a fruit"], {"controls": ["and three"], "max_new_tokens": 4, "samples": 2}
+    alone, both = Anchor(PROMPTS, **how), Anchor(PROMPTS, further=further, **how)
+    for anchor in (alone, both):
+        anchor.begin(tiny_subject)
+    asked = [example.prompt_ids for example in both._anchored.remembered.examples]
+    assert asked[::2] == [tuple(ids) for ids in prompt_ids(tiny_subject, [*PROMPTS, *further])]
+    assert torch.equal(both._openings.share_V, alone._openings.share_V)
+    with pytest.raises(UserError, match="one Reference with all"):
+        Anchor(Reference.on(tiny_subject, material), further=further)
+
+
 def test_refusal_rates_that_a_monitor_measured_are_guards(tiny_subject):
     budget = DriftBudget(1.0, min_refusal=0.8, max_over_refusal=0.1)
     anchor = Anchor(PROMPTS, budget=budget, watch=PROMPTS[:2], controls=PROMPTS[:1], max_new_tokens=3)
