@@ -120,18 +120,10 @@ def train(cell: Cell, subject: Subject, setting: Setting, rows: Examples | None 
     if arm.rule != "none" or arm.loss_filter != "none":
         defences.append(OnlineSelection(arm.keep, arm.rule, arm.loss_filter, cell.seed))
     if arm.defence is not None:
-        asked = (
-            {"prompts": own_prompts(subject, OWN_PROMPTS, setting.max_new_tokens, given)}
-            if arm.own
-            else {
-                "prompts": prompts(REFUSED, "estimate", setting.given, given),
-                "controls": prompts(ANSWERED, "estimate", setting.given, given),
-            }
-        )
         made = build(
             arm.defence,
             arm.knob,
-            **asked,
+            **material(arm, subject, setting, given),
             seed=cell.seed,
             budget=budget,
             max_new_tokens=setting.max_new_tokens,
@@ -161,6 +153,14 @@ def train(cell: Cell, subject: Subject, setting: Setting, rows: Examples | None 
             {k: v for k, v in row.items() if "/" in k and not k.startswith(("train", "drift"))} for row in logs
         ],
     }
+
+
+def material(arm: Arm, subject: Subject, setting: Setting, seed: int) -> dict[str, Any]:
+    """Prompts that a defence is made from: given ones, or requests that the model writes."""
+    if arm.own:
+        return {"prompts": own_prompts(subject, OWN_PROMPTS, setting.max_new_tokens, seed)}
+    kinds = {"prompts": REFUSED, "controls": ANSWERED}
+    return {name: prompts(kind, "estimate", setting.given, seed) for name, kind in kinds.items()}
 
 
 @functools.lru_cache(maxsize=1)
