@@ -38,7 +38,7 @@ def test_killed_it_ends_with_the_weights_of_a_whole_run_and_holds_the_budget(tmp
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--defence", "anker"], "none of that name; use one of anchor"),
+        (["--defence", "anker"], "none of that name; use one of adversarial-kl, anchor"),
         (["--defence-weight", "0"], "greater than 0"),
         (["--defence", "mixing", "--hold", "x.txt"], "'mixing' holds no further prompts"),
         (["--rule", "none", "--hold", "x.txt"], "x.txt: "),

@@ -236,7 +236,7 @@ def _settings(
     train_rows: "TaskRows",
     held_out: "TaskRows",
     skill: "Skill | None",
-    further: tuple[str, ...],
+    further: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """What a fine-tune must have in common with the one it continues; contents count, places do not."""
     from holdfast.core.files import hash_json
