@@ -116,14 +116,17 @@ def test_beyond_the_byte_limit_what_is_missed_is_the_kl_among_the_rest(tiny_subj
         Remembered.of(tiny_subject, material, limit_bytes=8 * tokens)
 
 
-@pytest.mark.parametrize("micro, parts, every", [(8, 1, 1), (4, 2, 1), (2, 4, 2)])
+@pytest.mark.parametrize(
+    "micro, parts, every, joined", [(8, 1, 1, False), (4, 2, 1, False), (2, 4, 2, False), (4, 2, 1, True)]
+)
 def test_the_weight_is_right_under_accumulation_and_every_kth_update(
-    build, options, examples, material, tiny_subject, micro, parts, every
+    build, options, examples, material, tiny_subject, micro, parts, every, joined
 ):
     reference = Reference.on(moved(tiny_subject), material)  # not the start, so that it pulls from the first step
     settings = {
         "per_device_train_batch_size": micro, "gradient_accumulation_steps": parts, "max_steps": 1,
         "learning_rate": 1e-2, "optim": "sgd", "max_grad_norm": 0.0, "weight_decay": 0.0,
+        "padding_free": joined, "max_length": None if joined else 1024,
     }  # fmt: skip
     ends = []
     for defences in ([], [Anchor(reference, weight=0.3, every=every, per_step=len(material))]):
