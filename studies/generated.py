@@ -16,6 +16,7 @@ from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, report
 from studies.restoration import page as repairs
+from studies.training import afterwards
 from studies.training import summary as training
 
 from holdfast.core.files import read_json
@@ -71,6 +72,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "arms": ("training", training.markdown),
         "tasks": ("training", training.markdown_by_task),
         "claims": ("training", training.markdown_claims),
+        "threats": ("training", afterwards.markdown),
         "cost": ("training", training.markdown_cost),
     },
 }
