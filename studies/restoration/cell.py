@@ -192,10 +192,12 @@ def _free(bench: Bench) -> dict[str, dict[str, float]]:
             found[f"RESTA {strength:g}"] = bench.decide.check(0)
     return {
         name: {
-            "refusal": check.refusal, "over_refusal": check.over_refusal, "task_loss_rise": check.task_loss_increase,
+            "refusal": check.refusal,
+            "over_refusal": check.over_refusal,
+            "task_loss_rise": check.task_loss_increase,
         }
         for name, check in found.items()
-    }  # fmt: skip
+    }
 
 
 def _repairs(bench: Bench, rows: list[Example], held: HeldOut, seed: int, setting: Setting) -> dict[str, Any]:

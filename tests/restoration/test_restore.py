@@ -126,7 +126,7 @@ def test_a_limit_that_nothing_keeps_returns_the_input(drifted):
         ({"task": [None] * 3}, "3 examples"),
         ({"max_task_loss_increase": -0.01}, "give 0 or more"),
         ({"max_task_loss_increase": float("nan")}, "give 0 or more"),
-        ({"method": "magic"}, "use one of auto, distil, replay, ggn-cg"),
+        ({"method": "magic"}, "use one of auto, distil, replay, curvature"),
         ({"retain": "other"}, "use 'self'"),
     ],
 )

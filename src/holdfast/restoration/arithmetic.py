@@ -1,10 +1,10 @@
 """Repairs by arithmetic on weights, rivals that train nothing: Safe LoRA and RESTA.
 
-Both need the model before it was aligned: ``V = W_aligned - W_unaligned`` a matrix is taken for what alignment did.
+Both need the model before it was aligned: ``V = W_aligned - W_unaligned`` is taken for what alignment did.
 
-Source: Safe LoRA (Hsu et al., NeurIPS 2024): ``ΔW <- P ΔW`` with ``P = V V^T / |V|_F`` in the matrices whose update is
-least like its own image; every likeness is taken from the updates as they came (the published code writes a
-matrix before it has compared the next). RESTA (Bhardwaj et al., arXiv 2402.11746): ``W_tuned + g V``.
+Source: Safe LoRA (Hsu et al., NeurIPS 2024): ``ΔW <- P ΔW`` with ``P = V V^T / |V|_F`` in the matrices whose
+update is least like its own image; every likeness is taken from the updates as they came (the published code
+writes a matrix before it has compared the next). RESTA (Bhardwaj et al., arXiv 2402.11746): ``W_tuned + g V``.
 
 Knows: matrices of an adapter and of two models. Does not know: what a repair is worth.
 

@@ -36,7 +36,7 @@ class Attempt:
 
     Attributes:
         trace: every check, the first of the drifted adapter.
-        notes: one record an outer iteration (ggn-cg only).
+        notes: one record an outer iteration (curvature only).
         balanced: whether the adapter was seen to be balanced before the first step.
     """
 

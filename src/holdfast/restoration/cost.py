@@ -20,7 +20,7 @@ class Cost:
         self, method: str, settings: dict[str, Any], bench: Bench, say: Callable[[str], None] | None
     ) -> None:
         self.method, self.say, self.check_seconds = method, say or log.info, bench.choose.seconds
-        linear = method == "ggn-cg"
+        linear = method == "curvature"
         self.most = settings["outer"] if linear else settings["steps"]
         self.checks = self.most if linear else self.most // settings["check_every"]
         self.say(free_sentence(bench.free, bench.lost))
