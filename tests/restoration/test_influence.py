@@ -14,7 +14,7 @@ from holdfast.models import Subject, adapter_off, adapter_parameters, batch_logi
 from holdfast.restoration import influence as module
 from holdfast.restoration import restore, step
 from holdfast.restoration.attempt import Attempt
-from holdfast.restoration.curved import SOLVERS, Curvature
+from holdfast.restoration.curved import Curvature
 from holdfast.restoration.guard import KL_LIMIT, Guard, Health, Measure
 from holdfast.restoration.influence import PROJECTION, _Outer, task_form
 from holdfast.restoration.material import gather
@@ -102,16 +102,19 @@ def test_stiff_directions_keep_the_task_loss_to_first_order(scene):
 
 def test_trace_estimate_is_near_the_sum_of_the_diagonal(scene):
     subject, material = scene
-    layer = Subject(subject.model, subject.tokenizer, "*.layers.1.self_attn.v_proj.lora_B*")
+    layer = Subject(subject.model, subject.tokenizer, "*.layers.1.self_attn.k_proj.lora_B*")
     curvature = Curvature(layer, material.task_fit[:3], ())
-    diagonal = 0.0
+    diagonal = []
     for name, p in layer.parameters().items():
         for k in range(p.numel()):
             unit = trees.zeros_like({n: q.detach() for n, q in layer.parameters().items()})
             unit[name].view(-1)[k] = 1.0
-            diagonal += float(curvature.plain(unit)[name].view(-1)[k])
-    estimates = [curvature.trace(seed) for seed in range(20)]
-    assert np.mean(estimates) == pytest.approx(diagonal, rel=0.3)
+            diagonal.append(float(curvature.plain(unit)[name].view(-1)[k]))
+    estimates = [curvature.trace(seed) for seed in range(6)]
+    assert np.mean(estimates) == pytest.approx(sum(diagonal), rel=0.4)
+    signs = curvature.problem(unit, 1.0, "diagonal").diagonal
+    found = torch.cat([t.flatten() for t in signs.values()]).numpy()
+    assert np.corrcoef(found, diagonal)[0, 1] > 0.7 and (found >= 0).all()
 
 
 def test_the_guard_measures_from_the_start_and_not_from_the_last_step(scene):
@@ -205,17 +208,19 @@ def test_no_budget_means_no_step(outer):
 def test_what_each_solver_buys_on_a_drifted_adapter(scene):
     """The ordering of restoration.md 4.11: gain per root of the task's cost, by examples no curvature has seen."""
     subject, material = scene
-    curvature = Curvature(subject, material.task_fit[:6], material.retain_fit[:4])
-    gradient = Objective(subject, material, 0.0, 0.0).gradient()
-    curvature.protect([mean_gradient(subject, material.task_fit[6:12])], PROJECTION * curvature.trace(0))
-    damping, worth = curvature.trace(0) / trees.size(gradient), {}
-    for name in SOLVERS:
-        found = solvers.solve(name, curvature.problem(gradient, damping, name), 5)
+    curvature = Curvature(subject, material.task_fit[:6], ())
+    gradient, trace = Objective(subject, material, 0.0, 0.0).gradient(), curvature.trace(0)
+    curvature.protect([mean_gradient(subject, material.task_fit[6:12])], PROJECTION * trace)
+    worth = {}
+    for name in ("ggn-cg", "hessian-cg", "lbfgs-traj", "woodbury", "identity"):
+        found = solvers.solve(name, curvature.problem(gradient, trace / trees.size(gradient), name), 5)
         cost = task_form(subject, material.task_fit[6:], found.x)
         worth[name] = trees.dot(gradient, found.x) * (2 / cost) ** 0.5
         assert found.solver == name
-    print({k: round(v, 2) for k, v in worth.items()})
-    assert worth["ggn-cg"] > worth["identity"]
+    plain = worth["identity"]
+    # few rows of labels say nothing where the model fits them, and a trajectory where it was not asked
+    assert worth["ggn-cg"] > 1.3 * plain and worth["hessian-cg"] > 1.2 * plain
+    assert plain > 1.3 * worth["lbfgs-traj"] and worth["woodbury"] == pytest.approx(plain, rel=0.1)
 
 
 def test_the_first_step_is_half_of_the_closed_form_or_what_closes_the_gap(outer, monkeypatch):

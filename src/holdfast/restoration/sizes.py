@@ -83,7 +83,7 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
 
     Args:
         data: harmful prompts, harmless prompts and task examples there are.
-        method: "distil" or "replay", whose ``steps`` are steps, or "curvature", whose are linearisations.
+        method: "curvature", whose ``steps`` are linearisations, or another; "auto" may take them twice.
         batch_size: of each of the three sets.
     """
     harmful, harmless, examples = data
@@ -99,8 +99,10 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
     check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
     rows = GRADIENTS_A_LINEARISATION * fit_t if method == "curvature" else 3 * batch_size
     checks = sizes.steps if method == "curvature" else sizes.steps // CHECK_EVERY
-    taught = (fit_h + fit_b + fit_t) * units.loss if method == "distil" else 0.0
-    return gathered + taught + (2 * BASELINES + checks + 2) * check + sizes.steps * rows * units.gradient
+    taught = (fit_h + fit_b + fit_t) * units.loss if method in ("auto", "distil") else 0.0
+    runs = 2 if method == "auto" else 1
+    moved = checks * check + sizes.steps * rows * units.gradient
+    return gathered + taught + (2 * BASELINES + 2) * check + runs * moved
 
 
 def fitted(
