@@ -285,7 +285,7 @@ def test_ordinary_names_are_names(name):
         ({"arms": [{"name": "a"}, {"name": "A"}]}, "two have the same name"),
         ({"arms": [{"name": "Aligned"}]}, "is the untouched model"),
         (
-            {"arms": [{"name": "plain"}, {"name": "plain-distil"}], "restore": [{"arm": "plain"}]},
+            {"arms": [{"name": "plain"}, {"name": "plain-auto"}], "restore": [{"arm": "plain"}]},
             "two have the same",
         ),
         ({"training": {"seeds": [1, 1]}}, "stands twice"),

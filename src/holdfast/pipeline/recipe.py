@@ -221,7 +221,7 @@ class RestoreSection(Section):
     """After training: which adapters are repaired, and how."""
 
     arm: str = "plain"
-    method: Literal["distil", "replay", "ggn-cg"] = "distil"
+    method: Literal["auto", "distil", "replay", "curvature"] = "auto"
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
     steps: PositiveInt | None = None  # most, of distil and replay; None: by the model, as in training
     learning_rate: PositiveFloat | None = None  # likewise
