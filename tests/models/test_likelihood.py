@@ -16,7 +16,8 @@ from holdfast.models import (
     text_ids,
     text_pair,
 )
-from holdfast.models.prefix import common_prefix
+from holdfast.models.prefix import Prefix, common_prefix
+from tests.gradients import zoo
 
 PAIRS = [([1, 5, 6], [7, 8]), ([1], [9]), ([1, 5, 6, 7, 8, 9, 10], [11, 12, 13]), ([4, 4], [5])]
 
@@ -49,6 +50,19 @@ def test_what_all_pairs_begin_with_is_read_once(tiny_subject):
         handle.remove()
     assert fed == [(1, len(shared) - 1), (3, 6), (1, 1)]
     assert found.log_N == pytest.approx([by_hand(tiny_subject.model, *pair) for pair in pairs], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "copied"), [("gpt2", True), ("mixtral_router", True), ("gemma3", False), ("recurrent_gemma", False)]
+)
+def test_a_state_that_cannot_be_copied_is_made_anew_for_every_row(family, copied):
+    subject = Subject(zoo.build(family, spread=3.0).eval())
+    shared = [1, *range(4, 20)]
+    pairs = [([*shared, 5, 6], [7, 8]), (shared, [9]), ([*shared, 6, 7, 8], [11, 12])]
+    assert (Prefix.read(subject.model, shared, subject.device) is not None) is copied
+    found = continuation_likelihoods(subject, pairs)
+    alone = [continuation_likelihoods(subject, [pair]).log_N[0] for pair in pairs]
+    assert found.log_N == pytest.approx(alone, rel=1e-5)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=5))

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from holdfast.models.decoding import base_of, forward_options
+
 FEWEST = 16  # tokens; a shorter beginning is not worth a pass of its own
 
 
@@ -36,13 +38,14 @@ class Prefix:
         from transformers import PreTrainedModel
         from transformers.cache_utils import DynamicLayer
 
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = base_of(model)
         named = inspect.signature(type(base).forward).parameters
         if not isinstance(base, PreTrainedModel) or not {"past_key_values", "position_ids"} <= named.keys():
             return None
         ids_1T = torch.tensor([list(ids)], device=device)
-        keep = {"logits_to_keep": 1} if "logits_to_keep" in named else {}
-        cache = model(input_ids=ids_1T, use_cache=True, return_dict=True, **keep).past_key_values
+        options = forward_options(model)[1]
+        output = model(input_ids=ids_1T, use_cache=True, return_dict=True, **options)
+        cache = getattr(output, "past_key_values", None)
         layers = getattr(cache, "layers", None)
         if not layers or any(type(layer) is not DynamicLayer for layer in layers):
             return None  # a recurrent or windowed state is not ours to copy
@@ -55,6 +58,7 @@ class Prefix:
         cache.batch_repeat_interleave(rows)
         before_BP = attention_BT.new_ones(rows, self.length)
         positions_BT = torch.arange(self.length, self.length + width, device=input_ids_BT.device).expand(rows, -1)
+        options = {name: value for name, value in forward_options(model)[1].items() if name != "logits_to_keep"}
         return model(
             input_ids=input_ids_BT,
             attention_mask=torch.cat([before_BP, attention_BT], 1),
@@ -62,4 +66,5 @@ class Prefix:
             past_key_values=cache,
             use_cache=True,
             return_dict=True,
+            **options,
         ).logits
