@@ -74,6 +74,29 @@ def coverage(results: dict[str, Any]) -> str:
     return _table(["prompts", "the gate's", "percentile bootstrap"], rows)
 
 
+def real(results: dict[str, Any]) -> str:
+    """The real model's fine-tunes."""
+    rows = [
+        [
+            row["arm"],
+            f"{row['suite']}: {row['budget'].replace('_', ' ')}",
+            f"{_said(row, 'value')} [{_said(row, 'low')}, {_said(row, 'high')}]",
+            f"{row['n']}, {row['unknown']}",
+            f"{row['status']}, {row['why']}",
+            "-" if row["prompts"] is None else f"{row['prompts']:.0f}",
+        ]
+        for row in results["real"]
+    ]
+    return _table(["fine-tune", "budget", "loss", "prompts, unknown answers", "gate", "give about"], rows)
+
+
+def _said(row: dict[str, Any], key: str) -> str:
+    value = row[key]
+    if value is None:
+        return "open"
+    return f"{value:.1f}" if row["budget"] == "kl_nats" else _points(value)
+
+
 def stored(results: dict[str, Any]) -> str:
     """Stored answers, judged again."""
     rows = [

@@ -27,12 +27,14 @@ def build_app() -> typer.Typer:
         evaluate,
         gate,
         init,
+        report,
         restore,
         run_recipe,
         score,
         select,
         train,
         verify,
+        watch,
     )
 
     app = typer.Typer(
@@ -47,6 +49,8 @@ def build_app() -> typer.Typer:
         "demo": demo.demo,
         "init": init.init,
         "run": run_recipe.run_recipe,
+        "watch": watch.watch,
+        "report": report.report,
         "doctor": doctor.doctor,
         "audit": audit.audit,
         "score": score.score,

@@ -64,7 +64,8 @@ def evaluate(
         int, typer.Option(help="With --against: sampled re-runs (2 or more) for the noise floor.")
     ] = 0,
     drift: Annotated[
-        bool, typer.Option(help="Drift from the other model, along its answers to 24 of the prompts at most.")
+        bool,
+        typer.Option(help="Drift from the other model, along its answers to a sixth of the prompts, 8 to 24."),
     ] = True,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps answers; a run that was killed goes on from there.")
