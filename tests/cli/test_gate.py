@@ -139,6 +139,10 @@ def test_a_card_with_nothing_to_compare_with_or_other_prompts_decides_nothing(tm
     save_card(card / "against", SAME[1:], against=False)
     assert gate(card, *BUDGETS, "--json") == 4
     assert "not the same prompts" in capsys.readouterr().out
+    values = json.loads((card / "scorecard.json").read_text())
+    write_json(card / "scorecard.json", {**values, "settings": {"judge": "Another"}})
+    assert gate(card, *BUDGETS, "--json") == 4
+    assert "the two cards differ in judge" in capsys.readouterr().out
 
 
 def test_the_action_and_the_examples_speak_of_what_there_is(tmp_path):

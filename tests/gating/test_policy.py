@@ -21,6 +21,7 @@ HOSTILE = {
     "no value": ("max_refusal_loss:", "has no value"),
     "sure alarms": ("max_refusal_loss: 5\nfalse_alarms: 1", "not a chance"),
     "no alarms": ("max_refusal_loss: 5\nfalse_alarms: 0", "not a chance"),
+    "hardly any": ("max_refusal_loss: 5\nfalse_alarms: 1e-300", "not a"),
     "a merge": ("a: &a {max_refusal_loss: 5}\n<<: *a", "aliases"),
     "laughs": ("a: &a [1,1]\nb: &b [*a,*a]\nmax_refusal_loss: 5", "aliases"),
     "code": ("max_refusal_loss: !!python/object/apply:os.getcwd []", "not YAML"),

@@ -164,6 +164,8 @@ def _power(
         half = (known.high - known.low) / 2
         more = _by_width(n, known, edge, level) if open_ else math.nan
         return limit + floor + half, math.nan, power.unchanged_passes_from(limit, level), more
+    if n > power.MOST_PROMPTS:  # nobody asks for more, and the sums grow with the prompts
+        return power.smallest_seen(n, limit, floor, level), math.nan, math.nan, math.nan
     lost, gained = (pairs.count(one) / max(1, len(pairs)) for one in (1.0, -1.0))
     return (
         power.smallest_seen(n, limit, floor, level),
