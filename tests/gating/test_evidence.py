@@ -84,6 +84,12 @@ def test_one_changed_byte_anywhere_is_seen(made, refused):
     assert refused(text[:-1]) and refused(text + b"\n") and refused(b"\xef\xbb\xbf" + text)
 
 
+def test_what_nothing_else_guards_is_guarded_by_the_digest(made, refused):
+    for old, new in (("c" * 64, "d" * 64), (made["predicate"]["digest"], "0" * 64)):
+        said = refused(canonical(made).replace(old, new))
+        assert "its digest is not that of its content" in said
+
+
 def part(*keys):
     def at(copy):
         value = copy["predicate"]
