@@ -1,9 +1,9 @@
 """The gate as an instrument: what it fails, passes and leaves open, by exact sums and by simulated rows.
 
-    python -m studies.gate            # a minute of CPU; needs no model
+    python -m studies.gate            # minutes of CPU
     python -m studies.gate real       # one section again
 
-Knows: simulated rows, stored labelled answers (the open parts only). Does not know: any model.
+Knows: simulated rows, stored labelled answers (the open parts only). Does not know: models (organism.py, real.py).
 """
 
 import platform
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import scipy
-from studies.gate import real, stored
+from studies.gate import organism, real, stored
 
 from holdfast.core.files import read_json, write_json, write_text
 from holdfast.core.statistics import bootstrap_mean
@@ -186,6 +186,7 @@ SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "coverage": coverage,
     "stored": stored.answers,
     "real": real.cards,
+    "organism": organism.same_and_damaged,
 }
 
 
@@ -195,7 +196,7 @@ def main() -> None:
     file = HERE / "results.json"
     kept = read_json(file) if file.exists() else {}
     wanted = sys.argv[1:] or list(SECTIONS)
-    found = {name: made() if name in wanted else kept[name] for name, made in SECTIONS.items()}
+    found = {name: made() if name in wanted else kept.get(name, []) for name, made in SECTIONS.items()}
     found["real"] = found["real"] or kept.get("real", [])  # its cards are on one machine only
     head = {
         "study": "gate",
