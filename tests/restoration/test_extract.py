@@ -79,3 +79,11 @@ def test_what_is_no_full_fine_tune_of_the_model_is_refused(toy):
         as_adapter(aligned, Subject(model_of(toy)))
     with pytest.raises(UserError, match="is not the aligned model's"):
         as_adapter(aligned, Subject(build_llama(40)))
+
+
+@pytest.mark.parametrize("given", [[], ["--adapter", "a", "--tuned", "b"]])
+def test_the_command_asks_for_one_of_the_two(given, tmp_path, capsys):
+    from holdfast.cli import run
+
+    assert run(["restore", "organism:aligned", "--out", str(tmp_path / "out"), *given]) == 2
+    assert "give --adapter FOLDER, or --tuned MODEL" in capsys.readouterr().err

@@ -1,9 +1,9 @@
 """A full fine-tune as an adapter on the aligned model, so that it can be repaired like one.
 
 Per linear layer ``W_tuned - W_aligned = U S V^T``; the ``rank`` largest go into ``B = U S^(1/2)`` and
-``A = S^(1/2) V^T``. What else changed (norms, embeddings, the head) is kept whole. Off, the adapter leaves the aligned
-model; on, the tuned one up to what the rank leaves out, which is said. What comes out of a repair is an adapter on
-the *aligned* model, a small file in place of the tuned checkpoint.
+``A = S^(1/2) V^T``. What else changed (norms, embeddings, the head) is kept whole. Off, the adapter leaves the
+aligned model; on, the tuned one up to what the rank leaves out, which is said. What comes out of a repair is an
+adapter on the *aligned* model, a small file in place of the tuned checkpoint.
 
 Source: restoration.md 3.11 (1), with the aligned model as the base instead of a shifted one.
 
@@ -83,9 +83,12 @@ def _wrapped(model: Any, rank: int, whole: set[str]) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=sorted(_linear_layers(model)), modules_to_save=sorted(whole) or None,
+        r=rank,
+        lora_alpha=rank,
+        target_modules=sorted(_linear_layers(model)),
+        modules_to_save=sorted(whole) or None,
         task_type="CAUSAL_LM",  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
     return get_peft_model(model, config)
 
 
