@@ -47,7 +47,6 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "studies/restoration/README.md": {
         "repairs": ("restoration", repairs.markdown),
-        "chosen_on": ("restoration", repairs.chosen_on),
         "shapes": ("restoration", repairs.shapes),
         "scales": ("restoration", repairs.curve),
         "choosing": ("restoration", repairs.choosing),

@@ -25,9 +25,7 @@ def restore(
     asked: options.Prompts = options.Prompts(),
     method: Annotated[
         str,
-        typer.Option(
-            help="auto (distil, then replay if no step of it keeps the limit), distil, replay or curvature."
-        ),
+        typer.Option(help="auto (replay; distil if no step of it keeps the limit), replay, distil or curvature."),
     ] = "auto",
     max_task_loss_increase: Annotated[
         float,
