@@ -65,6 +65,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "studies/restoration/README.md": {
         "repairs": ("restoration", repairs.markdown),
+        "shapes": ("restoration", repairs.shapes),
         "scales": ("restoration", repairs.curve),
         "choosing": ("restoration", repairs.choosing),
     },
