@@ -47,6 +47,8 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "families": ("gate", gates.families),
         "statement": ("gate", gates.statement),
         "coverage": ("gate", gates.coverage),
+        "organism": ("gate", gates.organism),
+        "real": ("gate", gates.real),
         "stored": ("gate", gates.stored),
     },
     "studies/judges/README.md": {
