@@ -122,7 +122,7 @@ def summary(refusals, over=(0.0, -0.05, 0.05), task=(0.5, 0.4, 0.6), floor=None)
             "task got worse",
             "fell by 20 points",
         ),
-        ({"refusals": (0.0, None, None)}, "open", "no loss shown", "refusals were not compared"),
+        ({"refusals": (0.0, None, None)}, "open", "refusals not compared", "refusals were not compared"),
     ],
 )
 def test_a_verdict_claims_what_its_intervals_allow(given, tone, words, said):
