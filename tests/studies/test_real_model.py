@@ -237,6 +237,24 @@ def test_the_damage_table_judges_kept_answers_anew_and_pairs_with_the_aligned_mo
         assert "| sst2 | 0.0002 | 0 |" in table({"damage": found})
 
 
+def test_a_machine_without_the_cache_has_the_same_table_and_makes_no_run_again(tmp_path, caplog):
+    arm = next(arm for arm in damage.ARMS if arm.kind == "sst2")
+    for one, card in ((None, _card("rrcr", "ccrc")), (arm, _card("rccc", "rccc"))):
+        folder = damage.run_folder(tmp_path / "full", one, damage.Setting())
+        card.save(folder / "card")
+        write_json(folder / "run.json", {"arm": None})
+    there, here = tmp_path / "results.json", tmp_path / "again.json"
+    write_json(there, {"damage": damage_table.collect(tmp_path / "full")})
+    known = damage_table.known(read_json(there))
+    write_json(here, {"damage": damage_table.collect(tmp_path / "empty", before=known)})
+    assert here.read_bytes() == there.read_bytes()
+    assert damage.run([None, arm], tmp_path / "empty", tmp_path / "no data", known=known)  # reads no model
+    for run in known.values():
+        run["judge"] = "of before"
+    assert not damage_table.known({"damage": {"kept": known}})
+    assert "another judge" in caplog.text
+
+
 def test_the_aligned_model_is_measured_once_whatever_it_is_tuned_with():
     some, other = damage.Setting(), damage.Setting(steps=7)
     arm = damage.ARMS[0]

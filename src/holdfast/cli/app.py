@@ -20,10 +20,12 @@ def build_app() -> typer.Typer:
     """The command line with every verb."""
     from holdfast.cli import (
         audit,
+        card,
         demo,
         doctor,
         elasticity,
         evaluate,
+        gate,
         init,
         report,
         restore,
@@ -31,6 +33,7 @@ def build_app() -> typer.Typer:
         score,
         select,
         train,
+        verify,
         watch,
     )
 
@@ -56,6 +59,9 @@ def build_app() -> typer.Typer:
         "evaluate": evaluate.evaluate,
         "restore": restore.restore,
         "elasticity": elasticity.elasticity,
+        "gate": gate.gate,
+        "verify": verify.verify,
+        "card": card.card,
     }
     for name, function in verbs.items():
         app.command(name)(verb(function, before=_speak, continues=name in CONTINUE))

@@ -121,7 +121,20 @@ def elasticity_lines(run: RunFolder) -> list[dict[str, Any]] | None:
             lines.append(_line(name, told, interval, "code length; a rise is forgetting"))
         lines.append(_line(name, "KL(current ‖ parent)", probe["kl_to_base_nats"], "nats a sequence"))
         lines.append(_line(name, "KL(parent ‖ current)", probe["kl_from_base_nats"], "nats a sequence"))
+    place = run.stage("elasticity") / "stiffness.json"
+    if place.exists():  # runs of older versions have none
+        lines.append(_stiffness(read_json(place)))
     return lines
+
+
+def _stiffness(found: dict[str, Any]) -> dict[str, Any]:
+    meaning = "rise of the refusals' bits for each bit that pre-training text gives up; both signs as measured"
+    if not found["above_noise"]:
+        meaning += "; below three times the noise floor"
+    line = _line(found["after"], "effective stiffness of this fine-tune", found["k_eff"], meaning)
+    if found["k_eff"]["method"] == "unbounded":
+        line["value"] = "unbounded: pre-training text did not move"
+    return line
 
 
 def _line(of: str, measure: str, interval: dict[str, Any], meaning: str) -> dict[str, Any]:
