@@ -37,7 +37,7 @@ def watch(
 
 def line(seen: "Seen") -> str:
     """One thing that happened, in a line."""
-    from holdfast.training.progress import figure
+    from holdfast.training.budget import figure
 
     if seen.row is None:
         return f"done: {seen.who}"
