@@ -96,7 +96,7 @@ def test_the_verdict_comes_first_then_the_chapters_in_order(text):
              )  # fmt: skip
     places = [text.index(words) for words in order]
     assert places == sorted(places)
-    assert "limit while training 70 %, passed here" in text
+    assert "limit while training 70 %, the value is outside" in text
     assert "learned from 3 of 4 candidates (1 gradient too large); stopped at step 10" in text
     for interval in ("[40, 60]", "[0.88, 12.3]", "[2.5, 3.5]"):
         assert interval in text
