@@ -322,7 +322,7 @@ def _pairs(given: list[str] | None) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], last: str) -> None:
-    from holdfast.training.progress import figure
+    from holdfast.training.budget import figure
 
     columns = {
         "kl_nats": "drift, nats a sequence",
