@@ -11,10 +11,12 @@ from typing import Any
 from studies.demo import collect
 from studies.elasticity import page as elasticity
 from studies.evaluation import tables
+from studies.gate import page as gates
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, report
 from studies.restoration import page as repairs
+from studies.training import afterwards
 from studies.training import summary as training
 
 from holdfast.core.files import read_json
@@ -37,6 +39,15 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "studies/evaluation/README.md": {
         "organism": ("evaluation", _evaluation),
+    },
+    "studies/gate/README.md": {
+        "decisions": ("gate", gates.decisions),
+        "chances": ("gate", gates.chances),
+        "edges": ("gate", gates.edges),
+        "families": ("gate", gates.families),
+        "statement": ("gate", gates.statement),
+        "coverage": ("gate", gates.coverage),
+        "stored": ("gate", gates.stored),
     },
     "studies/judges/README.md": {
         "real answers": ("judges", judges.real_answers),
@@ -61,6 +72,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "arms": ("training", training.markdown),
         "tasks": ("training", training.markdown_by_task),
         "claims": ("training", training.markdown_claims),
+        "threats": ("training", afterwards.markdown),
         "cost": ("training", training.markdown_cost),
     },
 }

@@ -155,7 +155,7 @@ def test_train_stops_with_code_3_when_the_budget_is_passed(tmp_path, organism_ro
         "--every",
         "2",
     ]
-    code = run([*command, "--max-kl-nats", "1e-9", "--out", str(tmp_path / "t"), "--json"])
+    code = run([*command, "--rule", "none", "--max-kl-nats", "1e-9", "--out", str(tmp_path / "t"), "--json"])
     assert code == 3
     record = json.loads((tmp_path / "t" / "training.json").read_text())
     assert record["stopped"]["restored_step"] == 0

@@ -3,6 +3,7 @@
 from holdfast.geometry.audit import audit
 from holdfast.geometry.conditions import Conditions, ConditionsAt
 from holdfast.geometry.forecast import EarlyForecast, Forecast, Predictor, forecast_after_short_run
+from holdfast.geometry.landscape import Preservation, preservation, profiles, random_directions
 from holdfast.geometry.onset import Onset, fit_onset, log_slope, time_to_threshold
 from holdfast.geometry.overlap import Overlap, overlap
 from holdfast.geometry.result import Audit
@@ -17,6 +18,7 @@ __all__ = [
     "Onset",
     "Overlap",
     "Predictor",
+    "Preservation",
     "Spectrum",
     "Subspace",
     "audit",
@@ -24,5 +26,8 @@ __all__ = [
     "forecast_after_short_run",
     "log_slope",
     "overlap",
+    "preservation",
+    "profiles",
+    "random_directions",
     "time_to_threshold",
 ]
