@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from studies.geometry import cell
+from studies.geometry import cell, predict
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.freeze()  # every trainer collects garbage when it begins; what is imported is left out of that
     for asked in cells(FRESH_TASKS if options.fresh_tasks else TASKS, options.seed):
         found = cell.run(asked, options.out, cell.Setting())
-        log.info("%s: %s CPU-s", asked.name, found["cpu_seconds"])
+        known = predict.predict(asked, options.out, cell.Setting())
+        log.info("%s: %s and %s CPU-s", asked.name, found["cpu_seconds"], known["cpu_seconds"])
 
 
 if __name__ == "__main__":

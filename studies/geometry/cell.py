@@ -1,29 +1,30 @@
-"""One fine-tune of the study: the aligned organism on a task, its drift and refusals along the way, its first steps.
+"""One fine-tune of the study: the aligned organism on a task, its drift and refusals on the way, its first steps.
 
-Knows: the setting, when a run is looked at, which prompts serve the outcome. Does not know: any predictor, any claim.
+Knows: the setting, when a run is looked at, which prompts serve the outcome. Does not know: predictors, claims.
 
-Outcomes are read on *evaluate* prompts; predictors (predict.py) see *estimate* prompts, other samples and other rows
+Outcomes are read on *evaluate* prompts; predictors (predict.py) see *estimate* prompts, other samples and rows
 alone. What the run was after its first steps is kept, so that predictors can be computed from it later.
 """
 
-import tempfile
+import functools
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from holdfast.core.files import new_folder, read_json, write_json, write_tensors
-from holdfast.core.seeds import derive_seed
-from holdfast.data import Examples, encode_rows
+from holdfast.core.seeds import derive_seed, undisturbed
+from holdfast.data import Examples, collate, encode_rows
 from holdfast.evaluation import Reference, drift
 from holdfast.models import Subject, add_lora, load
+from holdfast.models.forward import batch_logits, token_nll
 from holdfast.models.generate import generate_text
 from holdfast.organism import proxy_prompts, shipped, task_rows
 from holdfast.organism.measure import LOOKED_AT, looks_refused
-from holdfast.training import GuardedTrainer, cpu_safe_args
 
 REFUSED = ("overt", "subtle")
 OUTCOME, ASKED = "evaluate", 7  # split and seed of the prompts that decide
@@ -33,16 +34,17 @@ OUTCOME, ASKED = "evaluate", 7  # split and seed of the prompts that decide
 class Setting:
     """The same for every run: AdamW, constant rate, clip 1."""
 
-    steps: int = 60
+    steps: int = 40
     batch: int = 16
     rows: int = 960
     rank: int = 8
     alpha: int = 16
-    looked_at: tuple[int, ...] = (3, 6, 12, 24, 40, 60)  # steps at which drift and refusals are read
-    kept: tuple[int, ...] = (3, 6)  # steps whose weights are kept: 5 and 10 % of the run
-    drift_prompts: int = 32  # of each kind that is refused
-    prompts: int = 60  # the same, for refusals
-    max_new_tokens: int = 24
+    looked_at: tuple[int, ...] = (2, 4, 8, 16, 28, 40)  # steps at which drift is read
+    asked_at: tuple[int, ...] = (16, 40)  # steps at which refusals are read
+    kept: tuple[int, ...] = (2,)  # steps whose weights are kept: 5 % of the run
+    drift_prompts: int = 24  # of each kind that is refused
+    prompts: int = 40  # the same, for refusals
+    max_new_tokens: int = 16
 
 
 @dataclass(frozen=True)
@@ -92,52 +94,46 @@ def refused(subject: Subject, asked: list[str]) -> float:
     return sum(map(looks_refused, answers)) / len(answers)
 
 
-class Watch(TrainerCallback):
-    """Reads outcomes at their steps and keeps the first weights."""
-
-    def __init__(self, subject: Subject, setting: Setting, reference: Reference, asked: list[str]) -> None:
-        self.subject, self.setting, self.reference, self.asked = subject, setting, reference, asked
-        self.trace: list[dict[str, Any]] = []
-        self.kept: dict[str, torch.Tensor] = {}
-
-    def look(self, step: int) -> None:
-        """One row of the trace."""
-        training = self.subject.model.training
-        self.subject.model.eval()
-        reading = drift(self.subject, self.reference)
-        self.trace.append(
-            {"step": step, "kl_nats": reading.kl_nats, "refusal": refused(self.subject, self.asked)}
-            | ({"per_prompt": list(reading.per_prompt)} if step in (0, self.setting.steps) else {})
-        )
-        self.subject.model.train(training)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """After every update."""
-        step = int(state.global_step)
-        if step in self.setting.kept:
-            found = {n: p.detach().clone().contiguous() for n, p in self.subject.parameters().items()}
-            self.kept |= {f"{step}|{name}": tensor for name, tensor in found.items()}
-        if step in self.setting.looked_at:
-            self.look(step)
+Look = Callable[[int], None]
 
 
-def trained(subject: Subject, examples: Examples, cell: Cell, setting: Setting, watch: Any, **changes: Any) -> Any:
-    """Fine-tune ``subject`` in place, as a user's trainer would."""
-    values: dict[str, Any] = {
-        "per_device_train_batch_size": setting.batch,
-        "max_steps": setting.steps,
-        "learning_rate": cell.learning_rate,
-        "lr_scheduler_type": "constant",
-        "weight_decay": 0.0,
-        "seed": cell.seed,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "output_dir": tempfile.gettempdir() + "/holdfast-geometry",
-    }
-    trainer = GuardedTrainer(subject, cpu_safe_args(**(values | changes)), examples, callbacks=[watch])
-    trainer.train()
+def train(
+    subject: Subject, examples: Examples, rate: float, steps: int, batch: int, seed: int, look: Look
+) -> list:
+    """Fine-tune ``subject`` in place; ``look`` is called with the number of every step that is done.
+
+    Returns the losses, nats a token.
+    """
+    weights = [p for p in subject.parameters().values() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
+    order, losses = np.random.default_rng([seed, 5]), []
+    subject.model.train()
+    for step in range(1, steps + 1):
+        chosen = order.choice(len(examples), batch, replace=False)
+        found = collate([examples[k] for k in chosen], subject.pad_id)
+        loss = token_nll(batch_logits(subject.model, found), found).sum() / found.completion_mask_BT[:, 1:].sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        look(step)
     subject.model.eval()
-    return trainer
+    return losses
+
+
+@functools.lru_cache(maxsize=1)
+def outcome(setting: Setting) -> Reference:
+    """The aligned organism's answers along which a run's drift is read."""
+    asked = prompts(OUTCOME, setting.drift_prompts, derive_seed(0, "outcome"))
+    base = aligned(Cell("", False, 0.0), setting)
+    return Reference.of(base, asked, setting.max_new_tokens, seed=1)
+
+
+@functools.lru_cache(maxsize=1)
+def refused_aligned(setting: Setting) -> float:
+    """Of the same prompts, by the aligned organism."""
+    return refused(aligned(Cell("", False, 0.0), setting), prompts(OUTCOME, setting.prompts, ASKED))
 
 
 def run(cell: Cell, root: Path, setting: Setting) -> dict[str, Any]:
@@ -146,22 +142,33 @@ def run(cell: Cell, root: Path, setting: Setting) -> dict[str, Any]:
     if (folder / "run.json").exists():
         return read_json(folder / "run.json")
     ticks = time.process_time()
-    subject = aligned(cell, setting)
-    asked = prompts(OUTCOME, setting.drift_prompts, derive_seed(0, "outcome"))
-    reference = Reference.of(subject, asked, setting.max_new_tokens, seed=1)
-    watch = Watch(subject, setting, reference, prompts(OUTCOME, setting.prompts, ASKED))
-    watch.look(0)
-    trainer = trained(subject, rows(cell, setting.rows, cell.seed, subject), cell, setting, watch)
-    logs = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    subject, reference = aligned(cell, setting), outcome(setting)
+    asked = prompts(OUTCOME, setting.prompts, ASKED)
+    trace: list[dict[str, Any]] = []
+    kept: dict[str, torch.Tensor] = {}
+
+    def look(step: int) -> None:
+        if step in setting.kept:
+            kept.update({f"{step}|{n}": p.detach().clone() for n, p in subject.parameters().items()})
+        if step not in setting.looked_at and step not in setting.asked_at:
+            return
+        row: dict[str, Any] = {"step": step, "kl_nats": drift(subject, reference).kl_nats}
+        with undisturbed(subject.model):
+            row |= {"refusal": refused(subject, asked)} if step in setting.asked_at else {}
+        trace.append(row)
+
+    examples = rows(cell, setting.rows, cell.seed, subject)
+    losses = train(subject, examples, cell.learning_rate, setting.steps, setting.batch, cell.seed, look)
     record = {
         "cell": asdict(cell),
         "group": cell.group,
         "setting": asdict(setting),
-        "losses": logs,
-        "trace": watch.trace,
+        "losses": losses,
+        "refusal_aligned": refused_aligned(setting),
+        "trace": trace,
         "cpu_seconds": round(time.process_time() - ticks, 1),
     }
     with new_folder(folder) as out:
         write_json(out / "run.json", record)
-        write_tensors(out / "first.safetensors", watch.kept)
+        write_tensors(out / "first.safetensors", kept)
     return record

@@ -2,8 +2,8 @@
 
 Knows: the predictors that were written down before any outcome was read (README.md). Does not know: outcomes.
 
-All of them are "more is worse". Prompts are *estimate* prompts with samples of their own; rows are fresh draws of the
-task. A run's first steps are those that were kept when it was made.
+All of them are "more is worse". Prompts are *estimate* prompts with samples of their own; rows are fresh draws of
+the task. A run's first steps are those that were kept when it was made.
 """
 
 import functools
@@ -28,8 +28,8 @@ from holdfast.geometry.measure import PlannedRun, mean_first_update
 from holdfast.gradients import mean_gradient
 from holdfast.models import Subject, mean_loss
 
-PROMPTS, ROWS = 32, 96  # prompts of each kind; task rows, six batches of 16
-PILOT_STEPS, PILOT_RATE = 6, 4.0
+PROMPTS, ROWS = 20, 64  # prompts of each kind; task rows, four batches of 16
+PILOT_STEPS, PILOT_RATE = 4, 4.0
 
 
 @functools.lru_cache(maxsize=1)
@@ -90,7 +90,7 @@ def after(
     setting: Setting,
 ) -> dict[str, float]:
     """After the run's own first steps."""
-    found = forecast_after_short_run(subject, point, reference, examples, step, setting.steps)
+    found = forecast_after_short_run(subject, point, reference, examples, step, setting.steps, ())
     at, loss = found.kl_at, found.task_loss
     return {
         f"{name}@{step}": value
@@ -111,10 +111,9 @@ def pilot(
 ) -> dict[str, float]:
     """A few steps at four times the rate, on a model of its own: drift there, times the loss there."""
     start = {n: p.detach().clone() for n, p in subject.parameters().items()}
-    rows = runs.rows(cell, setting.rows, 2000 + cell.seed, subject)
-    quiet = runs.TrainerCallback()
+    rows = runs.rows(cell, PILOT_STEPS * setting.batch, 2000 + cell.seed, subject)
     rate = PILOT_RATE * cell.learning_rate
-    runs.trained(subject, rows, cell, setting, quiet, max_steps=PILOT_STEPS, learning_rate=rate)
+    runs.train(subject, rows, rate, PILOT_STEPS, setting.batch, cell.seed, lambda step: None)
     end = {n: p.detach().clone() for n, p in subject.parameters().items()}
     trees.assign(subject.parameters(), start)
     kl = float(kl_along(subject, reference, trees.subtract(end, start), [1.0])[0].mean())
