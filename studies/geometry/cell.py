@@ -6,6 +6,7 @@ Outcomes are read on *evaluate* prompts; predictors (predict.py) see *estimate* 
 alone. What the run was after its first steps is kept, so that predictors can be computed from it later.
 """
 
+import copy
 import functools
 import time
 from collections.abc import Callable
@@ -35,15 +36,15 @@ class Setting:
     """The same for every run: AdamW, constant rate, clip 1."""
 
     steps: int = 40
-    batch: int = 16
-    rows: int = 960
+    batch: int = 8
+    rows: int = 400
     rank: int = 8
     alpha: int = 16
-    looked_at: tuple[int, ...] = (2, 4, 8, 16, 28, 40)  # steps at which drift is read
+    looked_at: tuple[int, ...] = (4, 8, 16, 40)  # steps at which drift is read
     asked_at: tuple[int, ...] = (16, 40)  # steps at which refusals are read
     kept: tuple[int, ...] = (2,)  # steps whose weights are kept: 5 % of the run
-    drift_prompts: int = 24  # of each kind that is refused
-    prompts: int = 40  # the same, for refusals
+    drift_prompts: int = 20  # of each kind that is refused
+    prompts: int = 30  # the same, for refusals
     max_new_tokens: int = 16
 
 
@@ -69,12 +70,17 @@ class Cell:
 
 def aligned(cell: Cell, setting: Setting) -> Subject:
     """The aligned organism, with an untrained adapter where one is trained."""
-    subject = load(str(shipped("aligned")), device="cpu")
+    shared = organism()
+    model = copy.deepcopy(shared.model)
     if not cell.lora:
-        return Subject(subject.model, subject.tokenizer, "all")
-    return Subject(
-        add_lora(subject.model, setting.rank, setting.alpha, seed=cell.seed), subject.tokenizer, "adapter"
-    )
+        return Subject(model, shared.tokenizer, "all")
+    return Subject(add_lora(model, setting.rank, setting.alpha, seed=cell.seed), shared.tokenizer, "adapter")
+
+
+@functools.cache
+def organism() -> Subject:
+    """The shipped checkpoint; copied, never trained."""
+    return load(str(shipped("aligned")), device="cpu")
 
 
 def prompts(split: str, each: int, seed: int) -> list[str]:

@@ -28,7 +28,7 @@ from holdfast.geometry.measure import PlannedRun, mean_first_update
 from holdfast.gradients import mean_gradient
 from holdfast.models import Subject, mean_loss
 
-PROMPTS, ROWS = 20, 64  # prompts of each kind; task rows, four batches of 16
+PROMPTS, ROWS = 16, 40  # prompts of each kind; task rows, five batches
 PILOT_STEPS, PILOT_RATE = 4, 4.0
 
 
@@ -66,7 +66,7 @@ def before(
     loss = mean_loss(subject, examples).nats_per_token
     g = mean_gradient(subject, examples, "tokens")
     plan = PlannedRun("adamw", cell.learning_rate, setting.steps, {}, setting.batch, cell.seed)
-    update, _, _ = mean_first_update(subject, examples, plan, 16)
+    update = mean_first_update(subject, examples, plan, 16).tree
     form = 0.5 * float(fisher_quadratic(subject, reference, update).mean()) * setting.steps**2
     line = float(kl_along(subject, reference, update, [setting.steps / 8])[0].mean())
     return {

@@ -24,6 +24,7 @@ from holdfast.models import Subject
 RANKING_ONLY = "ranking only"
 # Above this the straight line has left the model, and the ranking goes back to the short run's own KL.
 SATURATED_NATS = 3.0
+PRIOR = "kl_quadratic_x_loss"
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,12 @@ def screen(
     length = f" times steps^2 ({steps})" if steps else ""
     what = f"1/2 u^T F u of the mean first {optimizer} update over {batches} batches{length}"
     u = first_update_form
+    both = "the form of the first update times the task loss: what the conclusion is calibrated on"
     predictors = (
         Predictor("task_loss", task_loss, nan, nan, "nats/token", "loss of the task data at the start (baseline)"),
         Predictor("c2_sgd", c2.value, c2.low, c2.high, "nats/t^2", "quadratic onset along the raw gradient"),
         Predictor("kl_quadratic_first_update", u.value * scale, u.low * scale, u.high * scale, "nats", what),
+        Predictor(PRIOR, *(end * scale * task_loss for end in (u.value, u.low, u.high)), "nats²/token", both),
         Predictor("gradient_norm", g_norm, nan, nan, "nats/unit", "norm of the task gradient (baseline)"),
     )
     return Forecast(predictors, batches, batch_size, optimizer, learning_rate, steps)
@@ -117,7 +120,11 @@ class EarlyForecast(Result):
         displacement_norm: of the short run.
         multiple: m that the score reads. score: KL there times the task loss after the short run.
         score_from: "line", or "short run" where the line saturates.
-        use: always "ranking only".
+        valid_multiple: largest m on the line up to which 1/2 m^2 delta^T F delta is within a factor of two of the
+            exact KL; 0 if not even the short run is. valid_norm: the displacement there: beyond it no quadratic
+            form says anything about this model.
+        steps_done, total_steps: of the run.
+        use: "ranking only"; :mod:`holdfast.geometry.calibration` reads it against the built-in reference runs.
     """
 
     kl_at: dict[str, Interval]
@@ -128,6 +135,10 @@ class EarlyForecast(Result):
     multiple: float
     score: float
     score_from: Literal["line", "short run"]
+    valid_multiple: float
+    valid_norm: float
+    steps_done: int
+    total_steps: int
     use: str = RANKING_ONLY
 
 
@@ -172,15 +183,25 @@ def forecast_after_short_run(
     loss = loss_at(aligned, trees.axpy(start, 1.0, displacement), task_examples, batch_size)
     line = at[f"{reach:g}"].value
     saturated = not np.isfinite(line) or line > SATURATED_NATS
+    form, norm = bootstrap_mean((form_N / 2).tolist(), seed, 2000), trees.norm(displacement)
+    valid = 0.0
+    for m in points:
+        if not 0.5 <= form.value * m**2 / max(at[f"{m:g}"].value, 1e-300) <= 2.0:
+            break
+        valid = m
     return EarlyForecast(
         at,
-        bootstrap_mean((form_N / 2).tolist(), seed, 2000),
+        form,
         loss,
         loss_at(aligned, start, task_examples, batch_size),
-        trees.norm(displacement),
+        norm,
         1.0 if saturated else reach,
         (at["1"].value if saturated else line) * loss,
         "short run" if saturated else "line",
+        valid,
+        valid * norm,
+        steps_done,
+        total_steps,
     )
 
 
