@@ -31,7 +31,7 @@ from holdfast.models import Subject
 Array = NDArray[np.float64]
 # The mean first update is stable from four batches on; beyond sixteen nothing is gained (notes-forecast.md, cost).
 FEWEST_BATCHES, MOST_BATCHES = 4, 16
-DOWNHILL = 3e-2  # parameter displacement over which the change of H g is taken
+DOWNHILL = 3e-3  # parameter displacement over which the change of H g is taken
 
 
 @dataclass(frozen=True)
