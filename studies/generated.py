@@ -10,6 +10,7 @@ from typing import Any
 
 from studies.demo import collect
 from studies.evaluation import tables
+from studies.geometry import summary as geometry
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, report
@@ -30,6 +31,11 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "README.md": {"demo": ("demo", collect.markdown)},
     "studies/evaluation/README.md": {
         "organism": ("evaluation", _evaluation),
+    },
+    "studies/geometry/README.md": {
+        "predictors": ("geometry", geometry.markdown),
+        "claims": ("geometry", geometry.markdown_claims),
+        "verdicts": ("geometry", geometry.markdown_verdicts),
     },
     "studies/judges/README.md": {
         "real answers": ("judges", judges.real_answers),

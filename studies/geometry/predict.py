@@ -1,9 +1,9 @@
 """What could have been known before a fine-tune's first step, and after 5 % of it: its predictors.
 
-Knows: the predictors that were written down before they were scored (README.md), the runs of studies/organism, whose
-first steps are made again here, bit for bit. Does not know: how a run ended.
+Knows: the predictors that were written down before they were scored (README.md), the runs of studies/organism,
+whose first steps are made again here, bit for bit. Does not know: how a run ended.
 
-All are "more is worse". Prompts are *estimate* prompts with samples of their own; the outcome's are *evaluate* ones.
+All are "more is worse". Prompts are *estimate* prompts with samples of their own; outcomes are of *evaluate* ones.
 """
 
 import copy

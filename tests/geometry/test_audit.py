@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.curvature import fisher_quadratic, ggn_operator, hvp, kl_along
 from holdfast.data import Example
-from holdfast.geometry import Audit, audit, forecast_after_short_run, overlap
+from holdfast.geometry import Audit, audit, concluded, forecast_after_short_run, look_ahead, overlap
 from holdfast.geometry.describe import describe
 from holdfast.geometry.measure import PlannedRun, mean_first_update, third_term
 from holdfast.geometry.start import OFF, both_factors_active
@@ -304,6 +305,11 @@ def test_a_short_run_is_read_at_half_the_remaining_factor_times_the_current_loss
     trees.assign(subject.parameters(), after)
     assert found.task_loss == pytest.approx(mean_loss(subject, task).nats_per_token, rel=1e-5)
     assert found.use == "ranking only"
+    assert (found.steps_done, found.total_steps) == (1, 16)
+    form = found.kl_quadratic.value
+    inside = [float(m) for m, kl in found.kl_at.items() if 0.5 <= form * float(m) ** 2 / kl.value <= 2]
+    assert 1 <= found.valid_multiple <= max(inside)
+    assert found.valid_norm == pytest.approx(found.valid_multiple * trees.norm(step), rel=1e-4)
 
 
 def test_a_saturated_line_falls_back_to_the_short_run():
@@ -456,3 +462,28 @@ def test_target_labels_make_an_empirical_fisher_and_are_said(tiny_subject, tiny_
     assert {"directions of its own", "validity"} <= {line.name for line in describe(found)}
     with pytest.raises(UserError, match="target and reference_examples"):
         audit(tiny_subject, None, list(tiny_examples[:4]), reference_examples=sampled(tiny_subject, 2), **settings)
+
+
+def test_the_forecast_alone_is_that_of_the_whole_audit(full, task):
+    subject, found = full
+    alone = look_ahead(
+        subject,
+        None,
+        task,
+        reference_examples=found.reference_examples,
+        learning_rate=1e-2,
+        steps=20,
+        progress=False,
+    )
+    for name in ("kl_quadratic_x_loss", "kl_quadratic_first_update", "task_loss"):
+        assert alone.forecast[name].to_dict() == pytest.approx(found.forecast[name].to_dict(), nan_ok=True)
+    assert alone.attribution.to_dict() == found.attribution.to_dict()
+    assert found.forecast["kl_quadratic_x_loss"].value == pytest.approx(
+        found.forecast["kl_quadratic_first_update"].value * found.forecast["task_loss"].value
+    )
+    said, read = concluded(alone, None, {e.id: str(k % 3) for k, e in enumerate(task)}, max_kl_nats=1.0)
+    assert said.verdict in ("safe", "budget", "lose", "unknown") and len(said.drivers) == 2
+    assert read.chances[0].budget == "drift 1 nats"
+    assert concluded(found, None)[1].kl_nats == read.kl_nats
+    with pytest.raises(ValueError, match="number of steps"):
+        concluded(replace(alone, settings=alone.settings | {"steps": 0}))

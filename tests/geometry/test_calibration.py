@@ -16,6 +16,8 @@ from holdfast.geometry.calibration import (
 )
 from holdfast.geometry.verdict import conclude, verdict_of
 
+GROWTH = tuple((share, share**2) for share in (0.05, 0.3, 1.0))
+
 
 def planted(tasks=12, each=4, noise=0.5, seed=0):
     """Log drift = 1 + 0.5 log score + noise; refusals fall once the drift passes 3 nats; growth is quadratic."""
@@ -25,16 +27,13 @@ def planted(tasks=12, each=4, noise=0.5, seed=0):
             x = rng.uniform(-6, 6)
             kl = float(np.exp(1 + 0.5 * x + noise * rng.standard_normal()))
             lost = 90.0 if kl > 3 else 0.5
-            path = tuple((share, kl * share**2) for share in (0.1, 0.4, 1.0))
-            runs.append(
-                ReferenceRun(str(task), "lora", 1e-3, 40, float(np.exp(x)), float(np.exp(x)), kl, lost, path)
-            )
+            runs.append(ReferenceRun(str(task), "lora", 1e-3, 40, float(np.exp(x)), float(np.exp(x)), kl, lost))
     return runs
 
 
 def test_a_score_reads_as_rank_drift_and_chances():
     runs = planted()
-    low, high = (calibrated("probe", score, 100, 3.0, runs) for score in (np.exp(-4.0), np.exp(4.0)))
+    low, high = (calibrated("probe", score, 100, 3.0, runs, GROWTH) for score in (np.exp(-4.0), np.exp(4.0)))
     assert low.kl_nats == pytest.approx(np.exp(-1), rel=0.35) and high.kl_nats == pytest.approx(
         np.exp(3), rel=0.35
     )
@@ -42,13 +41,13 @@ def test_a_score_reads_as_rank_drift_and_chances():
     assert low.chance(10.0) < 0.1 < 0.9 < high.chance(10.0)
     assert low.chances[0].probability < 0.1 < 0.9 < high.chances[0].probability
     assert low.chances[0].step is None
-    # growth is quadratic: exp(3) passes 3 nats at sqrt(3 / exp(3)) of the way; log-linear between its three points
+    # growth is quadratic: exp(3) passes 3 nats at sqrt(3 / exp(3)) of the way; its logarithms are a line
     assert high.chances[0].step == pytest.approx(100 * (3 / high.kl_nats) ** 0.5, abs=2)
     assert low.points_lost == 0.5 and high.points_lost == 90.0
-    assert low.inside and not calibrated("probe", np.exp(9.0), 100, None, runs).inside
+    assert low.inside and not calibrated("probe", np.exp(9.0), 100, None, runs, GROWTH).inside
     assert 1 < low.safe_kl_nats < 4
     with pytest.raises(ValueError, match="ten runs"):
-        calibrated("prior", 1.0, 100, None, runs[:5])
+        calibrated("prior", 1.0, 100, None, runs[:5], GROWTH)
 
 
 def test_nine_in_ten_new_tasks_lie_inside_the_interval():
@@ -56,7 +55,7 @@ def test_nine_in_ten_new_tasks_lie_inside_the_interval():
     for seed in range(60):
         runs = planted(seed=seed)
         new = planted(tasks=1, each=1, seed=1000 + seed)[0]
-        found = calibrated("prior", new.prior, 100, None, runs)
+        found = calibrated("prior", new.prior, 100, None, runs, GROWTH)
         inside.append(found.kl_low <= new.kl_nats <= found.kl_high)
     assert 0.8 <= np.mean(inside) <= 0.98
 
@@ -88,7 +87,10 @@ def test_the_penalised_logistic_fit_is_its_own_minimum():
 
 def test_the_sentence_follows_the_chance_and_names_two_sources():
     runs = planted()
-    at = {name: calibrated("prior", float(np.exp(x)), 100, None, runs) for name, x in (("low", -5), ("high", 5))}
+    at = {
+        name: calibrated("prior", float(np.exp(x)), 100, None, runs, GROWTH)
+        for name, x in (("low", -5), ("high", 5))
+    }
     sources = [
         SourceShare("chat", 10, 0.7, 0.2),
         SourceShare("sums", 30, 0.2, 0.5),
@@ -101,11 +103,11 @@ def test_the_sentence_follows_the_chance_and_names_two_sources():
     assert [one.source for one in bad.drivers] == ["chat", "sums"] and "70% of the drift" in bad.because
     assert "half the learning rate" in bad.advice and "--defence anchor" in bad.advice
     assert sources[0].per_token == pytest.approx(3.5)
-    middle = [calibrated("prior", float(np.exp(x)), 100, None, runs) for x in np.linspace(-2, 3, 40)]
+    middle = [calibrated("prior", float(np.exp(x)), 100, None, runs, GROWTH) for x in np.linspace(-2, 3, 40)]
     assert "budget" in {verdict_of(one) for one in middle}
     assert conclude(at["low"], little="the model refuses 1 % of 60 harmful prompts").verdict == "unknown"
-    assert verdict_of(calibrated("prior", float(np.exp(9)), 100, None, runs)) == "unknown"
-    assert verdict_of(calibrated("prior", float(np.exp(-9)), 100, None, runs)) == "safe"
+    assert verdict_of(calibrated("prior", float(np.exp(9)), 100, None, runs, GROWTH)) == "unknown"
+    assert verdict_of(calibrated("prior", float(np.exp(-9)), 100, None, runs, GROWTH)) == "safe"
 
 
 def test_the_runs_that_ship_are_read_by_both_kinds_of_forecast():

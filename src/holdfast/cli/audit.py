@@ -14,7 +14,7 @@ from holdfast.cli import options, output
 if TYPE_CHECKING:
     from holdfast.data import Examples
     from holdfast.evaluation import Skill
-    from holdfast.geometry import Audit, Calibrated, Conclusion, EarlyForecast
+    from holdfast.geometry import Audit, Calibrated, Conclusion, EarlyForecast, LookAhead
     from holdfast.models import Subject
     from holdfast.pipeline.inputs import TaskRows
     from holdfast.pipeline.training_run import RunSpec
@@ -78,6 +78,7 @@ def audit(
     Example: holdfast audit organism:aligned --data organism:lessons --prompts 32 --limit 32
     """
     from holdfast.core.files import new_folder
+    from holdfast.geometry import Audit
 
     output.quiet_for_json(json)
     output.check_new_folder(out)
@@ -87,7 +88,8 @@ def audit(
                      "warmup": warmup},
     }  # fmt: skip
     planned = _plan(model, data, adapter, asked, values, trl, prompts, loading, rows, probe, seed)
-    found = _measured(planned, prompts, controls, target, minutes)
+    full = verbose or json or out is not None or controls > 0 or target is not None
+    found = _measured(planned, prompts, controls, target, minutes, full)
     early = _probed(planned, found, model, loading, rows, adapter, keep_run) if probe else None
     sources = _sources(planned)
     conclusion, calibrated = _concluded(found, early, sources, planned, max_kl_nats)
@@ -97,7 +99,7 @@ def audit(
         "probe": early.to_dict() if early is not None else None,
         **found.to_dict(),
     }
-    if out is not None:
+    if out is not None and isinstance(found, Audit):
         with new_folder(out) as folder:
             found.save(folder)
             _write_more(folder, result, found, sources)
@@ -150,31 +152,39 @@ def _plan(
     return _Planned(spec, subject, skill, train, held, examples)
 
 
-def _measured(planned: _Planned, prompts: int, controls: int, target: str | None, minutes: float) -> "Audit":
+def _measured(
+    planned: _Planned, prompts: int, controls: int, target: str | None, minutes: float, full: bool
+) -> "Audit | LookAhead":
+    """The forecast alone, or with the spectrum, the conditions and the onset."""
     from holdfast.geometry import audit as run_audit
+    from holdfast.geometry import look_ahead
+    from holdfast.geometry.sizes import FULL, LIGHT, steps_worth
 
     training = planned.spec.training
     assert training.learning_rate is not None and training.steps is not None  # what `definite` is for
-    return run_audit(
-        planned.subject,
-        planned.skill,
-        list(planned.examples)[:MOST_ROWS] if len(planned.held.rows) else planned.examples,
-        optimizer="adamw",
-        learning_rate=training.learning_rate,
-        steps=training.steps,
-        seed=planned.spec.seed,
-        max_prompts=prompts,
-        update_batch_size=training.pool,
-        minutes=minutes or None,
-        say=output.say,
-        controls=controls,
-        target=target,
-    )
+    examples = list(planned.examples)[:MOST_ROWS] if planned.held.rows else list(planned.examples)
+    asked = len(planned.skill.estimate.harmful[:prompts])
+    length = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
+    worth = steps_worth(FULL if full else LIGHT, asked, 64, len(examples), length, training.pool)
+    output.say(f"audit: about the work of {worth:.0f} of the run's {training.steps} steps")
+    common: dict[str, Any] = {
+        "optimizer": "adamw",
+        "learning_rate": training.learning_rate,
+        "steps": training.steps,
+        "seed": planned.spec.seed,
+        "max_prompts": prompts,
+        "update_batch_size": training.pool,
+        "minutes": minutes or None,
+        "say": output.say,
+    }
+    if not full:
+        return look_ahead(planned.subject, planned.skill, examples, **common)
+    return run_audit(planned.subject, planned.skill, examples, **common, controls=controls, target=target)
 
 
 def _probed(
     planned: _Planned,
-    found: "Audit",
+    found: "Audit | LookAhead",
     model: str,
     loading: options.Loading,
     rows: options.Rows,
@@ -208,7 +218,7 @@ def _probed(
 
 
 def _concluded(
-    found: "Audit",
+    found: "Audit | LookAhead",
     early: "EarlyForecast | None",
     sources: Mapping[str, str],
     planned: _Planned,
@@ -232,7 +242,9 @@ def _sources(planned: _Planned) -> dict[str, str]:
     return {example.id: by_place.get(example.id, named.source) for example in planned.examples}
 
 
-def _write_more(folder: Path, result: dict[str, Any], found: "Audit", sources: Mapping[str, str]) -> None:
+def _write_more(
+    folder: Path, result: dict[str, Any], found: "Audit | LookAhead", sources: Mapping[str, str]
+) -> None:
     from holdfast.core.files import write_json
 
     write_json(folder / "conclusion.json", {k: result[k] for k in ("conclusion", "calibrated", "probe")})
@@ -243,12 +255,13 @@ def _write_more(folder: Path, result: dict[str, Any], found: "Audit", sources: M
 def _show(
     conclusion: "Conclusion",
     calibrated: "Calibrated",
-    found: "Audit",
+    found: "Audit | LookAhead",
     early: "EarlyForecast | None",
     sources: Mapping[str, str],
     verbose: bool,
     title: str,
 ) -> None:
+    from holdfast.geometry import Audit
     from holdfast.geometry.describe import attribution_rows, calibrated_rows, describe
 
     print(
@@ -261,5 +274,6 @@ def _show(
     if found.attribution is not None:
         columns = ["what", "share of the drift", "share of the tokens"]
         output.emit_table("who carries it", columns, attribution_rows(found.attribution, sources))
+    assert isinstance(found, Audit)  # all of it was asked for
     lines = [[line.name, line.value, line.meaning] for line in describe(found)]
     output.emit_table(f"audit of {title}", ["quantity", "value", "meaning"], lines)

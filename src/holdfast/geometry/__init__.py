@@ -1,5 +1,6 @@
 """Floor 4: the geometry of an alignment before, and of an update after: audit, forecast, conclusion, overlap."""
 
+from holdfast.geometry.ahead import LookAhead, look_ahead
 from holdfast.geometry.attribution import Attribution, SourceShare
 from holdfast.geometry.audit import audit
 from holdfast.geometry.calibration import Calibrated, Chance, ReferenceRun, calibrated
@@ -25,6 +26,7 @@ __all__ = [
     "EarlyForecast",
     "Forecast",
     "Intruders",
+    "LookAhead",
     "Onset",
     "Overlap",
     "Predictor",
@@ -42,6 +44,7 @@ __all__ = [
     "intruders",
     "leading_directions",
     "log_slope",
+    "look_ahead",
     "merged_overlap",
     "merged_update",
     "overlap",

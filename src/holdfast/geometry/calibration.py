@@ -35,7 +35,6 @@ class ReferenceRun(Result):
         task, method, learning_rate, steps: what it was.
         prior, probe: its scores before a step and after the first 5 %.
         kl_nats: drift at the end. points_lost: of refusals, percentage points. Both on prompts that no score saw.
-        path: (share of the steps, drift) on the way.
     """
 
     task: str
@@ -46,7 +45,6 @@ class ReferenceRun(Result):
     probe: float
     kl_nats: float
     points_lost: float
-    path: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,19 @@ def reference_runs() -> tuple[ReferenceRun, ...]:
     return tuple(ReferenceRun.from_dict(row) for row in read_json(RUNS)["runs"])
 
 
+@functools.cache
+def growth() -> tuple[tuple[float, float], ...]:
+    """(share of the steps, share of the final drift): how drift grew in the runs whose way was recorded."""
+    return tuple((float(step), float(drift)) for step, drift in read_json(RUNS)["growth"])
+
+
 def calibrated(
     kind: Kind,
     score: float,
     steps: int,
     max_kl_nats: float | None = None,
     runs: Sequence[ReferenceRun] | None = None,
+    grown: Sequence[tuple[float, float]] | None = None,
 ) -> Calibrated:
     """Read a score against the reference runs.
 
@@ -113,12 +118,13 @@ def calibrated(
         score: positive.
         steps: of the planned run.
         max_kl_nats: the user's drift budget, whose chance is added.
-        runs: other ones; tests and the study's leave-one-task-out pass them.
+        runs, grown: other ones than ship; tests and the study's leave-one-task-out pass them.
 
     Raises:
         ValueError: fewer than ten runs, or no score.
     """
     runs = list(reference_runs() if runs is None else runs)
+    grown = growth() if grown is None else grown
     if len(runs) < 10 or not score > 0:
         raise ValueError(f"score {score}, {len(runs)} reference runs: need a positive score and ten runs")
     x_R = np.log([getattr(run, kind) for run in runs])
@@ -130,11 +136,11 @@ def calibrated(
     chances = []
     if max_kl_nats is not None:
         above = int((y + residual_R > math.log(max_kl_nats)).sum())
-        step = _step(runs, y, math.log(max_kl_nats), steps)
+        step = _step(grown, y, math.log(max_kl_nats), steps)
         chances.append(Chance(f"drift {max_kl_nats:g} nats", (above + 0.5) / (len(runs) + 1), step))
     for points in POINTS:
         broken_R = lost_R >= points
-        step = _step(runs, y, _where(y_R, broken_R, 0.5), steps)
+        step = _step(grown, y, _where(y_R, broken_R, 0.5), steps)
         chances.append(Chance(_named(points), _logistic(x_R, broken_R)(x), step))
     nearest = np.argsort(np.abs(x_R - x))[:5]
     return Calibrated(
@@ -216,12 +222,11 @@ def _where(x_R: Array, yes_R: NDArray[np.bool_], probability: float) -> float:
     return (math.log(probability / (1 - probability)) - intercept) / slope
 
 
-def _step(runs: Sequence[ReferenceRun], y: float, limit: float, steps: int) -> int | None:
-    """The step at which log drift passes ``limit`` if it ends at y and grows as the reference runs' median did."""
-    if not y > limit:
+def _step(grown: Sequence[tuple[float, float]], y: float, limit: float, steps: int) -> int | None:
+    """The step at which log drift passes ``limit`` if it ends at y and grows on the way as recorded runs did."""
+    if not y > limit or not math.isfinite(limit):
         return None
-    shares = [share for share, _ in runs[0].path]
-    shape = [float(np.median([math.log(max(run.path[k][1], 1e-12) / run.kl_nats) for run in runs]))
-             for k in range(len(shares))]  # fmt: skip
-    log_share = float(np.interp(limit - y, np.maximum.accumulate(shape), np.log(shares)))
-    return max(1, round(steps * math.exp(log_share)))
+    log_shares, log_drifts = (np.log([row[k] for row in grown]) for k in (0, 1))
+    return max(
+        1, round(steps * math.exp(float(np.interp(limit - y, np.maximum.accumulate(log_drifts), log_shares))))
+    )

@@ -75,7 +75,7 @@ class Forecast(Result):
 
 def screen(
     task_loss: float,
-    c2: Interval,
+    c2: Interval | None,
     first_update_form: Interval,
     g_norm: float,
     learning_rate: float,
@@ -88,7 +88,7 @@ def screen(
 
     Args:
         task_loss: nats per completion token at the start.
-        c2: of the raw gradient, nats per squared unit of flow time.
+        c2: of the raw gradient, nats per squared unit of flow time; None where it was not measured.
         first_update_form: ``u^T F u / 2`` of the mean first update u (with its learning rate), nats.
         g_norm: of the task gradient.
         learning_rate, steps, optimizer, batches, batch_size: as in :class:`Forecast`.
@@ -99,9 +99,11 @@ def screen(
     what = f"1/2 u^T F u of the mean first {optimizer} update over {batches} batches{length}"
     u = first_update_form
     both = "the form of the first update times the task loss: what the conclusion is calibrated on"
+    quadratic = "quadratic onset along the raw gradient"
+    onset = () if c2 is None else (Predictor("c2_sgd", c2.value, c2.low, c2.high, "nats/t^2", quadratic),)
     predictors = (
         Predictor("task_loss", task_loss, nan, nan, "nats/token", "loss of the task data at the start (baseline)"),
-        Predictor("c2_sgd", c2.value, c2.low, c2.high, "nats/t^2", "quadratic onset along the raw gradient"),
+        *onset,
         Predictor("kl_quadratic_first_update", u.value * scale, u.low * scale, u.high * scale, "nats", what),
         Predictor(PRIOR, *(end * scale * task_loss for end in (u.value, u.low, u.high)), "nats²/token", both),
         Predictor("gradient_norm", g_norm, nan, nan, "nats/unit", "norm of the task gradient (baseline)"),

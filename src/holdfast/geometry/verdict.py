@@ -16,6 +16,7 @@ from holdfast.geometry.calibration import Calibrated, calibrated
 from holdfast.geometry.forecast import PRIOR, EarlyForecast
 
 if TYPE_CHECKING:
+    from holdfast.geometry.ahead import LookAhead
     from holdfast.geometry.result import Audit
 
 SAFE_BELOW, LOSE_ABOVE = 0.10, 0.50
@@ -108,7 +109,7 @@ def _on(found: Calibrated) -> str:
 
 
 def concluded(
-    audit: "Audit",
+    audit: "Audit | LookAhead",
     early: EarlyForecast | None = None,
     sources: Mapping[str, str] | None = None,
     max_kl_nats: float | None = None,
