@@ -309,6 +309,11 @@ def test_a_short_run_is_read_at_half_the_remaining_factor_times_the_current_loss
     form = found.kl_quadratic.value
     inside = [float(m) for m, kl in found.kl_at.items() if 0.5 <= form * float(m) ** 2 / kl.value <= 2]
     assert 1 <= found.valid_multiple <= max(inside)
+    c2, c3, c4 = found.line_fit
+    assert sum(c * 2.0**k for k, c in ((2, c2), (3, c3), (4, c4))) == pytest.approx(
+        found.kl_at["2"].value, rel=0.2
+    )
+    assert 1 < found.line_slope < 3
     assert found.valid_norm == pytest.approx(found.valid_multiple * trees.norm(step), rel=1e-4)
 
 
@@ -416,14 +421,21 @@ def test_the_third_term_is_the_change_of_h_g_along_g(task):
     assert all(torch.equal(values[n], p) for n, p in subject.parameters().items())
 
 
-def test_beyond_the_validity_time_the_coefficients_claim_nothing(full):
-    onset, gamma = full[1].onset, full[1].conditions.gamma_F.value
+def test_beyond_the_validity_time_the_coefficients_claim_nothing(full, task):
+    subject, found = full
+    onset, gamma = found.onset, found.conditions.gamma_F.value
     assert 0 < onset.validity_t < np.inf
     # at that time the path's cubic term is a fifth of its quadratic one
     third_F = 0.6 * gamma / onset.validity_t
     t = onset.validity_t
     assert third_F * t**3 / 6 == pytest.approx(0.2 * gamma * t**2 / 2)
     assert onset.noise_nats > 0  # 20 rows in batches of five: the gradient's noise is seen
+    rows, g = scores(subject, found.reference_examples), flat(mean_gradient(subject, task, "tokens"))
+    _, s, vt = np.linalg.svd(rows, full_matrices=False)
+    d = found.conditions.chosen.d
+    fisher = vt[:d].T @ np.diag(s[:d] ** 2 / len(rows)) @ vt[:d]
+    moved = flat(hvp(subject, task, mean_gradient(subject, task, "tokens"), "tokens"))
+    assert onset.top_d.c3 == pytest.approx(-(g @ fisher @ moved) / 2, rel=1e-2)
     expected = 0.5 * (gamma * 1e-4 * 20 * 19 / 2) ** 2 + onset.noise_nats * 1e-4 * 20
     assert onset.sgd_drift_nats == pytest.approx(expected)
 

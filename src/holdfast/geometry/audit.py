@@ -40,6 +40,7 @@ from holdfast.geometry.onset import (
     ThresholdTime,
     crossover_time,
     drift_after_steps,
+    quadratic_onset,
     time_to_threshold,
     validity_time,
 )
@@ -197,7 +198,9 @@ def _assemble(
     space = Subspace.of(gram.matrix)
     chosen = min(d if d is not None else max(1, spectrum.leading), len(space.s))
     conditions = _conditions(space, spectrum, measured, pull, plan, chosen, len(examples))
-    onset = _onset(conditions, measured, plan, update.size)
+    along = [space.coordinates(measured.dots[name], chosen) for name in ("g", "Hg")]
+    cross = float(along[0] @ along[1]) / space.n
+    onset = _onset(conditions, measured, plan, update.size, cross)
     u = bootstrap_mean((0.5 * pull.form_N).tolist(), plan.seed, DRAWS)
     forecast = screen(
         mean_loss(subject, examples).nats_per_token,
@@ -283,7 +286,7 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else float("nan")
 
 
-def _onset(conditions: Conditions, measured: Measured, plan: PlannedRun, batch: int) -> Onset:
+def _onset(conditions: Conditions, measured: Measured, plan: PlannedRun, batch: int, cross: float) -> Onset:
     path = measured.path
     epsilon, gamma = conditions.epsilon_F.value, conditions.gamma_F.value
     times = tuple(
@@ -303,6 +306,7 @@ def _onset(conditions: Conditions, measured: Measured, plan: PlannedRun, batch: 
         conditions.chosen.lambda_d * conditions.chosen.gamma_E**2 / 8,
         crossover_time(epsilon, gamma),
         times,
+        quadratic_onset(conditions.chosen.epsilon_F**2, cross, conditions.chosen.gamma_F**2),
         validity_time(gamma, measured.third_F),
         noise,
         drift_after_steps(plan.steps, plan.learning_rate, gamma, noise),

@@ -17,6 +17,7 @@ from holdfast.core.seeds import undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean
 from holdfast.curvature import fisher_quadratic, kl_along
 from holdfast.data import Example
+from holdfast.geometry.onset import fit_onset, log_slope
 from holdfast.gradients.functional import detached, math_attention
 from holdfast.gradients.means import mean_loss_of, weighted_batches
 from holdfast.models import Subject
@@ -125,6 +126,8 @@ class EarlyForecast(Result):
         valid_multiple: largest m on the line up to which 1/2 m^2 delta^T F delta is within a factor of two of the
             exact KL; 0 if not even the short run is. valid_norm: the displacement there: beyond it no quadratic
             form says anything about this model.
+        line_slope: of log KL against log m over the whole line: 2 where the quadratic form rules.
+        line_fit: c2, c3, c4 of KL against m, relative weights; NaN with fewer than three points.
         steps_done, total_steps: of the run.
         use: "ranking only"; :mod:`holdfast.geometry.calibration` reads it against the built-in reference runs.
     """
@@ -139,6 +142,8 @@ class EarlyForecast(Result):
     score_from: Literal["line", "short run"]
     valid_multiple: float
     valid_norm: float
+    line_slope: float
+    line_fit: tuple[float, ...]
     steps_done: int
     total_steps: int
     use: str = RANKING_ONLY
@@ -202,9 +207,17 @@ def forecast_after_short_run(
         "short run" if saturated else "line",
         valid,
         valid * norm,
+        *_shape_of(points, [at[f"{m:g}"].value for m in points]),
         steps_done,
         total_steps,
     )
+
+
+def _shape_of(points: Sequence[float], kl: Sequence[float]) -> tuple[float, tuple[float, ...]]:
+    nan = float("nan")
+    if not all(np.isfinite(kl)) or min(kl) <= 0:
+        return nan, (nan, nan, nan)
+    return log_slope(points, kl), fit_onset(points, kl) if len(points) >= 3 else (nan, nan, nan)
 
 
 @torch.no_grad()

@@ -30,6 +30,15 @@ class ThresholdTime(Result):
 
 
 @dataclass(frozen=True)
+class QuadraticOnset(Result):
+    """Coefficients of ``1/2 ||F^1/2 P delta(t)||^2`` in the locally quadratic model."""
+
+    c2: float
+    c3: float
+    c4: float
+
+
+@dataclass(frozen=True)
 class Onset(Result):
     """Predicted onset of KL(aligned ‖ fine-tuned) under gradient flow on the task: nats a sequence.
 
@@ -41,6 +50,7 @@ class Onset(Result):
         lambda_gamma_E_squared_over_8: its Euclidean lower version, with lambda_d.
         crossover_t: where the quartic term overtakes the quadratic one, 2 epsilon_F / gamma_F.
         times: worst-case time to each threshold from epsilon_F and gamma_F.
+        top_d: signed coefficients of the loss inside the audit's top d directions alone, in the quadratic model.
         validity_t: up to where the coefficients speak: the path's cubic term is a fifth of its quadratic one.
         noise_nats: drift that the gradient noise of mini-batches adds, per step and squared learning rate of SGD.
         sgd_drift_nats: leading drift after the planned steps of plain SGD, noise included, as if c2 were 0.
@@ -55,21 +65,13 @@ class Onset(Result):
     lambda_gamma_E_squared_over_8: float
     crossover_t: float
     times: tuple[ThresholdTime, ...]
+    top_d: QuadraticOnset
     validity_t: float
     noise_nats: float
     sgd_drift_nats: float
     step: float
     spread: float
     time: str = "sum of learning rates under plain gradient descent"
-
-
-@dataclass(frozen=True)
-class QuadraticOnset(Result):
-    """Coefficients of ``1/2 ||F^1/2 P delta(t)||^2`` in the locally quadratic model."""
-
-    c2: float
-    c3: float
-    c4: float
 
 
 def quadratic_onset(
