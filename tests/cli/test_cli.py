@@ -155,7 +155,7 @@ def test_train_stops_with_code_3_when_the_budget_is_passed(tmp_path, organism_ro
         "--every",
         "2",
     ]
-    code = run([*command, "--max-kl-nats", "1e-9", "--out", str(tmp_path / "t"), "--json"])
+    code = run([*command, "--rule", "none", "--max-kl-nats", "1e-9", "--out", str(tmp_path / "t"), "--json"])
     assert code == 3
     record = json.loads((tmp_path / "t" / "training.json").read_text())
     assert record["stopped"]["restored_step"] == 0
@@ -222,4 +222,10 @@ def test_elasticity_prints_what_its_help_promises(capsys, tmp_path, organism_row
     printed = " ".join(capsys.readouterr().out.split())
     for words in ("its a token", "KL", "distance of the weights", "noise floor"):
         assert words in promised and words in printed
-    assert "take to move" not in promised and "holdfast.measure_elasticity" in promised
+    assert "linear spring" in promised
+    undone = [*command, "--data", organism_rows, "--steps", "2", "--learning-rate", "1e-5", "--json"]
+    assert run([*map(str, undone), "--limit", "4", "--max-new-tokens", "8"]) == 0
+    text = capsys.readouterr().out
+    card = json.loads(text[text.index("{\n") :])
+    assert card["sentence"].startswith(f"After 2 updates on {organism_rows}, 100 % of the refusals are left")
+    assert [c["name"].split()[0] for c in card["coefficients"]] == ["relaxation", "updates", "updates", "initial"]

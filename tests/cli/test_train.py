@@ -15,6 +15,7 @@ from holdfast.training import GuardedTrainer, read_lines
 COMMAND = [
     *("train", "organism:aligned", "--data", "organism:lessons", "--limit", "24", "--max-new-tokens", "6"),
     *("--steps", "7", "--every", "2", "--pool", "8", "--learning-rate", "2e-3", "--max-kl-nats", "50"),
+    *("--rule", "moderate"),
 ]
 
 

@@ -49,6 +49,32 @@ def test_the_default_brings_the_refusals_back_inside_the_limit(repaired):
     assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
 
 
+def test_auto_goes_on_to_replay_where_no_step_of_distil_keeps_the_limit(drifted, monkeypatch):
+    module, seen = sys.modules["holdfast.restoration.restore"], []
+    subject, skill, task = drifted
+    before = trees.clone(adapter_parameters(subject.model))
+
+    def moves(name, keeps):
+        def moved(subject, *args):
+            best = next(a for a in args if isinstance(a, Best))
+            here = adapter_parameters(subject.model)
+            # distil may start from a scaled adapter; replay from the one that came
+            seen.append((name, all(torch.equal(here[k], before[k]) for k in before)))
+            best.offer(check(step=10, bound=0.01 if keeps else 1.0, refusal=1.0), here)
+            return Attempt((best.start, check(step=10)))
+
+        return lambda *args, **_: moved(*args)
+
+    for keeps, ran in ((True, ["distil"]), (False, ["distil", "replay"])):
+        seen.clear()
+        monkeypatch.setattr(module, "distil", moves("distil", keeps))
+        monkeypatch.setattr(module, "replay", moves("replay", True))
+        result = restore(subject, skill, task, **SMALL)
+        assert [name for name, _ in seen] == ran and result.method == ran[-1]
+        assert len(result.trace) == 1 + len(ran)
+    assert seen.pop() == ("replay", True)
+
+
 def test_the_subject_is_left_as_it_came(repaired):
     subject, _, _, before, result = repaired
     for name, parameter in subject.model.named_parameters():
@@ -126,7 +152,7 @@ def test_a_limit_that_nothing_keeps_returns_the_input(drifted):
         ({"task": [None] * 3}, "3 examples"),
         ({"max_task_loss_increase": -0.01}, "give 0 or more"),
         ({"max_task_loss_increase": float("nan")}, "give 0 or more"),
-        ({"method": "magic"}, "use one of auto, distil, replay, ggn-cg"),
+        ({"method": "magic"}, "use one of auto, distil, replay, curvature"),
         ({"retain": "other"}, "use 'self'"),
     ],
 )

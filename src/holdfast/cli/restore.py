@@ -18,7 +18,12 @@ def restore(
     out: options.OutPath,
     data: options.OptionalDataOption = None,
     asked: options.Prompts = options.Prompts(),
-    method: Annotated[str, typer.Option(help="auto (= distil), distil, replay or ggn-cg.")] = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="auto (distil, then replay if no step of it keeps the limit), distil, replay or curvature."
+        ),
+    ] = "auto",
     max_task_loss_increase: Annotated[
         float,
         typer.Option(

@@ -6,6 +6,7 @@ from holdfast.geometry.audit import audit
 from holdfast.geometry.calibration import Calibrated, Chance, ReferenceRun, calibrated
 from holdfast.geometry.conditions import Conditions, ConditionsAt
 from holdfast.geometry.forecast import EarlyForecast, Forecast, Predictor, forecast_after_short_run
+from holdfast.geometry.landscape import Preservation, preservation, profiles, random_directions
 from holdfast.geometry.merged import Intruders, intruders, merged_overlap, merged_update
 from holdfast.geometry.onset import Onset, fit_onset, log_slope, time_to_threshold
 from holdfast.geometry.overlap import Overlap, overlap
@@ -30,6 +31,7 @@ __all__ = [
     "Onset",
     "Overlap",
     "Predictor",
+    "Preservation",
     "ReferenceRun",
     "Rotation",
     "SourceShare",
@@ -48,6 +50,9 @@ __all__ = [
     "merged_overlap",
     "merged_update",
     "overlap",
+    "preservation",
+    "profiles",
+    "random_directions",
     "rotation",
     "time_to_threshold",
 ]
