@@ -12,6 +12,7 @@ from studies.demo import collect
 from studies.elasticity import page as elasticity
 from studies.evaluation import tables
 from studies.gate import page as gates
+from studies.geometry import summary as geometry
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, report
@@ -50,6 +51,11 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "organism": ("gate", gates.organism),
         "real": ("gate", gates.real),
         "stored": ("gate", gates.stored),
+    },
+    "studies/geometry/README.md": {
+        "predictors": ("geometry", geometry.markdown),
+        "claims": ("geometry", geometry.markdown_claims),
+        "verdicts": ("geometry", geometry.markdown_verdicts),
     },
     "studies/judges/README.md": {
         "real answers": ("judges", judges.real_answers),
