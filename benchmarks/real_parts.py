@@ -24,6 +24,7 @@ from holdfast.evaluation import Reference, SkillSplit, Verdict, drift
 from holdfast.gradients.offline.scorer import score_examples
 from holdfast.models import adapter_off
 from holdfast.pipeline.recipe import MonitorSection, TrainingSection
+from holdfast.pipeline.training_run import monitored_rows
 from holdfast.training import RefusalProbe
 
 Work = Callable[[], Any]
@@ -139,7 +140,8 @@ def train(bench: Bench, stock: bool = False, anchored: bool = False) -> Work:
 def monitor(bench: Bench) -> Work:
     """One measurement of a monitor with the verb's default sizes (32 tokens), prompts and rows times ``share``."""
     prompts = bench.prompts[: max(2, round(bench.sizes.share * SECTION.prompts))]
-    held = (bench.examples * SECTION.task_rows)[: max(1, round(bench.sizes.share * SECTION.task_rows))]
+    rows_in_all = monitored_rows(SECTION, "a real model")
+    held = (bench.examples * rows_in_all)[: max(1, round(bench.sizes.share * rows_in_all))]
     with adapter_off(bench.subject.model):
         reference = Reference.of(bench.subject, prompts, 2 * bench.sizes.new_tokens, source="stored")
     probe = RefusalProbe(prompts, judge=hashed, max_new_tokens=2 * bench.sizes.new_tokens)
