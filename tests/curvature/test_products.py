@@ -194,6 +194,20 @@ def test_half_precision_is_refused_and_the_model_is_left_alone(subject, examples
         fisher_quadratic(subject, examples, direction(subject, 8))
 
 
+def test_gradient_checkpointing_changes_no_product_and_stays_on(examples):
+    model = build_lora()
+    subject = Subject(model, None, "adapter")
+    towards = direction(subject, 5)
+    wanted = hvp(subject, examples, towards)
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    model.train()
+    found = hvp(subject, examples, towards)
+    assert all(torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6) for name in wanted)
+    assert model.get_input_embeddings()(torch.tensor([[1]])).requires_grad  # as it came
+    assert model.training
+
+
 def test_a_direction_over_another_scope_is_refused(subject, examples):
     v = direction(subject, 9)
     v.pop(next(iter(v)))

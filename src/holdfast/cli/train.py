@@ -218,8 +218,9 @@ def rows_of(
 ) -> "tuple[TaskRows, TaskRows]":
     """Rows to learn from, and rows held out for the task loss: those of --task, or every fifth one."""
     from holdfast.pipeline.inputs import HELD_OUT_EVERY, ORGANISM, read_named
+    from holdfast.pipeline.training_run import monitored_rows
 
-    read, most = output.read_rows(data, model, rows), spec.monitor.task_rows
+    read, most = output.read_rows(data, model, rows), monitored_rows(spec.monitor, model)
     if task is not None:
         return read, output.read_rows(task, model, replace(rows, limit=most), "test")
     if data.startswith(f"{ORGANISM}:"):
