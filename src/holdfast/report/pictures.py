@@ -125,8 +125,7 @@ def _traced(kind: _Traced, traces: Sequence[Mapping[str, Any]], looks: Looks) ->
 
 def _limits(kind: _Traced, traces: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
     found = {(t["arm"], limit) for t in traces if (limit := (t.get("budget") or {}).get(kind.limit)) is not None}
-    shown_as = "{:.0%}" if kind.rate else "{:g}"
-    return [(limit, f"limit of {arm}: {shown_as.format(limit)}") for arm, limit in sorted(found)]
+    return [(v, f"limit of {arm}: {f'{100 * v:.0f} %' if kind.rate else f'{v:g}'}") for arm, v in sorted(found)]
 
 
 def _points(trace: Mapping[str, Any], kind: _Traced) -> list[tuple[int, float, float | None, float | None]]:

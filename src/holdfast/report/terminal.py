@@ -29,6 +29,8 @@ def print_summary(run_folder: str | Path) -> None:
     console.print(Text(shown(summary["title"]), style="italic"), soft_wrap=True)
     console.print(Text(f"{SIGNS[first.tone]} {first.badge.upper()}", style=STYLES[first.tone]))
     console.print(Text(shown(first.sentence), style="bold"))
+    for line in first.details:
+        console.print(Text(f"  {shown(line)}"))
     console.print(Text(f"{shown(first.reason)}\n", style="dim"))
     tones = {judgement.name: judgement.tone for judgement in judgements}
     console.print(_table(summary, tones))
