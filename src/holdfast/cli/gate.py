@@ -27,10 +27,10 @@ def gate(
     reference: Annotated[
         str | None, typer.Option(help="Of a run: compared with which; aligned by default.")
     ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="Adapter that was evaluated, to bind the evidence to.")
+    adapter: options.AdapterOption = None,
+    base: Annotated[
+        Path | None, typer.Option("--base-model", help="Model that the evidence is, or must be, about.")
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="Model that was evaluated, likewise.")] = None,
     evidence: Annotated[Path | None, typer.Option(help="Write evidence that `holdfast verify` rechecks.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit report.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a table for a pull request.")] = None,

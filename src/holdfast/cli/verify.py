@@ -12,9 +12,11 @@ def verify(
     evidence: Annotated[
         Path, typer.Argument(help="File that `holdfast gate --evidence` wrote.", show_default=False)
     ],
-    adapter: Annotated[Path | None, typer.Option(help="Adapter that it must be about.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Model that it must be about.")] = None,
-    budgets: Annotated[Path | None, typer.Option(help="Budgets that it must have been held to.")] = None,
+    adapter: options.AdapterOption = None,
+    base: Annotated[
+        Path | None, typer.Option("--base-model", help="Model that the evidence is, or must be, about.")
+    ] = None,
+    budgets: Annotated[Path | None, typer.Option(help="YAML file of budgets, see docs/gate.md.")] = None,
     digest: Annotated[str | None, typer.Option(help="Digest that it must have, kept somewhere else.")] = None,
     json: options.JsonOption = False,
 ) -> None:
