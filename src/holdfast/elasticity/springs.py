@@ -52,7 +52,7 @@ class Coefficient(Result):
     def said(self) -> str:
         """The value and its interval in words; infinite is "not reached" or "unbounded", never a number."""
         low, high = self.value.low, self.value.high
-        if math.isinf(low):
+        if low == -math.inf:
             return f"unbounded: {self.value.method}"
         if math.isinf(self.value.value):
             return "not reached" + (f" [{low:.3g} or more]" if math.isfinite(low) else "")
@@ -117,7 +117,7 @@ def score_rate(updates_T: Sequence[float], score_T: Sequence[float], base_score:
     distance = score_T[0] - base_score
     if len(score_T) < 2 or distance == 0:
         return math.nan
-    return float(-(score_T[1] - score_T[0]) / (updates_T[1] - updates_T[0]) / distance)
+    return float((score_T[0] - score_T[1]) / (updates_T[1] - updates_T[0]) / distance)
 
 
 def rebound_index(amounts_C: Sequence[float], rates_C: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from holdfast.core.errors import UserError
 from holdfast.core.version import VERSION
 from holdfast.gating.cards import Candidate, read_candidate
 from holdfast.gating.words import escaped
@@ -32,10 +33,17 @@ def model_card(source: str | Path, name: str | None = None, arm: str | None = No
         source: folder of a card or a run. name: of the model; the folder's by default. arm: of a run.
 
     Raises:
-        UserError: as :func:`read_candidate`.
+        UserError: as :func:`read_candidate`; a damaged card.
     """
     candidate = read_candidate(source, arm)
     called = name or candidate.name
+    try:
+        return _written(candidate, called)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source}: a score is not as holdfast writes it ({error!r}); evaluate again") from None
+
+
+def _written(candidate: Candidate, called: str) -> str:
     head = {"library_name": "peft" if candidate.provenance.adapter else "transformers"}
     found = {**head, "tags": ["holdfast"], "model-index": [{"name": called, "results": _results(candidate)}]}
     metadata = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000)

@@ -22,6 +22,7 @@ from holdfast.gating.policy import Policy
 from holdfast.gating.schema import PREDICATE, STATEMENT, Statement
 
 LARGEST_BYTES = 1 << 26
+MOST_NATS = 1e9
 _TOLERANCE = 1e-9  # of recomputed numbers, relative: sums may be taken in another order elsewhere
 
 
@@ -190,7 +191,7 @@ def _sound(side: str | float | None, entry: Measured) -> bool:
         return True
     if isinstance(side, (str, bool)) or not math.isfinite(side):
         return False
-    return side >= 0 and (entry.budget == "kl_nats" or side <= 1)
+    return 0 <= side <= (MOST_NATS if entry.budget == "kl_nats" else 1)
 
 
 def _check_bindings(made: Mapping[str, Any], policy: Policy, measured: tuple[Measured, ...]) -> None:
