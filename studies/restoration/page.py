@@ -39,7 +39,7 @@ CLAIMS = {
     "gain_over_best_baseline": "refusals of distil beyond those of replay, on the same data: above 0 points",
     "gain_over_best_baseline_relearned": "the same after 50 more steps of the task",
     "gain_over_identity": "gain of a curvature step over a plain one at equal cost of the task, a ratio: above 1",
-    "landscape_correlation_centred": "centred correlation of both models' losses on refusals along the same directions: above 0",
+    "landscape_correlation_centred": "centred correlation of both models' losses on refusals along one direction: above 0",
 }
 SOURCE = "issue text of the repair; notes-anchor.md"
 

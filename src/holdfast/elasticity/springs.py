@@ -81,7 +81,7 @@ def regime(cosine: float, norm_ratio: float) -> str:
     return OPPOSED if cosine < _PULLS else MIXED
 
 
-def first_crossing(updates_T: Sequence[float], values_T: Sequence[float], level: float) -> float:
+def first_crossing(updates_T: Sequence[float], values_T: Sequence[float] | Floats, level: float) -> float:
     """Updates at which a curve first comes down to ``level``, linear between probes; infinite if it never does."""
     for k, value in enumerate(values_T):
         if value <= level:
@@ -93,7 +93,7 @@ def first_crossing(updates_T: Sequence[float], values_T: Sequence[float], level:
     return math.inf
 
 
-def relaxation_rate(updates_T: Sequence[float], kl_T: Sequence[float], threshold: float) -> float:
+def relaxation_rate(updates_T: Sequence[float], kl_T: Sequence[float] | Floats, threshold: float) -> float:
     """kappa: slope of ``-ln KL`` an update, from the start to the first probe at or below ``threshold``.
 
     Args:
@@ -112,7 +112,7 @@ def relaxation_rate(updates_T: Sequence[float], kl_T: Sequence[float], threshold
     return float(-np.polyfit(x_T, np.log(y_T), 1)[0])
 
 
-def score_rate(updates_T: Sequence[float], score_T: Sequence[float], base_score: float) -> float:
+def score_rate(updates_T: Sequence[float], score_T: Sequence[float] | Floats, base_score: float) -> float:
     """kappa_s: initial loss of the score's distance to the base model's, a share an update (3.3)."""
     distance = score_T[0] - base_score
     if len(score_T) < 2 or distance == 0:

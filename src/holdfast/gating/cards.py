@@ -189,13 +189,13 @@ def measured(candidate: Candidate, budget: Budget) -> tuple[Measured, ...]:
         return (Measured(budget, kind, missing=f"the two cards differ in {odd}; evaluate both alike"),)
     if theirs is None:
         return (Measured(budget, kind, missing="the card has nothing to compare with; evaluate with --against"),)
-    sides = [_by_suite(card, kind) for card in (ours, theirs)]
-    suites = list(dict.fromkeys([*sides[0], *sides[1]]))
+    here, there = _by_suite(ours, kind), _by_suite(theirs, kind)
+    suites = list(dict.fromkeys([*here, *there]))
     if not suites:
         word = "task" if kind == "task" else f"{kind} prompts"
         return (Measured(budget, kind, missing=f"the card has no {word}; evaluate with some"),)
     return tuple(
-        _pairs(budget, suite, *(side.get(suite, {}) for side in sides), candidate.floors) for suite in suites
+        _pairs(budget, suite, here.get(suite, {}), there.get(suite, {}), candidate.floors) for suite in suites
     )
 
 

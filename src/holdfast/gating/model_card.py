@@ -113,8 +113,8 @@ def _text(candidate: Candidate, name: str) -> str:
 def _value(kind: str, found: Mapping[str, Any]) -> str:
     rate = kind in _RATES or (kind not in ("kl_nats", "loss") and 0 <= found["value"] <= 1)
     scale, form = (100, ".0f") if rate else (1, ".3g")
-    ends = [found.get(end) for end in ("low", "high")]
     shown = f"{scale * found['value']:{form}}{' %' if rate else ''}"
-    if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends):
+    ends = [end for end in (found.get("low"), found.get("high")) if isinstance(end, (int, float))]
+    if len(ends) < 2 or not all(map(math.isfinite, ends)):
         return shown
     return f"{shown} [{', '.join(f'{scale * end:{form}}' for end in ends)}]"

@@ -109,8 +109,9 @@ def _traced(kind: _Traced, traces: Sequence[Mapping[str, Any]], looks: Looks) ->
     rows = []
     for trace in traces:
         look, found = looks[trace["arm"]], _points(trace, kind)
-        if seeds[trace["arm"]] == 1 and all(low is not None and high is not None for _, _, low, high in found):
-            lows, highs = [(s, low) for s, _, low, _ in found], [(s, high) for s, _, _, high in found]
+        lows = [(step, low) for step, _, low, _ in found if low is not None]
+        highs = [(step, high) for step, _, _, high in found if high is not None]
+        if seeds[trace["arm"]] == 1 and len(lows) == len(highs) == len(found):
             plot.band(lows, highs, look)
         plot.line([(step, value) for step, value, _, _ in found], look)
         for step, value, low, high in found:

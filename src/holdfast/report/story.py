@@ -140,7 +140,7 @@ class Story:
         found = []
         for k, name in enumerate(scores["id"]):
             position = scores["row"][k] if scores.get("row") else None
-            place = places.get(position)
+            place = None if position is None else places.get(position)
             found.append(
                 TrainingRow(
                     one_line(place[0] if place else name, 200),

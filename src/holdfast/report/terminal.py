@@ -3,6 +3,7 @@
 Knows: rich, that a terminal may be 80 columns wide. Does not know: models, stages.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def print_summary(run_folder: str | Path) -> None:
         console.print(Text(f"  {shown(note)}", style="dim"), soft_wrap=True)
 
 
-def _table(summary: Any, tones: dict[str, Tone]) -> "Table":
+def _table(summary: Any, tones: Mapping[str, str]) -> "Table":
     """A row a model, in the colour of what may be said of it."""
     from rich import box
     from rich.table import Table
