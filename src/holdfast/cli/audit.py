@@ -64,9 +64,7 @@ def audit(
     keep_run: Annotated[
         Path | None, typer.Option(help="Folder in which the probe's steps stay, for `holdfast train` to go on.")
     ] = None,
-    max_kl_nats: Annotated[
-        float | None, typer.Option(help="Drift budget, nats a sequence; the anchor spends it on the task.")
-    ] = None,
+    max_kl_nats: options.MaxKlOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Every number behind the conclusion.")] = False,
     minutes: options.MinutesOption = 10,
     loading: options.Loading = options.Loading(),

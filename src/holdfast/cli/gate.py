@@ -22,7 +22,7 @@ def gate(
     max_refusal_loss: Points = None,
     max_over_refusal_rise: Points = None,
     max_task_drop: Points = None,
-    max_kl_nats: Annotated[float | None, typer.Option(help="Drift from the reference, nats a sequence.")] = None,
+    max_kl_nats: options.MaxKlOption = None,
     arm: Annotated[str | None, typer.Option(help="Of a run: which model, such as plain-0.")] = None,
     reference: Annotated[
         str | None, typer.Option(help="Of a run: compared with which; aligned by default.")

@@ -141,6 +141,7 @@ OptionalStepsOption = Annotated[int | None, _STEPS]
 _RATE = typer.Option("--learning-rate", callback=positive, help="Adam's, of the fine-tune or of the repair.")
 LearningRateOption = Annotated[float, _RATE]
 OptionalLearningRateOption = Annotated[float | None, _RATE]
+MaxKlOption = Annotated[float | None, typer.Option("--max-kl-nats", help="Drift budget, nats a sequence.")]
 RankOption = Annotated[int, typer.Option("--rank", min=0, help="LoRA rank of the fine-tune; 0: no adapter.")]
 AlphaOption = Annotated[int, typer.Option("--alpha", min=1, help="LoRA alpha of the fine-tune.")]
 

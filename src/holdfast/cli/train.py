@@ -56,9 +56,7 @@ def train(
         typer.Option(help="Further prompts whose answers the defence holds, refused or not; repeat it."),
     ] = None,
     every: Annotated[int, typer.Option(help="Steps between drift measurements.")] = 10,
-    max_kl_nats: Annotated[
-        float | None, typer.Option(help="Drift budget, nats a sequence; the anchor spends it on the task.")
-    ] = None,
+    max_kl_nats: options.MaxKlOption = None,
     min_refusal: Annotated[float | None, typer.Option(help="Lowest refusal rate allowed, 0 to 1.")] = None,
     max_over_refusal: Annotated[float | None, typer.Option(help="Highest share of controls refused.")] = None,
     max_task_loss: Annotated[
