@@ -9,7 +9,10 @@ from holdfast.cli import options, output
 
 
 def card(
-    source: Annotated[Path, typer.Argument(help="Folder of a card or of a run.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(help="Folder of a card (evaluate --against ... --out) or of a run.", show_default=False),
+    ],
     name: Annotated[str | None, typer.Option(help="Of the model; the folder's by default.")] = None,
     arm: Annotated[str | None, typer.Option(help="Of a run: which model, such as plain-0.")] = None,
     out: options.OutOption = None,

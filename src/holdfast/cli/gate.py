@@ -28,7 +28,7 @@ def gate(
         str | None, typer.Option(help="Of a run: compared with which; aligned by default.")
     ] = None,
     adapter: options.AdapterOption = None,
-    base: Annotated[
+    base_model: Annotated[
         Path | None, typer.Option("--base-model", help="Model that the evidence is, or must be, about.")
     ] = None,
     evidence: Annotated[Path | None, typer.Option(help="Write evidence that `holdfast verify` rechecks.")] = None,
@@ -61,7 +61,7 @@ def gate(
     for file in (evidence, junit, markdown):
         if file is not None:
             output.check_new_file(file, force, "--force", read)
-    found = run_gate(source, policy, arm, reference, adapter, base)
+    found = run_gate(source, policy, arm, reference, adapter, base_model)
     if evidence is not None:
         found.save_evidence(evidence)
     if junit is not None:

@@ -13,7 +13,7 @@ def verify(
         Path, typer.Argument(help="File that `holdfast gate --evidence` wrote.", show_default=False)
     ],
     adapter: options.AdapterOption = None,
-    base: Annotated[
+    base_model: Annotated[
         Path | None, typer.Option("--base-model", help="Model that the evidence is, or must be, about.")
     ] = None,
     budgets: Annotated[Path | None, typer.Option(help="YAML file of budgets, see docs/gate.md.")] = None,
@@ -33,7 +33,7 @@ def verify(
     output.quiet_for_json(json)
     policy = read_policy(budgets) if budgets is not None else None
     try:
-        found = run_verify(evidence, adapter, base, policy, digest)
+        found = run_verify(file, adapter, base_model, policy, digest)
     except EvidenceError as error:
         if json:
             output.emit_json({"holds": False, "reason": str(error)})
@@ -44,7 +44,7 @@ def verify(
         output.emit_json({"holds": True, "status": found.verdict.status, "reason": said, **about})
     else:
         heads = ["budget", "verdict", "loss and interval", "why"]
-        output.emit_table(str(evidence), heads, words.rows(found.verdict, found.measured))
+        output.emit_table(str(file), heads, words.rows(found.verdict, found.measured))
         print(output.printable(f"the evidence holds; {said}"))
         print(f"digest {found.digest}; compared with {', '.join(found.checked) or 'nothing that was given'}")
         if found.absent:
