@@ -9,9 +9,7 @@ from holdfast.cli import options, output
 
 
 def verify(
-    evidence: Annotated[
-        Path, typer.Argument(help="File that `holdfast gate --evidence` wrote.", show_default=False)
-    ],
+    file: Annotated[Path, typer.Argument(help="File that `holdfast gate --evidence` wrote.", show_default=False)],
     adapter: options.AdapterOption = None,
     base_model: Annotated[
         Path | None, typer.Option("--base-model", help="Model that the evidence is, or must be, about.")
