@@ -118,6 +118,21 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def precision(results: Mapping[str, Any]) -> str:
+    """Markdown: largest relative differences to float32; bold: over a thousandth and ten times the first way's."""
+    found = results["precision"]["ways"]
+    lines = [f"| quantity | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    floor = next(iter(found.values()))
+    for name in floor:
+        cells = [values[name] for values in found.values()]
+        shown = [
+            x if isinstance(x, str) else f"**{x:.0e}**" if x > max(1e-3, 10 * floor[name]) else f"{x:.0e}"
+            for x in cells
+        ]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def _said(value: float | None, plain: bool) -> str:
     if value is None:
         return "not measured"
