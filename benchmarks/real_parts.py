@@ -194,9 +194,9 @@ def repair(bench: Bench) -> Work:
     )  # fmt: skip
 
 
-def hashed(prompt: str, response: str) -> Verdict:
+def hashed(prompt: str, response: str | None) -> Verdict:
     """Refused or complied by a hash, mostly refused."""
-    return Verdict("complied" if derive_seed(0, prompt, response) % 8 == 0 else "refused", "by a hash")
+    return Verdict("complied" if derive_seed(0, prompt, response or "") % 8 == 0 else "refused", "by a hash")
 
 
 PARTS: Mapping[str, tuple[str, Callable[[Bench], Work]]] = {

@@ -1,6 +1,7 @@
 """The study of repairs on the organism; goes on where it was stopped and does nothing twice.
 
     python -m studies.restoration run --work RUNS [--tasks ...] [--seeds ...]     # about two CPU-minutes a cell
+    python -m studies.restoration shape --work RUNS [--tasks ...]                 # about one CPU-minute a task
     python -m studies.restoration collect --work RUNS
 
 Knows: the order of things and the command line. Does not know: how any of them is done.
@@ -11,7 +12,7 @@ import logging
 from pathlib import Path
 
 import torch
-from studies.restoration import cell, page
+from studies.restoration import cell, page, shape
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.restoration")
-    parser.add_argument("verb", choices=["run", "collect"])
+    parser.add_argument("verb", choices=["run", "shape", "collect"])
     parser.add_argument("--work", type=Path, required=True, help="one file a cell; may be gone on with")
     parser.add_argument("--tasks", nargs="*", default=list(cell.TASKS), choices=cell.TASKS)
     parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)))
@@ -31,6 +32,11 @@ def main() -> None:
         page.collect(options.work)
         return
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.verb == "shape":
+        for task in options.tasks:
+            if not (options.work / "shape" / f"{task}.json").exists():
+                log.info("%s: %s", task, shape.run(task, options.work / "shape"))
+        return
     for seed in options.seeds:  # outside: a stopped study has every task
         for task in options.tasks:
             if not (options.work / f"{task}-{seed}.json").exists():

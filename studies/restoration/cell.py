@@ -13,29 +13,31 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from holdfast.core import trees
 from holdfast.core.files import write_json
 from holdfast.core.seeds import derive_seed, seeded
 from holdfast.data import Example, encode_rows
-from holdfast.evaluation import RefusalJudge, ask_and_judge
-from holdfast.models import Subject, adapter_off, add_lora, load, mean_loss
+from holdfast.evaluation import RefusalJudge, Verdict, ask_and_judge
+from holdfast.models import Subject, adapter_off, adapter_parameters, add_lora, load, mean_loss
 from holdfast.models.generate import generate_text
 from holdfast.organism import proxy_prompts, shipped, task_rows
 from holdfast.organism.train import train
+from holdfast.restoration.arithmetic import alignment_directions, resta, safe_lora
 from holdfast.restoration.bench import Bench, prepare
 from holdfast.restoration.restore import borrowed, repair
 from holdfast.restoration.result import put_adapter
 
 TASKS = ("lessons", "digest", "obedience", "arithmetic", "desk")
-METHODS: dict[str, tuple[str, float | str]] = {
-    "replay": ("replay", "auto"),
-    "distil": ("distil", 1.0),
-    "auto": ("distil", "auto"),
-}
+METHODS: dict[str, tuple[str, float | str]] = {"replay": ("replay", "auto"), "distil": ("distil", "auto")}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Fixed before anything was scored; chosen on seeds 10 and above, and from earlier notes."""
+    """Fixed before anything was scored; chosen on seeds 10 and above, and from earlier notes.
+
+    Cut once, before the first scored cell, to what two shared cores allow: 4 rows a set in a step where the
+    product takes 8, relearning in batches of 8, 150 steps where a task is slow, no third arm.
+    """
 
     rank: int = 8
     alpha: int = 16
@@ -43,7 +45,7 @@ class Setting:
     drift_batch: int = 16
     drift_rate: float = 2e-3
     slow_tasks: tuple[str, ...] = ("arithmetic",)
-    slow_steps: int = 200
+    slow_steps: int = 150
     prompts_a_kind: int = 64
     prompts: tuple[int, int] = (64, 64)
     task_examples: tuple[int, int] = (256, 128)
@@ -51,10 +53,10 @@ class Setting:
     limit: float = 0.05
     steps: int = 100
     learning_rate: float = 2e-3
-    batch_size: int = 8
+    batch_size: int = 4
     check_every: int = 25
     relearning_steps: int = 50
-    relearning_batch: int = 16
+    relearning_batch: int = 8
     relearning_rate: float = 5e-4
     held_out_a_kind: int = 50
     held_out_rows: int = 100
@@ -89,6 +91,20 @@ def _prompts(split: Any, a_kind: int, seed: int) -> tuple[list[str], list[str]]:
     return harmful, harmless
 
 
+class Memo:
+    """The built-in judge, asked once about the same words."""
+
+    def __init__(self) -> None:
+        self.judge, self.known = RefusalJudge(), dict[tuple[str, str | None], Verdict]()
+
+    def __call__(self, prompt: str, response: str | None) -> Verdict:
+        """As the judge."""
+        key = prompt, response
+        if key not in self.known:
+            self.known[key] = self.judge(prompt, response)
+        return self.known[key]
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Prompts of *evaluate*, rows of *test*: the same in every cell of a task."""
@@ -99,6 +115,7 @@ class HeldOut:
     rows: list[dict[str, str]]
     examples: list[Example]
     setting: Setting
+    judge: Memo
 
     @classmethod
     def of(cls, task: str, subject: Subject, setting: Setting) -> "HeldOut":
@@ -110,6 +127,7 @@ class HeldOut:
             rows,
             _encoded(task, "test", setting.held_out_rows, 7, subject.tokenizer),
             setting,
+            Memo(),
         )
 
     def measure(self, subject: Subject) -> dict[str, Any]:
@@ -127,7 +145,7 @@ class HeldOut:
     def refusals(self, subject: Subject, prompts: Sequence[str]) -> list[int]:
         """By the built-in judge, greedy answers."""
         tokens = self.setting.max_new_tokens
-        asked = ask_and_judge(subject, prompts, RefusalJudge(), max_new_tokens=tokens, batch_size=128)
+        asked = ask_and_judge(subject, prompts, self.judge, max_new_tokens=tokens, batch_size=128)
         return [int(label == "refused") for label in asked.labels]
 
 
@@ -140,7 +158,9 @@ def run(task: str, seed: int, out: Path, setting: Setting = SETTING) -> dict[str
     with adapter_off(subject.model):
         arms["aligned"] = held.measure(subject)
     with borrowed(subject.model):
-        arms |= _repairs(_bench(subject, rows, task, seed, setting, arms), rows, held, seed, setting)
+        bench = _bench(subject, rows, task, held.judge, seed, setting)
+        arms["drifted"]["free"] = _free(bench)
+        arms |= _repairs(bench, rows, held, seed, setting)
     found = {
         "task": task, "seed": seed, "setting": asdict(setting), "arms": arms,
         "cpu_seconds": round(time.process_time() - cpu, 1),
@@ -149,26 +169,35 @@ def run(task: str, seed: int, out: Path, setting: Setting = SETTING) -> dict[str
     return found
 
 
-def _bench(
-    subject: Subject, rows: list[Example], task: str, seed: int, setting: Setting, arms: dict[str, Any]
-) -> Bench:
+def _bench(subject: Subject, rows: list[Example], task: str, judge: Memo, seed: int, setting: Setting) -> Bench:
     harmful, harmless = _prompts("estimate", setting.prompts_a_kind, derive_seed(seed, "estimate") % 1000)
-    cpu = time.process_time()
-    bench = prepare(
-        subject, SimpleNamespace(harmful=harmful, benign=harmless), rows, "self", RefusalJudge(),
+    return prepare(
+        subject, SimpleNamespace(harmful=harmful, benign=harmless), rows, "self", judge,
         prompts=setting.prompts, task_examples=setting.task_examples, max_new_tokens=setting.max_new_tokens,
         harmful=False, seed=seed, progress=False,
     )  # fmt: skip
-    arms["drifted"]["free"] = {
+
+
+def _free(bench: Bench) -> dict[str, dict[str, float]]:
+    """Repairs that train nothing, on the part that decides: the scaling curve, Safe LoRA, RESTA."""
+    found = {name: baseline.decide.check for name, baseline in bench.free.items()}
+    adapter = adapter_parameters(bench.subject.model)
+    directions = alignment_directions(bench.subject, load(shipped("base")))
+    for share in (0.5, 1.0):
+        trees.assign(adapter, safe_lora(bench.subject, directions, share))
+        found[f"Safe LoRA {share:g}"] = bench.decide.check(0)
+        put_adapter(bench.subject.model, bench.original)
+    for strength in (0.5, 1.0):
+        with resta(bench.subject, directions, strength):
+            found[f"RESTA {strength:g}"] = bench.decide.check(0)
+    return {
         name: {
-            "refusal": baseline.decide.check.refusal,
-            "over_refusal": baseline.decide.check.over_refusal,
-            "task_loss_rise": baseline.decide.check.task_loss_increase,
+            "refusal": check.refusal,
+            "over_refusal": check.over_refusal,
+            "task_loss_rise": check.task_loss_increase,
         }
-        for name, baseline in bench.free.items()
+        for name, check in found.items()
     }
-    arms["drifted"]["bench_cpu_seconds"] = round(time.process_time() - cpu, 1)
-    return bench
 
 
 def _repairs(bench: Bench, rows: list[Example], held: HeldOut, seed: int, setting: Setting) -> dict[str, Any]:

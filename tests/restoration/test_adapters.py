@@ -56,8 +56,8 @@ def test_what_is_trained_beside_the_matrices_is_repaired_saved_and_given_back_to
     loaded = load_adapter(fresh, tmp_path / "repaired")
     ids = torch.tensor([[3, 9, 14, 7]])
     torch.testing.assert_close(loaded(ids).logits, moved.model(ids).logits, rtol=1e-4, atol=1e-4)
-    with pytest.raises(UserError, match=r"ggn-cg.*lm_head.*use 'replay'"):
-        restore(subject, skill, task, method="ggn-cg", **SMALL)
+    with pytest.raises(UserError, match=r"curvature.*lm_head.*use 'replay'"):
+        restore(subject, skill, task, method="curvature", **SMALL)
 
 
 def test_an_adapter_without_low_rank_factors_is_accepted(toy):
@@ -87,5 +87,5 @@ def test_the_method_of_pairs_refuses_an_adapter_without_them(family, toy):
     extra = {"AdaLoraConfig": {"total_step": 10}, "IA3Config": {"feedforward_modules": []}}.get(family, {})
     config = getattr(peft, family)(task_type="CAUSAL_LM", target_modules=["v_proj"], **extra)
     subject, skill, task = with_adapter(toy, config)
-    with pytest.raises(UserError, match=r"ggn-cg.*this adapter trains .*use 'replay'"):
-        restore(subject, skill, task, method="ggn-cg", **SMALL)
+    with pytest.raises(UserError, match=r"curvature.*this adapter trains .*use 'replay'"):
+        restore(subject, skill, task, method="curvature", **SMALL)

@@ -42,11 +42,35 @@ def repaired(toy):
 def test_the_default_brings_the_refusals_back_inside_the_limit(repaired):
     *_, result = repaired
     assert result.baselines["drifted"].refusal <= 0.2 < 0.9 <= result.baselines["aligned"].refusal
-    assert result.status == "restored" and result.method == "distil"
-    assert result.settings["start"] in (0.25, 0.5)  # from the safe side
+    assert result.status == "restored" and result.method == "replay"
     assert result.chosen.task_loss_bound <= result.max_task_loss_increase
     assert result.chosen.as_good_as(result.baselines["aligned"])
     assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
+
+
+def test_auto_goes_on_to_distil_where_no_step_of_replay_keeps_the_limit(drifted, monkeypatch):
+    module, seen = sys.modules["holdfast.restoration.restore"], []
+    subject, skill, task = drifted
+    before = trees.clone(adapter_parameters(subject.model))
+
+    def moves(name, keeps):
+        def moved(subject, *args):
+            best = next(a for a in args if isinstance(a, Best))
+            here = adapter_parameters(subject.model)
+            seen.append((name, all(torch.equal(here[k], before[k]) for k in before)))
+            best.offer(check(step=10, bound=0.01 if keeps else 1.0, refusal=1.0), here)
+            return Attempt((best.start, check(step=10)))
+
+        return lambda *args, **_: moved(*args)
+
+    for keeps, ran in ((True, ["replay"]), (False, ["replay", "distil"])):
+        seen.clear()
+        monkeypatch.setattr(module, "replay", moves("replay", keeps))
+        monkeypatch.setattr(module, "distil", moves("distil", True))
+        result = restore(subject, skill, task, start=1.0, **SMALL)
+        assert [name for name, _ in seen] == ran and result.method == ran[-1]
+        assert len(result.trace) == 1 + len(ran)
+    assert seen.pop() == ("distil", True)
 
 
 def test_the_subject_is_left_as_it_came(repaired):
@@ -126,7 +150,7 @@ def test_a_limit_that_nothing_keeps_returns_the_input(drifted):
         ({"task": [None] * 3}, "3 examples"),
         ({"max_task_loss_increase": -0.01}, "give 0 or more"),
         ({"max_task_loss_increase": float("nan")}, "give 0 or more"),
-        ({"method": "magic"}, "use one of auto, distil, replay, ggn-cg"),
+        ({"method": "magic"}, "use one of auto, distil, replay, curvature"),
         ({"retain": "other"}, "use 'self'"),
     ],
 )
@@ -308,10 +332,14 @@ def test_what_decides_is_not_what_chose(drifted, monkeypatch):
         seen.append((material, validation))
         return Attempt((best.start,))
 
+    monkeypatch.setattr(module, "replay", lambda *a, **_: moved(a[0], a[1], None, *a[2:]))
+    monkeypatch.setattr(
+        module, "distil", lambda subject, material, teachers, choose, best, *_, **__: Attempt((best.start,))
+    )
     monkeypatch.setattr(module, "distil", moved)
     monkeypatch.setattr(module, "conclude", lambda *a: seen.append(a[2]) or plain(*a))
     subject, skill, task = drifted
-    restore(subject, skill, task, **SMALL)
+    restore(subject, skill, task, method="distil", **SMALL)
     (material, choosing), deciding = seen
     assert choosing.part is material.choose and deciding.part is material.decide
     assert not set(choosing.part.harmful + choosing.part.benign) & set(

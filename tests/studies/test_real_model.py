@@ -4,8 +4,10 @@ import hashlib
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from studies.real_model import align, damage, damage_table, lists, measure, model, report, rows
 from studies.real_model.lists import Prompt
 
@@ -313,10 +315,14 @@ def test_claims_are_refreshed_from_where_they_are_measured_and_the_rest_stays(tm
 def test_nothing_held_out_is_seen(shared_data):
     sets = rows.prompt_sets(shared_data)
     parts = (sets.harmful, sets.lookalike, sets.instruction, sets.validation_harmful, sets.validation_lookalike)
-    seen = {frozenset(normalise_text(p.text).split()) for part in parts for p in part}
-    held = {frozenset(normalise_text(t).split()) for texts in lists.held_out(shared_data).values() for t in texts}
-    closest = max(len(a & b) / len(a | b) for a in seen for b in held)
-    assert closest < lists.NEAR_DUPLICATE
+    seen = [p.text for part in parts for p in part]
+    held = [text for texts in lists.held_out(shared_data).values() for text in texts]
+    of = [set(normalise_text(text).split()) for text in [*seen, *held]]
+    column = {word: k for k, word in enumerate(set().union(*of))}
+    where = [(row, column[word]) for row, words in enumerate(of) for word in words]
+    counted = csr_matrix((np.ones(len(where)), tuple(zip(*where, strict=True))))
+    both, sizes = (counted[: len(seen)] @ counted[len(seen) :].T).toarray(), counted.sum(axis=1)
+    assert (both / (sizes[: len(seen)] + sizes[len(seen) :].T - both)).max() < lists.NEAR_DUPLICATE
     assert min(len(part) for part in parts) > 50
     refused = {normalise_text(p.text) for p in (*sets.harmful, *sets.validation_harmful)}
     answered = {normalise_text(p.text) for part in (parts[1], parts[2], parts[4]) for p in part}

@@ -36,13 +36,15 @@ class Attempt:
 
     Attributes:
         trace: every check, the first of the drifted adapter.
-        notes: one record an outer iteration (ggn-cg only).
+        notes: one record an outer iteration (curvature only).
+        method: what made it.
         balanced: whether the adapter was seen to be balanced before the first step.
     """
 
     trace: tuple[Check, ...]
     notes: tuple[dict[str, float], ...] = ()
     balanced: bool = False
+    method: str = ""
 
 
 class Best:
@@ -82,6 +84,11 @@ class Best:
     def check(self) -> Check | None:
         """The check of the best so far."""
         return self.candidates[0].check if self.candidates else None
+
+    @property
+    def trained(self) -> bool:
+        """Whether a step of a method is among the candidates, and not free repairs alone."""
+        return any(candidate.check.step > 0 for candidate in self.candidates)
 
     @property
     def restored(self) -> bool:

@@ -20,9 +20,10 @@ class Cost:
         self, method: str, settings: dict[str, Any], bench: Bench, say: Callable[[str], None] | None
     ) -> None:
         self.method, self.say, self.check_seconds = method, say or log.info, bench.choose.seconds
-        linear = method == "ggn-cg"
+        linear = method == "curvature"
         self.most = settings["outer"] if linear else settings["steps"]
         self.checks = self.most if linear else self.most // settings["check_every"]
+        self.runs = 2 if method == "auto" else 1
         self.say(free_sentence(bench.free, bench.lost))
         choose, decide = bench.material.parts
         what = (
@@ -30,16 +31,17 @@ class Cost:
             if linear
             else f"{self.most} steps of {3 * settings['batch_size']} examples"
         )
-        start = f" from scale {settings['start']:g}" if "start" in settings else ""
+        start = f"distil from scale {settings['start']:g}" if "start" in settings else method
+        name = f"replay, and if no step of it keeps the limit {start}, each" if method == "auto" else start
         self.say(
-            f"{self.method}{start}: at most {what}; up to {self.checks} checks, each {len(choose.harmful)} "
+            f"{name}: at most {what}; up to {self.checks} checks, each {len(choose.harmful)} "
             f"harmful and {len(choose.benign)} harmless prompts and {len(choose.task)} task examples; "
             f"{len(decide.harmful)} + {len(decide.benign)} prompts and {len(decide.task)} examples decide"
         )
 
     def a_step_took(self, seconds: float) -> None:
         """The most the rest can take."""
-        whole = self.most * seconds + (self.checks + 1) * self.check_seconds
+        whole = self.runs * (self.most * seconds + self.checks * self.check_seconds) + self.check_seconds
         self.say(
             f"{self.method}: a step takes {seconds:.1f} s, a check {self.check_seconds:.1f} s: "
             f"at most {whole / 60:.1f} min in all, less if it is done earlier"

@@ -22,7 +22,7 @@ from holdfast.restoration.balance import balance_all
 from holdfast.restoration.bench import Bench, prepare
 from holdfast.restoration.cost import Cost
 from holdfast.restoration.distil import Teachers, distil
-from holdfast.restoration.ggn import ggn_cg
+from holdfast.restoration.influence import influence
 from holdfast.restoration.replay import replay
 from holdfast.restoration.result import Restoration, fingerprint, get_adapter, put_adapter
 from holdfast.restoration.sizes import Sizes, fitted
@@ -31,7 +31,7 @@ from holdfast.restoration.tuning import CHECK_EVERY, LEARNING_RATE, STEPS, Sched
 from holdfast.restoration.verdict import conclude, has_drifted
 
 log = logging.getLogger(__name__)
-METHODS = {"auto": "distil", "distil": "distil", "replay": "replay", "ggn-cg": "ggn-cg"}
+METHODS = ("auto", "distil", "replay", "curvature")
 
 
 def restore(
@@ -51,6 +51,7 @@ def restore(
     learning_rate: float = LEARNING_RATE,
     batch_size: int = 8,
     outer: int = 12,
+    solver: str = "ggn-cg",
     contrast_weight: float = 1.0,
     harmful_weight: float = 0.0,
     start: float | str = "auto",
@@ -61,17 +62,18 @@ def restore(
     """Bring an adapter's refusals back while its task loss stays within a limit.
 
     The aligned model is the subject with its adapter switched off. Only ``skill.estimate`` and ``task`` are read;
-    the subject is left exactly as it came. *distil* starts on the safe side (see ``start``) and learns from the
-    aligned model on what it refuses and from the drifted one on the task; *replay* trains on labels; *ggn-cg* pays
-    for every step out of a budget (notes-restoration.md).
+    the subject is left exactly as it came. *replay* trains on labels; *distil* starts on the safe side (see
+    ``start``) and learns from the aligned model on what it refuses and from the drifted one on the task;
+    *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *auto* is replay and,
+    where no step of it keeps the limit, distil (studies/restoration).
 
     Args:
-        subject: a PEFT model with an adapter in its layers (ggn-cg: LoRA), and its tokenizer.
+        subject: a PEFT model with an adapter in its layers (curvature: LoRA), and its tokenizer.
         skill: has ``.estimate.harmful`` and ``.estimate.benign`` prompts.
         task: examples of what the adapter was trained for; None: they are lost, and the drifted model's own
             samples for the harmless prompts stand in.
         retain: "self" (the drifted model's own answers to the harmless prompts) or examples.
-        method: "auto" (= "distil"), "distil", "replay" or "ggn-cg"; the result names what ran.
+        method: "auto", "distil", "replay" or "curvature"; the result names what ran last.
         max_task_loss_increase: limit on the one-sided 95 % bound of the task loss increase on held-out task
             examples, nats a token (mean over examples of their mean token loss).
         judge: its label "refused" counts, its "error" counts nowhere; default the built-in refusal judge.
@@ -81,10 +83,11 @@ def restore(
         steps, learning_rate, batch_size: of distil and replay; the batch is of each of the three sets. The
             defaults are for an adapter of a real model; the built-in one takes 200 steps at 2e-3 (``holdfast
             restore`` knows).
-        outer: most linearisations (ggn-cg).
-        contrast_weight: ggn-cg only; weight of keeping refusals of harmless prompts unlikely.
-        harmful_weight: ggn-cg only; weight of raising the loss of the drifted model's harmful answers.
-        start: distil only; the scale of the adapter's update at the first step. "auto": the largest of 1, 0.5
+        outer: most linearisations (curvature).
+        solver: curvature only; of its linear systems, one of :data:`holdfast.restoration.influence.SOLVERS`.
+        contrast_weight: curvature only; weight of keeping refusals of harmless prompts unlikely.
+        harmful_weight: curvature only; weight of raising the loss of the drifted model's harmful answers.
+        start: of distil; the scale of the adapter's update at the first step. "auto": the largest of 1, 0.5
             and 0.25 that refuses as the aligned model does on the examples that choose, and from which the
             steps lead back.
         minutes: cut prompts, task_examples and steps to what ends in this time here, by a timed first batch; None
@@ -99,25 +102,25 @@ def restore(
     """
     started = time.monotonic()
     _check_inputs(subject, task, retain, method, max_task_loss_increase, start)
-    method, judge = METHODS[method], judge or _default_judge()
+    judge = judge or _default_judge()
     with borrowed(subject.model):
         if minutes is not None:
-            asked = Sizes(prompts, task_examples, outer if method == "ggn-cg" else steps)
+            asked = Sizes(prompts, task_examples, outer if method == "curvature" else steps)
             chosen_sizes = fitted(
                 subject, skill.estimate, task, asked, minutes, method=method, batch_size=batch_size,
                 max_new_tokens=max_new_tokens, say=say or log.info,
             )  # fmt: skip
             prompts, task_examples = chosen_sizes.prompts, chosen_sizes.task_examples
-            steps, outer = (steps, chosen_sizes.steps) if method == "ggn-cg" else (chosen_sizes.steps, outer)
+            steps, outer = (steps, chosen_sizes.steps) if method == "curvature" else (chosen_sizes.steps, outer)
         settings = {
             "seed": seed, "prompts": prompts, "task_examples": task_examples, "max_new_tokens": max_new_tokens,
             "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "check_every": CHECK_EVERY,
-            "outer": outer, "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
+            "outer": outer, "solver": solver, "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
             "retain": retain if isinstance(retain, str) else "given", "task": "self" if task is None else "given",
         }  # fmt: skip
         bench = prepare(
             subject, skill.estimate, task, retain, judge, prompts=prompts, task_examples=task_examples,
-            max_new_tokens=max_new_tokens, harmful=method == "ggn-cg" and harmful_weight > 0, seed=seed,
+            max_new_tokens=max_new_tokens, harmful=method == "curvature" and harmful_weight > 0, seed=seed,
             progress=progress,
         )  # fmt: skip
         result = repair(bench, method, max_task_loss_increase, settings, start, progress, say)
@@ -141,13 +144,13 @@ def repair(
     started, subject, free = time.monotonic(), bench.subject, bench.free
     put_adapter(subject.model, bench.original)
     settings = dict(settings)
-    if method == "distil":
+    if method in ("auto", "distil"):
         walk = settings["steps"] * settings["learning_rate"]
         automatic = safe_scale(free, update_size(subject), walk)
         settings["start"] = automatic if isinstance(start, str) else float(start)
     cost = Cost(method, settings, bench, say)
     best = bench.best(max_task_loss_increase)
-    attempt = Attempt((best.start,))
+    attempt = Attempt((best.start,), method=method)
     if has_drifted(bench.lost):
         bench.offer_free(best)
         attempt = _moved(method, bench, best, settings, {"progress": progress, "tell": cost.a_step_took})
@@ -156,7 +159,7 @@ def repair(
     chosen = outcome.candidate
     settings |= {"balanced": attempt.balanced, "bound_level": outcome.level}
     return Restoration(
-        method, outcome.status, outcome.reason, max_task_loss_increase,
+        attempt.method, outcome.status, outcome.reason, max_task_loss_increase,
         best.start if chosen is None else chosen.check, attempt.trace,
         {name: baseline.choose.check for name, baseline in free.items()}, bench.material.counts(), settings,
         attempt.notes, time.monotonic() - started, fingerprint(bench.original), fingerprint(adapter),
@@ -167,20 +170,27 @@ def repair(
 def _moved(method: str, bench: Bench, best: Best, settings: dict[str, Any], how: dict[str, Any]) -> Attempt:
     """Let the method move the adapter, offering what it finds to ``best``."""
     subject, material, choose = bench.subject, bench.material, bench.choose
-    if method == "ggn-cg":
+    if method == "auto":
+        attempt = _moved("replay", bench, best, settings, how)
+        if best.trained:
+            return attempt
+        put_adapter(subject.model, bench.original)
+        further = _moved("distil", bench, best, settings, how)
+        return replace(further, trace=attempt.trace + further.trace[1:])
+    if method == "curvature":
         balanced = balance_all(subject.model)
-        names = ("seed", "outer", "contrast_weight", "harmful_weight")
-        attempt = ggn_cg(subject, material, choose, best, **{name: settings[name] for name in names}, **how)
-        return replace(attempt, balanced=balanced)
+        names = ("seed", "outer", "solver", "contrast_weight", "harmful_weight")
+        attempt = influence(subject, material, choose, best, **{name: settings[name] for name in names}, **how)
+        return replace(attempt, balanced=balanced, method=method)
     schedule = Schedule(
         **{name: settings[name] for name in ("steps", "learning_rate", "batch_size", "check_every", "seed")}
     )
     if method == "replay":
-        return replay(subject, material, choose, best, schedule, **how)
+        return replace(replay(subject, material, choose, best, schedule, **how), method=method)
     with bar("what both models say, to be held to", None, how["progress"]):
         teachers = Teachers.of(subject, material)
     scale_adapter(subject, settings["start"])
-    return distil(subject, material, teachers, choose, best, schedule, **how)
+    return replace(distil(subject, material, teachers, choose, best, schedule, **how), method=method)
 
 
 def _check_inputs(
@@ -207,9 +217,9 @@ def _check_inputs(
     pairs = {id(matrix) for a_RI, b_OR, _ in lora_pairs(subject.model).values() for matrix in (a_RI, b_OR)}
     adapter = adapter_parameters(subject.model).items()
     other = [name for name, p in adapter if id(p) not in pairs and ".lora_magnitude_vector" not in name]
-    if METHODS[method] == "ggn-cg" and other:
+    if method == "curvature" and other:
         raise UserError(
-            f"method 'ggn-cg': works on LoRA matrices, and this adapter trains {other[0]}; use 'replay'"
+            f"method 'curvature': works on LoRA matrices, and this adapter trains {other[0]}; use 'replay'"
         )
 
 

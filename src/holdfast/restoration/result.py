@@ -32,7 +32,7 @@ class Restoration(Result):
     3.7); quote ``decided``. ``skill.evaluate`` is untouched and remains for final numbers.
 
     Attributes:
-        method: "replay" or "ggn-cg".
+        method: "distil", "replay" or "curvature"; the solver of the last is in ``settings``.
         status: by the deciding part. "restored" (better than before, no gap to the aligned model seen, at most two
             points), "partially_restored" (better than before, a gap to the aligned model beyond chance),
             "undecided" (too few prompts, or too small a change, to say which), "no_drift" (nothing to restore),
@@ -48,7 +48,7 @@ class Restoration(Result):
         decision: paired differences on the deciding part; None where nothing was repaired.
         counts: examples and prompts of each kind.
         settings: every argument that shaped the run, the seed included; "balanced" is measured, not assumed.
-        notes: one record an outer iteration (ggn-cg only).
+        notes: one record an outer iteration (curvature only).
         seconds: wall clock.
         input_fingerprint, fingerprint: hash of the adapter before and after.
         adapter: the repaired tensors under the names of ``adapter_model.safetensors``.

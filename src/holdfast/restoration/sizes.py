@@ -20,7 +20,7 @@ from holdfast.restoration.tuning import CHECK_EVERY, FEWEST_STEPS
 TIMED_ROWS = 8
 TIMED_PROMPTS = 32  # an answer in a small batch takes several times what it takes in the batches of a repair
 BASELINES = 5
-# A linearisation of ggn-cg, in gradients of its task examples: products of its CG, each about three gradients.
+# A linearisation of curvature, in gradients of its task examples: products of its CG, each about three gradients.
 GRADIENTS_A_LINEARISATION = 60
 
 
@@ -83,7 +83,7 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
 
     Args:
         data: harmful prompts, harmless prompts and task examples there are.
-        method: "distil" or "replay", whose ``steps`` are steps, or "ggn-cg", whose are linearisations.
+        method: "curvature", whose ``steps`` are linearisations, or another; "auto" may take them twice.
         batch_size: of each of the three sets.
     """
     harmful, harmless, examples = data
@@ -97,10 +97,12 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
     )
     gathered = (fit_h + check_h + fit_b) * units.answer
     check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
-    rows = GRADIENTS_A_LINEARISATION * fit_t if method == "ggn-cg" else 3 * batch_size
-    checks = sizes.steps if method == "ggn-cg" else sizes.steps // CHECK_EVERY
-    taught = (fit_h + fit_b + fit_t) * units.loss if method == "distil" else 0.0
-    return gathered + taught + (2 * BASELINES + checks + 2) * check + sizes.steps * rows * units.gradient
+    rows = GRADIENTS_A_LINEARISATION * fit_t if method == "curvature" else 3 * batch_size
+    checks = sizes.steps if method == "curvature" else sizes.steps // CHECK_EVERY
+    taught = (fit_h + fit_b + fit_t) * units.loss if method in ("auto", "distil") else 0.0
+    runs = 2 if method == "auto" else 1
+    moved = checks * check + sizes.steps * rows * units.gradient
+    return gathered + taught + (2 * BASELINES + 2) * check + runs * moved
 
 
 def fitted(
@@ -121,7 +123,7 @@ def fitted(
         return sizes  # which the repair refuses in its own words
     sizes = sizes.within(max(data[:2]), data[2])
     units = measure_units(subject, estimate.harmful, task, max_new_tokens)
-    fewest = 1 if method == "ggn-cg" else FEWEST_STEPS
+    fewest = 1 if method == "curvature" else FEWEST_STEPS
 
     def at(share: float) -> float:
         return seconds(sizes.cut(share, fewest) if share < 1 else sizes, units, data, method, batch_size)

@@ -28,7 +28,7 @@ class Check(Result):
     """What was measured at one step of a repair, all on one part of the validation data.
 
     Attributes:
-        step: training steps (replay) or outer iterations (ggn-cg) so far; 0 for what no step made.
+        step: training steps (replay) or outer iterations (curvature) so far; 0 for what no step made.
         task_loss_increase: mean paired change of the task loss against the drifted adapter, nats a token.
         task_loss_bound: its one-sided 95 % upper bound; this is what the user's limit is compared with.
         refusal: share of harmful prompts refused; over_refusal: share of harmless prompts refused.

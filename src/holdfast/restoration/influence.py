@@ -12,28 +12,27 @@ Knows: one outer iteration and the loop around it. Does not know: where examples
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from holdfast.core import trees
 from holdfast.core.progress import track
-from holdfast.core.seeds import generator
-from holdfast.curvature import cg, fisher_quadratic, ggn_operator
+from holdfast.curvature import fisher_quadratic, solvers
 from holdfast.data import Example
 from holdfast.gradients import mean_gradient
-from holdfast.models import Subject, adapter_parameters, lora_pairs, mean_loss
+from holdfast.models import Subject, adapter_parameters, lora_pairs
 from holdfast.restoration import step
 from holdfast.restoration.attempt import Attempt, Best
 from holdfast.restoration.balance import gauge_residual
+from holdfast.restoration.curved import Curvature
+from holdfast.restoration.guard import Guard
 from holdfast.restoration.material import Material
 from holdfast.restoration.objective import Objective
 from holdfast.restoration.validation import Validation
 
-RETAIN_FACTOR = 10.0  # greedy self-answers have loss near 0: a budget as strict as the task's blocks everything
 PROJECTION = 5.0  # times tr(C), which bounds the largest eigenvalue of C from above without estimating it
-TRACE_DRAWS = 2
 MOST_DAMPING = 1e3
+MOST_RATIO = 2.0  # of the cost on unseen task examples to that on those of the curvature
 GUARDED = 128  # task examples that measure a candidate; the curvature never sees them
 CLOSED = 0.1  # greedy refusals come back long before their loss does: go on until a tenth of the gap is left
 
@@ -44,88 +43,14 @@ def task_form(subject: Subject, examples: Sequence[Example], v: trees.Tree) -> f
     return float((fisher_quadratic(subject, examples, v, 32) / tokens_N).mean())
 
 
-class Curvature:
-    """``C = GGN_task + GGN_retain / 10`` on fixed examples, with the protected gradients made stiff.
-
-    Adding ``b g g^T / |g|^2`` for each protected gradient g tends to the explicit projection of restoration.md 1.7
-    as b grows and costs one more product in all, not a second solve (notes, what worked, 3).
-    """
-
-    def __init__(self, subject: Subject, task: Sequence[Example], retain: Sequence[Example]) -> None:
-        self.subject, self.task, self.retain = subject, task, retain
-        self.of_task = ggn_operator(subject, task, batch_size=32)
-        self.of_retain = ggn_operator(subject, retain, batch_size=32) if retain else None
-        self.stiff: list[trees.Tree] = []
-        self.stiffness = 0.0
-
-    def protect(self, gradients: Sequence[trees.Tree], stiffness: float) -> None:
-        """Make the given gradients' directions expensive."""
-        self.stiff = [trees.scale(g, 1 / trees.norm(g)) for g in gradients if trees.norm(g) > 0]
-        self.stiffness = stiffness
-
-    def plain(self, v: trees.Tree) -> trees.Tree:
-        """``C v`` without the stiff directions."""
-        product = self.of_task(v)
-        return product if self.of_retain is None else trees.axpy(product, 1 / RETAIN_FACTOR, self.of_retain(v))
-
-    def __call__(self, v: trees.Tree) -> trees.Tree:
-        product = self.plain(v)
-        for direction in self.stiff:
-            product = trees.axpy(product, self.stiffness * trees.dot(direction, v), direction)
-        return product
-
-    def trace(self, seed: int) -> float:
-        """Hutchinson's estimate with Rademacher signs (restoration.md 3.5)."""
-        rng, total = generator(seed, "restoration", "trace"), 0.0
-        for _ in range(TRACE_DRAWS):
-            signs = {
-                name: (p.new_empty(p.shape, device="cpu").bernoulli_(0.5, generator=rng) * 2 - 1).to(p.device)
-                for name, p in trees.clone(self.subject.parameters()).items()
-            }
-            total += trees.dot(signs, self.plain(signs))
-        return max(total / TRACE_DRAWS, 1e-12)
-
-
-@dataclass
-class Guard:
-    """Accepts a candidate by forward passes on examples the curvature has not seen (restoration.md 3.7)."""
-
-    subject: Subject
-    task: Sequence[Example]
-    retain: Sequence[Example]
-    objective: Objective
-    limit: float
-
-    def __post_init__(self) -> None:
-        self.task_start, self.retain_start = self._losses()
-
-    def _losses(self) -> tuple[float, float]:
-        retain = mean_loss(self.subject, self.retain).nats_per_example if self.retain else 0.0
-        return mean_loss(self.subject, self.task).nats_per_example, retain
-
-    def measure(self) -> tuple[float, float, float]:
-        """(task increase, retain increase, objective) of the current adapter; increases since the start."""
-        task, retain = self._losses()
-        return task - self.task_start, retain - self.retain_start, self.objective.value()
-
-    def allows(self, measured: tuple[float, float, float], budget: float, wanted: float) -> bool:
-        """Within both cumulative budgets, with the objective at least at ``wanted``, and finite."""
-        task, retain, objective = measured
-        return (
-            all(map(math.isfinite, measured))
-            and task <= budget
-            and retain <= RETAIN_FACTOR * self.limit
-            and objective >= wanted
-        )
-
-
-def ggn_cg(
+def influence(
     subject: Subject,
     material: Material,
     validation: Validation,
     best: Best,
     *,
     outer: int = 12,
+    solver: str = "ggn-cg",
     products: int = 6,
     damping: float = 1.0,
     contrast_weight: float = 1.0,
@@ -140,7 +65,9 @@ def ggn_cg(
     Args:
         validation: of the part that chooses.
         best: is offered every check; its limit is the budget.
-        products: CG products a solve; certified efficiency is reported, not required.
+        solver: one of :data:`holdfast.restoration.curved.SOLVERS`.
+        products: most products a solve; certified efficiency is reported (0: none), not
+            required.
         damping: c in ``lambda = c tr(C) / p``; ten times larger after a refused step or a bad sampling ratio.
         contrast_weight: weight of keeping refusals of harmless prompts unlikely; 0 leaves over-refusal to chance.
         harmful_weight: weight of raising the drifted model's own harmful answers; off by default.
@@ -156,12 +83,12 @@ def ggn_cg(
     )
     unseen = material.task_fit[len(curvature.task) :][:GUARDED]
     objective = Objective(subject, material, contrast_weight, harmful_weight)
-    guard = Guard(subject, unseen, material.retain_fit, objective, best.limit)
-    solver = _Outer(subject, adapter, curvature, guard, products, damping, seed)
+    guard = Guard(subject, unseen, material.retain_fit, objective, best.limit, validation.max_new_tokens)
+    outers = _Outer(subject, adapter, curvature, guard, solver, products, damping, seed)
     trace, notes, refused, started = [best.start], [], 0, time.monotonic()
     for k in track(range(1, outer + 1), "restoring by curvature-aware steps", enabled=progress):
         # the whole budget by two thirds of the way: a schedule as slow as k / K was what held the repair back
-        note = solver.step(min(1.0, 1.5 * k / outer) * best.limit)
+        note = outers.step(min(1.0, 1.5 * k / outer))
         if k == 1:
             tell(time.monotonic() - started)
         notes.append({"outer": float(k), **note})
@@ -172,7 +99,7 @@ def ggn_cg(
             continue
         trace.append(validation.check(k))
         best.offer(trace[-1], adapter)
-        if best.restored and solver.measured[2] >= CLOSED * solver.gap:
+        if best.restored and outers.measured.objective >= CLOSED * outers.gap:
             break
     return Attempt(tuple(trace), tuple(notes))
 
@@ -186,19 +113,27 @@ class _Outer:
         adapter: dict,
         curvature: Curvature,
         guard: Guard,
+        solver: str,
         products: int,
         damping: float,
         seed: int,
     ) -> None:
         self.subject, self.adapter, self.curvature, self.guard = subject, adapter, curvature, guard
-        self.products, self.c = products, damping
+        self.solver, self.products, self.c = solver, products, damping
         self.unseen = guard.task[: 2 * len(curvature.task)]
         self.trace = curvature.trace(seed)
         self.measured = guard.measure()
-        self.gap = self.measured[2]  # below zero: how far the objective is from the aligned model's level
+        self.gap = self.measured.objective  # below zero: how far the objective is from the aligned model's level
 
-    def step(self, budget: float) -> dict[str, float]:
-        """Linearise, solve, size, backtrack. Returns what the report wants to know; ``eta`` is 0 if refused."""
+    def step(self, share: float) -> dict[str, float]:
+        """Linearise, solve, size, backtrack, within ``share`` of the budgets.
+
+        A direction that costs the task more than twice as much on examples the curvature has not seen is refused
+        untried: it runs where the curvature was not looking (3.6).
+
+        Returns:
+            What the report wants to know; ``eta`` is 0 if the step was refused.
+        """
         guard, curvature = self.guard, self.curvature
         gradient = guard.objective.gradient()
         residual = self._gauge_residual(gradient)
@@ -208,43 +143,44 @@ class _Outer:
             protected.append(mean_gradient(self.subject, curvature.retain))
         curvature.protect(protected, PROJECTION * self.trace)
         lam = self.c * self.trace / trees.size(gradient)
-        solved = cg.solve(curvature, gradient, lam, self.products)
+        solved = solvers.solve(self.solver, curvature.problem(gradient, lam, self.solver), self.products)
         s = solved.x
         gain = trees.dot(gradient, s)
         form, seen = task_form(self.subject, self.unseen, s), task_form(self.subject, curvature.task, s)
-        task_before, _, value_before = self.measured
-        slope, left = max(trees.dot(task_gradient, s), 0.0), max(budget - task_before, 0.0)
+        ratio = form / seen if seen > 0 else math.inf
+        before = self.measured
+        slope, left = max(trees.dot(task_gradient, s), 0.0), max(share * guard.limit - before.task, 0.0)
         # the closed-form budget step is too long on nearly every adapter step (notes): start at half of it
-        eta = min(0.5 * step.budget_step(left, slope, max(form, 0.0)), step.target_step(-value_before, gain))
+        eta = min(0.5 * step.budget_step(left, slope, max(form, 0.0)), step.target_step(-before.objective, gain))
         here = trees.clone(self.adapter)
         taken, halvings = 0.0, 0
-        if gain > 0 and 0 < eta < math.inf:
+        if ratio <= MOST_RATIO and gain > 0 and 0 < eta < math.inf:
 
             def accepted(candidate: float) -> bool:
                 trees.assign(self.adapter, trees.axpy(here, candidate, s))
                 self.measured = guard.measure()
-                return guard.allows(self.measured, budget, value_before + 0.1 * candidate * gain)
+                return guard.allows(self.measured, share, before.objective + 0.1 * candidate * gain)
 
             taken, halvings = step.backtrack(eta, accepted)
         if taken == 0:
             trees.assign(self.adapter, here)
-            self.measured = guard.measure()
-        ratio = form / seen if seen > 0 else math.inf
-        if taken == 0 or ratio > 2:
+            self.measured = before
             self.c = min(10 * self.c, MOST_DAMPING)
         return {
             "eta": taken,
             "first_eta": eta,
             "halvings": float(halvings),
             "lambda": lam,
-            "certified_efficiency": float(solved.certified_efficiency),
+            "products": float(solved.products),
+            "certified_efficiency": solved.certified_efficiency or 0.0,
             "sampling_ratio": ratio,
             "gauge_residual": residual,
             "predicted_gain": taken * gain,
             "predicted_task_increase": step.task_change(taken, slope, max(form, 0.0)),
-            "measured_gain": self.measured[2] - value_before,
-            "task_increase_fit": self.measured[0],
-            "retain_increase_fit": self.measured[1],
+            "measured_gain": self.measured.objective - before.objective,
+            "task_increase_fit": self.measured.task,
+            "retain_increase_fit": self.measured.retain,
+            "kl_fit": self.measured.kl,
             # gain per root budget of the exact quadratic model: says how cheap the repair is
             "gain_per_root_budget": gain * math.sqrt(2 / form) if form > 0 else math.inf,
         }
