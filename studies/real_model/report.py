@@ -79,7 +79,8 @@ def refreshed(results: Mapping[str, Any]) -> dict[str, Any]:
 def _elsewhere() -> dict[str, Any]:
     """Intervals that are measured elsewhere, by the name of their aim; None for what is not there."""
     judged = {claim["id"]: claim for claim in read_json(_JUDGED)["claims"]}
-    found: dict[str, Any] = {name: judged.get(there) for name, there in _OF_JUDGES.items()}
+    found: dict[str, Any] = dict.fromkeys(RATIOS[1:])
+    found |= {name: judged.get(there) for name, there in _OF_JUDGES.items()}
     for path in sorted(_COSTS.glob("real_model-*.json")):
         for row in read_json(path)["rows"]:
             if row["params"].get("part") in AIMS and row["ratio_median"] is not None:
