@@ -67,6 +67,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "studies/real_model/README.md": {
         "figures": ("real_model", report.table),
+        "precision": ("real_model", report.precision),
         "runs": ("real_model", damage_table.runs),
         "damage": ("real_model", damage_table.rates),
         "beside": ("real_model", damage_table.others),

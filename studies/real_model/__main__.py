@@ -1,6 +1,6 @@
 """The study, one verb a step; each goes on where it was stopped and does nothing twice.
 
-    python -m studies.real_model fetch | answers | align | validate | measure | damage | tables
+    python -m studies.real_model fetch | answers | align | validate | measure | damage | tables | precision
 
 Knows: the order of things and the command line. Does not know: how any of them is done.
 """
@@ -13,12 +13,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from studies.real_model import align, damage, damage_table, lists, measure, model, report, rows
+from studies.real_model import align, damage, damage_table, lists, measure, model, precision, report, rows
 
 from holdfast.core.files import read_json, sha256_file, write_json
 from holdfast.evaluation import RefusalJudge
 
 HERE = Path(__file__).parent
+VERBS = ["fetch", "answers", "align", "validate", "measure", "damage", "tables", "precision"]
 log = logging.getLogger(__name__)
 
 
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m studies.real_model", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("verb", choices=["fetch", "answers", "align", "validate", "measure", "damage", "tables"])
+    parser.add_argument("verb", choices=VERBS)
     parser.add_argument("--data", help="shared data folder (default: $HOLDFAST_SHARED_DATA or ../shared/data)")
     parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
     parser.add_argument("--threads", type=int, default=1)
@@ -106,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="an adapter that is taken for what earlier rounds made")
     parser.add_argument("--rounds-done", type=int, default=0, help="how many rounds made it")
     parser.add_argument("--part", default="0/1", metavar="K/N", help="damage: every Nth run from the Kth on")
-    parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure and tables")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure, tables and precision")
+    parser.add_argument("--organism", action="store_true", help="precision: of the built-in model, in a minute")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -114,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cache, recipe = model.cache_folder(options.cache), recipe_of(options.set, align.Recipe())
     if options.verb == "fetch":
         log.info("%s", model.fetch(cache))
+        return
+    if options.verb == "precision":
+        write_json(options.out, read_json(options.out) | {"precision": precision.run(cache, options.organism)})
         return
     data = lists.data_folder(options.data)
     if options.verb == "answers":

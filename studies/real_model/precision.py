@@ -7,48 +7,52 @@ with every row alone: sums in another order. Repairs are not run on their own: t
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from studies.real_model import lists, model
 
 from holdfast.data import Example
 from holdfast.evaluation import Reference, drift
 from holdfast.evaluation.drift import sample_reference
 from holdfast.geometry import audit
 from holdfast.gradients import gradient_norms
-from holdfast.models import Subject, add_lora, generate_text, mean_loss
+from holdfast.models import Subject, add_lora, generate_text, load, mean_loss
+from holdfast.organism import proxy_prompts, shipped
 from holdfast.training import GuardedTrainer, cpu_safe_args
 
 log = logging.getLogger(__name__)
 
 WAYS = ("float32, rows alone", "bfloat16", "float32, checkpointing")
 ROWS, TOKENS, STEPS = 3, 12, 2
+LENGTHS = (20, 26, 31)
 Figures = dict[str, list[float]]
 
 
 def tuned(aligned: Subject) -> Subject:
     """The aligned model with an adapter that is moved a little, the same in every precision."""
-    model: Any = add_lora(aligned.model, 8, 16, seed=0)
+    wrapped: Any = add_lora(aligned.model, 8, 16, seed=0)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(2e-3 * torch.randn(parameter.shape, generator=draw))
-    return Subject(model, aligned.tokenizer, "adapter")
+    return Subject(wrapped, aligned.tokenizer, "adapter")
 
 
 def figures(
     subject: Subject, rows: Sequence[Example], said: Sequence[Example], batch: int, checkpointing: bool
 ) -> Figures:
     """Numbers of every verb; the subject is trained at the end."""
-    model: Any = subject.model
+    module: Any = subject.model
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
+        module.gradient_checkpointing_enable({"use_reentrant": False})
+        module.train()
     norms = gradient_norms(subject, rows, batch_size=batch, progress=False).grad_norm
     found: Figures = {"score: norms": [float(norm) for norm in norms]}
-    model.eval()
+    module.eval()
     found["evaluate: loss of rows"] = list(mean_loss(subject, rows, batch).nll_N)
     reference = Reference.on(subject, said, source="adapter_off", batch_size=batch)
     found["evaluate: drift"] = list(drift(subject, reference, batch).per_prompt)
@@ -78,43 +82,51 @@ def differences(of: Figures, standard: Figures) -> dict[str, float]:
 
 
 def compare(
-    load: Callable[[str], Subject], rows: Sequence[Example], prompts: Sequence[str]
+    make: Callable[[str], Subject], rows: Sequence[Example], prompts: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Way -> relative differences to float32, and answers that differ.
 
     Args:
-        load: the aligned model in a number type, anew at every call.
+        make: the aligned model in a number type, anew at every call.
     """
-    first = load("float32")
+    first = make("float32")
     said = sample_reference(first, list(prompts), TOKENS)
     answers = generate_text(first, list(prompts), TOKENS)
     standard = figures(tuned(first), rows, said, len(rows), False)
     found: dict[str, dict[str, Any]] = {}
     for way in WAYS:
-        subject = load("bfloat16" if way == "bfloat16" else "float32")
+        subject = make("bfloat16" if way == "bfloat16" else "float32")
         size = 1 if way == WAYS[0] else len(rows)
         differ = sum(
             a != b
             for a, b in zip(generate_text(subject, list(prompts), TOKENS, batch_size=size), answers, strict=True)
         )
         own = figures(tuned(subject), rows, said, size, way == WAYS[2])
-        found[way] = {"answers that differ": [differ, len(prompts)], **differences(own, standard)}
+        nats = [sum(of["evaluate: drift"]) / len(prompts) for of in (own, standard)]
+        counted = {
+            "answers that differ": f"{differ} of {len(prompts)}",
+            "drift, nats": "{:.1e} for {:.1e}".format(*nats),
+        }
+        found[way] = {**counted, **differences(own, standard)}
         log.info("%s: %s", way, found[way])
     return found
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """Markdown: relative differences to float32, bold where ten times the floor and more than a thousandth."""
-    found = results.get("precision", {})
-    lines = [f"| quantity | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
-    for name in next(iter(found.values()), {}):
-        cells = []
-        for values in found.values():
-            value, floor = values[name], found[WAYS[0]][name]
-            if isinstance(value, list):
-                cells.append(f"{value[0]} of {value[1]}")
-                continue
-            mark = "**" if value > max(1e-3, 10 * floor) else ""
-            cells.append(f"{mark}{value:.0e}{mark}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def run(cache: Path, organism: bool) -> dict[str, Any]:
+    """The comparison on SmolLM2 (bfloat16 is slow on a CPU without instructions for it), or on the organism."""
+    if organism:
+        prompts = proxy_prompts("evaluate", "overt", ROWS)
+        first = load(shipped("aligned"))
+        found = compare(lambda dtype: load(shipped("aligned"), dtype=dtype), random_rows(first), prompts)
+        return {"model": "organism", "ways": found}
+    first = model.aligned(cache)
+    prompts = lists.lookalikes()[:ROWS]
+    found = compare(lambda dtype: model.aligned(cache, dtype=dtype), random_rows(first), prompts)
+    return {"model": "SmolLM2-135M", "ways": found}
+
+
+def random_rows(subject: Subject) -> list[Example]:
+    """Rows of random tokens, the second half of each a completion."""
+    draw = torch.Generator().manual_seed(0)
+    ids = [torch.randint(2, subject.vocabulary, (length,), generator=draw).tolist() for length in LENGTHS]
+    return [Example(tuple(row[: len(row) // 2]), tuple(row[len(row) // 2 :]), str(k)) for k, row in enumerate(ids)]

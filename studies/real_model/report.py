@@ -79,7 +79,8 @@ def refreshed(results: Mapping[str, Any]) -> dict[str, Any]:
 def _elsewhere() -> dict[str, Any]:
     """Intervals that are measured elsewhere, by the name of their aim; None for what is not there."""
     judged = {claim["id"]: claim for claim in read_json(_JUDGED)["claims"]}
-    found: dict[str, Any] = {name: judged.get(there) for name, there in _OF_JUDGES.items()}
+    found: dict[str, Any] = dict.fromkeys(RATIOS[1:])
+    found |= {name: judged.get(there) for name, there in _OF_JUDGES.items()}
     for path in sorted(_COSTS.glob("real_model-*.json")):
         for row in read_json(path)["rows"]:
             if row["params"].get("part") in AIMS and row["ratio_median"] is not None:
@@ -115,6 +116,21 @@ def table(results: Mapping[str, Any]) -> str:
             f"| {what} | {'≥' if least else '≤'} {limit} | {value} | {interval} | {claim['n'] or 0} "
             f"| {claim['verdict']} |"
         )
+    return "\n".join(lines)
+
+
+def precision(results: Mapping[str, Any]) -> str:
+    """Markdown: largest relative differences to float32; bold: over a thousandth and ten times the first way's."""
+    found = results["precision"]["ways"]
+    lines = [f"| quantity | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    floor = next(iter(found.values()))
+    for name in floor:
+        cells = [values[name] for values in found.values()]
+        shown = [
+            x if isinstance(x, str) else f"**{x:.0e}**" if x > max(1e-3, 10 * floor[name]) else f"{x:.0e}"
+            for x in cells
+        ]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
