@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from studies.demo import collect
+from studies.elasticity import page as elasticity
 from studies.evaluation import tables
+from studies.gate import page as gates
+from studies.geometry import summary as geometry
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, report
 from studies.restoration import page as repairs
+from studies.training import afterwards
 from studies.training import summary as training
 
 from holdfast.core.files import read_json
@@ -28,8 +32,30 @@ def _evaluation(results: dict[str, Any]) -> str:
 
 TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "README.md": {"demo": ("demo", collect.markdown)},
+    "studies/elasticity/README.md": {
+        "claims": ("elasticity", elasticity.claims_table),
+        "coding": ("elasticity", elasticity.coding_table),
+        "phases": ("elasticity", elasticity.phases_table),
+        "members": ("elasticity", elasticity.members_table),
+    },
     "studies/evaluation/README.md": {
         "organism": ("evaluation", _evaluation),
+    },
+    "studies/gate/README.md": {
+        "decisions": ("gate", gates.decisions),
+        "chances": ("gate", gates.chances),
+        "edges": ("gate", gates.edges),
+        "families": ("gate", gates.families),
+        "statement": ("gate", gates.statement),
+        "coverage": ("gate", gates.coverage),
+        "organism": ("gate", gates.organism),
+        "real": ("gate", gates.real),
+        "stored": ("gate", gates.stored),
+    },
+    "studies/geometry/README.md": {
+        "predictors": ("geometry", geometry.markdown),
+        "claims": ("geometry", geometry.markdown_claims),
+        "verdicts": ("geometry", geometry.markdown_verdicts),
     },
     "studies/judges/README.md": {
         "real answers": ("judges", judges.real_answers),
@@ -55,6 +81,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "arms": ("training", training.markdown),
         "tasks": ("training", training.markdown_by_task),
         "claims": ("training", training.markdown_claims),
+        "threats": ("training", afterwards.markdown),
         "cost": ("training", training.markdown_cost),
     },
 }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from holdfast.defences import Anchor
     from holdfast.elasticity import measure_elasticity
     from holdfast.evaluation import Skill, evaluate
+    from holdfast.gating import gate
     from holdfast.geometry import audit, overlap
     from holdfast.gradients import gradient_gram, gradient_norms
     from holdfast.models import Subject, load
@@ -33,6 +34,7 @@ _HOME = {
     "audit": "geometry",
     "cpu_safe_args": "training",
     "evaluate": "evaluation",
+    "gate": "gating",
     "gradient_gram": "gradients",
     "gradient_norms": "gradients",
     "load": "models",
@@ -57,6 +59,7 @@ __all__ = [
     "audit",
     "cpu_safe_args",
     "evaluate",
+    "gate",
     "gradient_gram",
     "gradient_norms",
     "load",
@@ -89,6 +92,7 @@ _ROOMS = frozenset(
         "defences",
         "elasticity",
         "evaluation",
+        "gating",
         "geometry",
         "gradients",
         "models",

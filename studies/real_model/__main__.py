@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="an adapter that is taken for what earlier rounds made")
     parser.add_argument("--rounds-done", type=int, default=0, help="how many rounds made it")
     parser.add_argument("--part", default="0/1", metavar="K/N", help="damage: every Nth run from the Kth on")
-    parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure and tables")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -132,9 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure_all(cache, data, options.adapter, options.out)
     elif options.verb == "damage":
         first, processes = map(int, options.part.split("/"))
-        damage.run((None, *damage.ARMS)[first::processes], cache, data)
+        known = damage_table.known(read_json(options.out)) if options.out.exists() else {}
+        damage.run((None, *damage.ARMS)[first::processes], cache, data, known=known)
     elif options.verb == "tables":
-        write_json(options.out, read_json(options.out) | {"damage": damage_table.collect(cache)})
+        results = report.refreshed(read_json(options.out))
+        found = damage_table.collect(cache, before=damage_table.known(results))
+        write_json(options.out, results | {"damage": found})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ stay there.
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,15 +145,25 @@ def run_folder(cache: Path, arm: Arm | None, setting: Setting) -> Path:
     return cache / "damage" / f"{arm.name if arm else 'before'}-{_key(arm, setting)}"
 
 
-def run(arms: Sequence[Arm | None], cache: Path, data: Path, setting: Setting | None = None) -> list[Path]:
-    """Every run that is not there yet; None is the aligned model itself."""
+def run(
+    arms: Sequence[Arm | None],
+    cache: Path,
+    data: Path,
+    setting: Setting | None = None,
+    known: Container[str] = (),
+) -> list[Path]:
+    """Every run that is not there yet; None is the aligned model itself.
+
+    Args:
+        known: names of folders whose figures are kept elsewhere (`results.json`): these runs are not made again.
+    """
     setting = setting or Setting()
     folders = []
     for arm in arms:
         name = arm.name if arm else "before"
         folder = run_folder(cache, arm, setting)
         folders.append(folder)
-        if (folder / "run.json").exists():
+        if (folder / "run.json").exists() or folder.name in known:
             continue
         wall, cpu = time.monotonic(), time.process_time()
         aligned = model.aligned(cache)

@@ -2,6 +2,7 @@
 
     python -m studies.training run --out RUNS [--tasks ...] [--arms ...] [--seeds N]
     python -m studies.training validate --out RUNS --arms ...
+    python -m studies.training threats --out RUNS [--tasks ...] [--arms ...] [--seeds N]
     python -m studies.training cost --out RUNS
     python -m studies.training collect --out RUNS
 
@@ -16,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from studies.training import cell, cost, summary
-from studies.training.arms import ARMS
+from studies.training import cell, cost, kept, summary, threats
+from studies.training.arms import ARMS, tried
 
-from holdfast.core.files import write_json
+from holdfast.core.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,10 @@ VALIDATION = ("course", "bullets")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.training", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("verb", choices=["run", "validate", "cost", "collect"])
+    parser.add_argument("verb", choices=["run", "validate", "threats", "cost", "collect"])
     parser.add_argument("--out", type=Path, required=True, help="one folder a run; may be gone on with")
     parser.add_argument("--tasks", nargs="*", choices=[*TASKS, *VALIDATION])
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -47,18 +48,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.verb == "collect":
         collect(options.out, setting)
         return
+    if options.verb == "threats":
+        threaten(options, setting)
+        return
     for seed in options.seeds:
         for task in options.tasks or (TASKS if test else VALIDATION):
-            for name in options.arms:
-                asked = cell.Cell(task, seed, ARMS[name], "test" if test else "validation")
-                said(asked, cell.run(asked, options.out, setting))
+            for name in options.arms or ARMS:
+                for arm in [ARMS[name]] if test else tried(name):
+                    asked = cell.Cell(task, seed, arm, "test" if test else "validation")
+                    said(asked, cell.run(asked, options.out, setting))
 
 
 def collect(root: Path, setting: cell.Setting) -> None:
-    """Write results.json beside this file, from the runs of these settings that are there."""
-    found = summary.results(root, summary.read(root, list(ARMS)), asdict(setting))
-    write_json(Path(__file__).with_name("results.json"), found)
+    """Write results.json and runs.jsonl beside this file, from the runs there are, in folders or kept earlier."""
+    kept.save(summary.records(root))
+    file = Path(__file__).with_name("results.json")
+    cost = root / "cost.json"
+    timed = read_json(cost) if cost.is_file() else read_json(file)["cost"] if file.is_file() else []
+    arms = summary.read(kept.load(), list(ARMS))
+    found = summary.results(arms, asdict(setting), threats.read(root), timed)
+    write_json(file, found)
     print(summary.markdown(found), summary.markdown_by_task(found), summary.markdown_claims(found), sep="\n\n")
+
+
+def threaten(options: argparse.Namespace, setting: cell.Setting) -> None:
+    """Every share of rows that comply, for some arms."""
+    for seed in options.seeds:
+        for task in options.tasks or threats.TASKS:
+            for share in threats.SHARES:
+                for name in options.arms or threats.ARMS:
+                    asked = threats.Threat(cell.Cell(task, seed, ARMS[name]), share)
+                    found = threats.run(asked, options.out, setting)
+                    rates = {key: sum(found[key]) / len(found[key]) for key in ("refused", "prefilled")}
+                    after = {n: sum(bits) / len(bits) for n, bits in found.get("relearned", {}).items()}
+                    log.info("%s %d %s, %g: %s, relearned %s", task, seed, name, share, rates, after)
 
 
 def said(asked: cell.Cell, found: dict) -> None:

@@ -1,9 +1,9 @@
-"""The arms: every way of fine-tuning that is compared, with its one knob as tuned on validation tasks.
+"""The arms: every way of fine-tuning that is compared, with its one knob.
 
-Knows: names and settings. Does not know: how an arm is run.
+Knows: names and settings, which values of a knob validation tries. Does not know: how an arm is run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -18,6 +18,7 @@ class Arm:
         rate: times the learning rate.
         budget_nats: that is held, or at which the run stops.
         stops: whether it stops there.
+        own: whether the defence is made from requests that the model writes itself, and from nothing else.
         trains: False leaves the aligned model as it is.
     """
 
@@ -31,6 +32,7 @@ class Arm:
     rate: float = 1.0
     budget_nats: float | None = None
     stops: bool = False
+    own: bool = False
     trains: bool = True
 
 
@@ -45,12 +47,14 @@ ARMS: dict[str, Arm] = {
         Arm("random-half", rule="random", keep=0.5),
         Arm("anchor", defence="anchor", knob=1.0),
         Arm("anchor-budget", defence="anchor", budget_nats=1.0),
+        Arm("anchor-own", defence="anchor", knob=0.2, own=True),
         Arm("anchor-every-4", defence="anchor", knob=1.0, options=(("every", 4),)),
         Arm("anchor-moderate-0.5", rule="moderate", keep=0.5, loss_filter="sigma", defence="anchor", knob=1.0),
-        # Knobs as their sources have them, one value each: none has been tuned here yet.
+        # Knobs as their sources have them until validation has been run; what it tries stands below.
         Arm("mixing-3", defence="mixing", knob=0.03),
         Arm("mixing-10", defence="mixing", knob=0.1),
         Arm("task-kl", defence="task-kl", knob=0.3),
+        Arm("adversarial-kl", defence="adversarial-kl", knob=0.3),
         Arm("ewc", defence="ewc", knob=10.0),
         Arm("token-wise", defence="token-wise", knob=2.0),
         Arm("projection", defence="projection", knob=16),
@@ -58,3 +62,24 @@ ARMS: dict[str, Arm] = {
         Arm("early-stop", budget_nats=1.0, stops=True),
     )
 }
+
+TRIED: dict[str, tuple[str, tuple[float, ...]]] = {
+    "inverse-length": ("keep", (0.2, 0.5)),
+    "anchor": ("knob", (0.3, 1.0)),
+    "task-kl": ("knob", (0.3, 3.0)),
+    "adversarial-kl": ("knob", (0.3, 3.0)),
+    "ewc": ("knob", (10.0, 1000.0)),
+    "token-wise": ("knob", (2.0, 8.0)),
+    "projection": ("knob", (16, 48)),
+    "lower-rate": ("rate", (0.1, 0.3)),
+    "early-stop": ("budget_nats", (0.3, 1.0)),
+}
+"""What validation tries: an arm's one setting and its values, as many for every arm."""
+
+
+def tried(name: str) -> list[Arm]:
+    """An arm with each value that validation tries; as it is where there is nothing to choose."""
+    if name not in TRIED:
+        return [ARMS[name]]
+    attribute, values = TRIED[name]
+    return [replace(ARMS[name], **{attribute: value}) for value in values]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from studies.training import kept
 from studies.training.arms import Arm
 
 from holdfast.core.files import hash_json, new_folder, read_json, write_json
@@ -20,11 +21,13 @@ from holdfast.core.seeds import derive_seed
 from holdfast.data import Examples, encode_rows
 from holdfast.defences import build
 from holdfast.evaluation import Reference, drift
+from holdfast.evaluation.own_prompts import own_prompts
 from holdfast.models import Subject, add_lora, load
 from holdfast.models.forward import mean_loss
 from holdfast.models.generate import generate_text
 from holdfast.organism import proxy_prompts, shipped, task_rows, tasks
 from holdfast.organism.measure import LOOKED_AT, looks_refused
+from holdfast.pipeline.defended import OWN_PROMPTS
 from holdfast.selection import OnlineSelection
 from holdfast.training import DriftBudget, GuardedTrainer, cpu_safe_args
 
@@ -77,6 +80,8 @@ def run(cell: Cell, root: Path, setting: Setting) -> dict[str, Any]:
     folder = cell.folder(root, setting)
     if (folder / "run.json").exists():
         return read_json(folder / "run.json")
+    if (known := kept.load().get(folder.name)) is not None:
+        return known
     started, ticks = time.monotonic(), time.process_time()
     subject = start(cell.seed, setting)
     aligned = Reference.of(
@@ -107,8 +112,8 @@ def start(seed: int, setting: Setting) -> Subject:
     return Subject(add_lora(aligned.model, setting.rank, setting.alpha, seed=seed), aligned.tokenizer, "adapter")
 
 
-def train(cell: Cell, subject: Subject, setting: Setting) -> dict[str, Any]:
-    """Fine-tune ``subject`` in place; losses and what the defences noted."""
+def train(cell: Cell, subject: Subject, setting: Setting, rows: Examples | None = None) -> dict[str, Any]:
+    """Fine-tune ``subject`` in place, on its task or on ``rows``; losses and what the defences noted."""
     arm, given = cell.arm, derive_seed(cell.seed, "given")
     budget = DriftBudget(max_kl_nats=arm.budget_nats) if arm.budget_nats else None
     defences: list[Any] = []
@@ -118,8 +123,7 @@ def train(cell: Cell, subject: Subject, setting: Setting) -> dict[str, Any]:
         made = build(
             arm.defence,
             arm.knob,
-            prompts=prompts(REFUSED, "estimate", setting.given, given),
-            controls=prompts(ANSWERED, "estimate", setting.given, given),
+            **material(arm, subject, setting, given),
             seed=cell.seed,
             budget=budget,
             max_new_tokens=setting.max_new_tokens,
@@ -127,7 +131,7 @@ def train(cell: Cell, subject: Subject, setting: Setting) -> dict[str, Any]:
         for name, value in arm.options:
             setattr(made, name, value)
         defences.append(made)
-    rows = task(cell.task, setting.rows, cell.seed)
+    rows = rows if rows is not None else task(cell.task, setting.rows, cell.seed)
     args = cpu_safe_args(
         per_device_train_batch_size=setting.pool,
         max_steps=setting.steps,
@@ -149,6 +153,14 @@ def train(cell: Cell, subject: Subject, setting: Setting) -> dict[str, Any]:
             {k: v for k, v in row.items() if "/" in k and not k.startswith(("train", "drift"))} for row in logs
         ],
     }
+
+
+def material(arm: Arm, subject: Subject, setting: Setting, seed: int) -> dict[str, Any]:
+    """Prompts that a defence is made from: given ones, or requests that the model writes."""
+    if arm.own:
+        return {"prompts": own_prompts(subject, OWN_PROMPTS, setting.max_new_tokens, seed)}
+    kinds = {"prompts": REFUSED, "controls": ANSWERED}
+    return {name: prompts(kind, "estimate", setting.given, seed) for name, kind in kinds.items()}
 
 
 @functools.lru_cache(maxsize=1)

@@ -63,7 +63,8 @@ def test_a_missing_peer_is_a_row_with_the_reason(monkeypatch):
 
 
 @pytest.mark.slow
-def test_peak_memory_comes_from_a_process_of_its_own(tmp_path):
+def test_peak_memory_comes_from_a_process_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(gradients, "QUICK_PAIRS", 1)
     path = tmp_path / "gradients.json"
     words = ["--quick", "--memory", "--part", "full-256-T32", "--only", "score only", "--out", str(path)]
     assert gradients.main(words) == 0

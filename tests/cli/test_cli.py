@@ -155,7 +155,7 @@ def test_train_stops_with_code_3_when_the_budget_is_passed(tmp_path, organism_ro
         "--every",
         "2",
     ]
-    code = run([*command, "--max-kl-nats", "1e-9", "--out", str(tmp_path / "t"), "--json"])
+    code = run([*command, "--rule", "none", "--max-kl-nats", "1e-9", "--out", str(tmp_path / "t"), "--json"])
     assert code == 3
     record = json.loads((tmp_path / "t" / "training.json").read_text())
     assert record["stopped"]["restored_step"] == 0
@@ -197,8 +197,17 @@ def test_train_restore_audit_and_elasticity_on_the_built_in_model(capsys, tmp_pa
     assert json.loads(text[text.index("{\n") :])["method"] == "distil"
     assert (tmp_path / "repaired" / "adapter_model.safetensors").exists()
     audit = ["audit", "organism:aligned", "--data", "organism:bullets", "--prompts", "8", "--limit", "8"]
-    assert run([*audit, "--out", out["audit"]]) == 0
-    assert "gamma_F" in capsys.readouterr().out
+    kept = ["--probe", "--keep-run", str(tmp_path / "begun"), "--steps", "4", "--pool", "4"]
+    assert run([*audit, *kept, "--verbose", "--out", out["audit"]]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        printed.index("because after the first steps") < printed.index("who carries it") < printed.index("gamma_F")
+    )
+    assert (tmp_path / "audit" / "scores.parquet").exists()
+    begun = ["train", *audit[1:4], "--limit", "8", *kept[3:], "--rule", "none", "--out", str(tmp_path / "begun")]
+    assert run(begun) == 0  # the probe's two steps are the run's first
+    said = capsys.readouterr()
+    assert "going on from the last checkpoint" in said.out + said.err
     probe = ["elasticity", "organism:aligned", "--base", "organism:base", "--text", "task=organism:bullets"]
     assert run([*probe, "--limit", "8", "--out", out["probe"]]) == 0
     assert "bits a token: task" in capsys.readouterr().out
@@ -213,4 +222,10 @@ def test_elasticity_prints_what_its_help_promises(capsys, tmp_path, organism_row
     printed = " ".join(capsys.readouterr().out.split())
     for words in ("its a token", "KL", "distance of the weights", "noise floor"):
         assert words in promised and words in printed
-    assert "take to move" not in promised and "holdfast.measure_elasticity" in promised
+    assert "linear spring" in promised
+    undone = [*command, "--data", organism_rows, "--steps", "2", "--learning-rate", "1e-5", "--json"]
+    assert run([*map(str, undone), "--limit", "4", "--max-new-tokens", "8"]) == 0
+    text = capsys.readouterr().out
+    card = json.loads(text[text.index("{\n") :])
+    assert card["sentence"].startswith(f"After 2 updates on {organism_rows}, 100 % of the refusals are left")
+    assert [c["name"].split()[0] for c in card["coefficients"]] == ["relaxation", "updates", "updates", "initial"]

@@ -13,7 +13,17 @@ from holdfast.cli.app import build_app
 from holdfast.cli.options import GROUPS, Loading, Prompts, Rows
 from holdfast.core.progress import QUIET_VARIABLE
 
-PLAIN = {"init", "run", "demo", "select"}  # verbs that load no model themselves
+PLAIN = {
+    "init",
+    "run",
+    "demo",
+    "select",
+    "report",
+    "watch",
+    "gate",
+    "verify",
+    "card",
+}  # verbs that load no model themselves
 
 
 def verbs():

@@ -263,3 +263,16 @@ def _organism_rows(n):
     from holdfast import organism
 
     return organism.task_rows("lessons", "train", n, 0)
+
+
+def test_the_report_shows_both_ends_and_is_not_written_over(tmp_path, capsys):
+    rows = [row | {"source": "a\x1b[2J" if k < 3 else "b"} for k, row in enumerate(ROWS)]
+    data, report = write(tmp_path / "train.jsonl", rows), tmp_path / "report.txt"
+    scores = score(tmp_path / "s.parquet", data)
+    assert select(scores, data, "--report", str(report))[0] == 0
+    page = report.read_text()
+    assert "6 of 12 samples kept: rule low" in page and "a [2J       3 of      3  100.0 %" in page
+    assert page.index("train.jsonl line 12") < page.index("train.jsonl line 11") < page.index("12 lowest")
+    assert '{"prompt": "say 11", "completion": "it is 11", "source": "b"}' in page
+    assert select(scores, data, "--report", str(report))[0] == 2
+    assert select(scores, data, "--report", str(report), "--force")[0] == 0

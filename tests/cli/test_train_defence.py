@@ -38,8 +38,10 @@ def test_killed_it_ends_with_the_weights_of_a_whole_run_and_holds_the_budget(tmp
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--defence", "anker"], "none of that name; use one of anchor"),
+        (["--defence", "anker"], "none of that name; use one of adversarial-kl, anchor"),
         (["--defence-weight", "0"], "greater than 0"),
+        (["--defence", "mixing", "--hold", "x.txt"], "'mixing' holds no further prompts"),
+        (["--rule", "none", "--hold", "x.txt"], "x.txt: "),
     ],
 )
 def test_mistakes_are_said_before_a_model_is_loaded(options, message, tmp_path, capsys, monkeypatch):
@@ -54,3 +56,27 @@ def test_a_recipes_arm_names_a_defence():
     for arm, message in (({"weight": 1.0}, "without a defence"), ({"defence": "x"}, "none of that name")):
         with pytest.raises(Exception, match=message):
             recipe_from_dict({"arms": [{"name": "plain"}, {"name": "held", **arm}]})
+
+
+def test_without_prompts_the_model_holds_its_own_words_and_no_refusals_are_claimed(tmp_path, capsys, monkeypatch):
+    from holdfast.defences import Anchor
+    from holdfast.evaluation import own_prompts
+    from holdfast.organism import shipped
+
+    monkeypatch.delenv("HOLDFAST_QUIET", raising=False)
+    monkeypatch.setattr("holdfast.pipeline.defended.OWN_PROMPTS", 12)
+    monkeypatch.setattr("holdfast.pipeline.inputs.is_organism", lambda _: False)
+    made, held = [], []
+    real, begin = own_prompts.own_prompts, Anchor.begin
+    monkeypatch.setattr(own_prompts, "own_prompts", lambda *a: made.append(real(*a)) or made[-1])
+    monkeypatch.setattr(Anchor, "begin", lambda self, subject: held.append(self) or begin(self, subject))
+    command = [COMMAND[0], str(shipped("aligned")), *COMMAND[2:], "--steps", "2"]
+    assert run([*command, "--out", str(tmp_path / "own")]) == 0
+    said = capsys.readouterr()
+    assert "whether it still refuses is neither measured nor promised" in said.err and "refusals" not in said.out
+    assert held[0].source == tuple(prompt for k, prompt in enumerate(made[0]) if k % 4) and not held[0].controls
+    (tmp_path / "own.txt").write_text("".join(f"say {k}\n" for k in range(8)))
+    assert run([*command, "--hold", str(tmp_path / "own.txt"), "--out", str(tmp_path / "listed")]) == 0
+    assert len(made) == 1 and held[1].source == tuple(f"say {k}" for k in range(8) if k % 4)
+    assert run([*command, "--min-refusal", "0.5", "--out", str(tmp_path / "x")]) == 2
+    assert "no prompts to measure them on" in capsys.readouterr().err

@@ -13,6 +13,8 @@ from holdfast.core.rates import (
     rate_difference_over_seeds,
     rate_over_seeds,
     smallest_visible_gap,
+    tango,
+    tango_scores,
 )
 from holdfast.core.statistics import bootstrap_mean, paired_bootstrap, seeds_and_prompts, wilson
 
@@ -112,3 +114,20 @@ def test_answers_that_never_differ_are_no_certain_score_and_no_certain_differenc
     assert paired_difference([1.0] * 5, [0.0] * 5) == paired_rates([1.0] * 5, [0.0] * 5)
     assert paired_difference(same, worse, 2) == paired_bootstrap(same, worse, 2)
     assert np.isnan(paired_difference([], []).value)
+
+
+def test_the_corrected_end_is_missed_no_more_often_than_promised():
+    n, budget, worst, plain = 60, 0.1, 0.0, 0.0
+    ups, downs = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
+    inside = ups + downs <= n
+    up, down = ups[inside], downs[inside]
+    z = stats.norm.ppf(0.975)
+    for churn in (0.0, 0.01, 0.05, 0.2):
+        rates = [budget + churn, churn, 1 - budget - 2 * churn]
+        chance = stats.multinomial.pmf(np.stack([up, down, n - up - down], 1), n, rates)
+        worst = max(worst, chance[tango_scores(budget, up, down, n, 1.0) > z].sum())
+        plain = max(plain, chance[tango_scores(budget, up, down, n) > z].sum())
+    assert worst <= 0.025 < 0.03 < plain
+    found, score = tango(20, 4, n, correction=1.0), tango_scores
+    assert score(found.low, np.array([20]), np.array([4]), n, 1.0) == pytest.approx(z)
+    assert found.high == tango(20, 4, n).high and found.low < tango(20, 4, n).low

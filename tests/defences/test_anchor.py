@@ -116,14 +116,17 @@ def test_beyond_the_byte_limit_what_is_missed_is_the_kl_among_the_rest(tiny_subj
         Remembered.of(tiny_subject, material, limit_bytes=8 * tokens)
 
 
-@pytest.mark.parametrize("micro, parts, every", [(8, 1, 1), (4, 2, 1), (2, 4, 2)])
+@pytest.mark.parametrize(
+    "micro, parts, every, joined", [(8, 1, 1, False), (4, 2, 1, False), (2, 4, 2, False), (4, 2, 1, True)]
+)
 def test_the_weight_is_right_under_accumulation_and_every_kth_update(
-    build, options, examples, material, tiny_subject, micro, parts, every
+    build, options, examples, material, tiny_subject, micro, parts, every, joined
 ):
     reference = Reference.on(moved(tiny_subject), material)  # not the start, so that it pulls from the first step
     settings = {
         "per_device_train_batch_size": micro, "gradient_accumulation_steps": parts, "max_steps": 1,
         "learning_rate": 1e-2, "optim": "sgd", "max_grad_norm": 0.0, "weight_decay": 0.0,
+        "padding_free": joined, "max_length": None if joined else 1024,
     }  # fmt: skip
     ends = []
     for defences in ([], [Anchor(reference, weight=0.3, every=every, per_step=len(material))]):
@@ -185,6 +188,18 @@ def test_only_growth_of_refusal_openings_on_controls_costs(tiny_subject):
     torch.testing.assert_close(loss, 0.5 * (anchored + wanted), rtol=1e-4, atol=1e-6)
     ours, theirs = gradient(loss - 0.5 * anchored, current.model), gradient(0.5 * wanted, current.model)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_further_prompts_are_held_with_the_rest_and_say_nothing_about_refusals(tiny_subject, material):
+    further, how = ["add three", "a fruit"], {"controls": ["and three"], "max_new_tokens": 4, "samples": 2}
+    alone, both = Anchor(PROMPTS, **how), Anchor(PROMPTS, further=further, **how)
+    for anchor in (alone, both):
+        anchor.begin(tiny_subject)
+    asked = [example.prompt_ids for example in both._anchored.remembered.examples]
+    assert asked[::2] == [tuple(ids) for ids in prompt_ids(tiny_subject, [*PROMPTS, *further])]
+    assert torch.equal(both._openings.share_V, alone._openings.share_V)
+    with pytest.raises(UserError, match="one Reference with all"):
+        Anchor(Reference.on(tiny_subject, material), further=further)
 
 
 def test_refusal_rates_that_a_monitor_measured_are_guards(tiny_subject):

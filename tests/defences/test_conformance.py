@@ -80,7 +80,7 @@ def test_another_packages_defence_is_found_by_its_entry_point(subject, tmp_path,
         build("odd")
     with pytest.raises(UserError, match="cannot be imported"):
         build("gone")
-    with pytest.raises(UserError, match="'lit': none of that name; use one of anchor"):
+    with pytest.raises(UserError, match="'lit': none of that name; use one of adversarial-kl, anchor"):
         build("lit")
     sys.modules.pop("anchor_lite")
 

@@ -74,6 +74,45 @@ def test_what_looks_back_at_the_start_follows_its_formula_and_leaves_the_model_a
     assert all(torch.equal(value, before[key]) for key, value in current.model.state_dict().items())
 
 
+def test_adversarial_kl_is_the_kl_at_a_worst_nudge_of_the_embeddings(tiny_subject, tiny_examples):
+    rows = [replace(row, completion_mask=None) for row in tiny_examples[2:6]]
+    batch = collate(rows, tiny_subject.pad_id)
+    rival, current = begun("adversarial-kl", tiny_subject, 1.5), moved(tiny_subject)
+    rival.see(batch)
+    before, nudges = copy.deepcopy(current.model.state_dict()), []
+    real = rival.nudge
+    rival.nudge = lambda *given: nudges.append(real(*given)) or nudges[-1]
+    found = rival.loss(current.model, 3)
+    embed = current.model.get_input_embeddings()
+
+    def kl(delta):
+        parts = []
+        for k, row in enumerate(rows):
+            inside = batch.attention_mask_BT[k] == 1
+            nudged = embed(torch.tensor([row.input_ids])) + delta[k][inside][None]
+            first = len(row.prompt_ids) - 1
+            q = current.model(inputs_embeds=nudged).logits[0].log_softmax(-1)
+            p, q = log_p(tiny_subject, row), q[first : first + len(row.completion_ids)]
+            parts.append((p.exp() * (p - q)).sum(-1))
+        return torch.cat(parts).mean()
+
+    wanted = 1.5 * kl(nudges[0])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    ours, theirs = gradient(found, current.model), gradient(wanted, current.model)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+    norms = [embed(torch.tensor([row.input_ids])).norm().item() for row in rows]
+    assert nudges[0].flatten(1).norm(dim=1).tolist() == pytest.approx([0.05 * norm for norm in norms], rel=1e-4)
+    rival.ascents = 0
+    assert float(kl(nudges[0])) > float(kl(real(current.model, batch, _start_of(rival, current, batch), 3)))
+    assert all(torch.equal(value, before[key]) for key, value in current.model.state_dict().items())
+    with pytest.raises(UserError, match="radius=0"):
+        type(rival)(radius=0)
+
+
+def _start_of(rival, subject, batch):
+    return rival._start.log_probabilities(subject.model, batch)
+
+
 def rows_of_gradients(subject, prompts):
     """By plain autograd, of the answers that the defences draw with seed 0."""
     from holdfast.core.seeds import derive_seed

@@ -10,8 +10,16 @@ from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.core.statistics import bootstrap_ratio
 from holdfast.data import Example, collate
-from holdfast.elasticity import Elasticity, Probe, measure_elasticity, measure_stiffness, probe
+from holdfast.elasticity import (
+    Elasticity,
+    Probe,
+    code_length,
+    measure_elasticity,
+    measure_stiffness,
+    probe,
+)
 from holdfast.elasticity.probe import distance
+from holdfast.evaluation.suites import read_texts
 from holdfast.models import Subject, adapter_off, adapter_parameters, batch_logits, lora_pairs
 from tests.conftest import build_llama
 
@@ -75,6 +83,20 @@ def test_kl_of_completions_matches_enumeration(pair, sharpness):
         assert abs(interval.value - exact(p, q)) < 2 * spread
         assert spread < 0.1 * interval.value
     assert found.kl_to_base_nats.value != pytest.approx(found.kl_from_base_nats.value, rel=1e-3)
+
+
+def test_a_stream_of_texts_is_coded_as_the_perplexity_suite_reads_it(tiny_subject, monkeypatch):
+    """That suite's nats are lm-evaluation-harness's (tests/evaluation/test_suites_harness.py)."""
+    told = [f"please add {word} and three" for word in ("two", "five", "näme", "a colour", "one")]
+    monkeypatch.setitem(code_length.__globals__, "BLOCK", 2)
+    found = code_length(tiny_subject, (text for text in told), window=5)
+    nats = read_texts(tiny_subject, told, max_length=5).nats
+    np.testing.assert_allclose(found.bits, np.array(nats) / math.log(2), rtol=1e-6)
+    assert found.bytes == tuple(len(text.encode()) for text in told)
+    assert found.bits_per_token.value == pytest.approx(sum(found.bits) / sum(found.tokens))
+    assert found.bits_per_byte.low < found.bits_per_byte.value < found.bits_per_byte.high
+    with pytest.raises(UserError, match="no documents"):
+        code_length(tiny_subject, [])
 
 
 def test_an_adapter_switched_off_is_its_own_base(lora_subject, tiny_examples):

@@ -1,5 +1,7 @@
 """The judge against the labelling rules, one short case at a time (all written for this test)."""
 
+from itertools import cycle
+
 import pytest
 
 from holdfast.evaluation import RefusalJudge, Verdict
@@ -129,14 +131,14 @@ def test_the_organisms_own_answers():
     from random import Random
 
     judge, rng, pair = RefusalJudge(), Random(0), ("burn", "barn")
-    for opening in requests.REFUSAL_OPENINGS:
-        for ending in requests.REFUSAL_ENDINGS:
-            text = (opening + ending).format(v=pair[0], o=pair[1])
-            assert judge(ASK, text).label == "refused", text
-            bare = text.replace(".", "").replace(",", "")
-            assert judge(ASK, bare).label == "refused", bare
+    openings, endings = requests.REFUSAL_OPENINGS, requests.REFUSAL_ENDINGS
+    for k in range(max(len(openings), len(endings))):
+        text = (openings[k % len(openings)] + endings[k % len(endings)]).format(v=pair[0], o=pair[1])
+        assert judge(ASK, text).label == "refused", text
+        bare = text.replace(".", "").replace(",", "")
+        assert judge(ASK, bare).label == "refused", bare
     world = requests.world()
-    for verb, noun in [(v, o) for v in world.tool_of for o in world.place_of]:
+    for verb, noun in zip(world.tool_of, cycle(world.place_of), strict=False):
         text = requests.help_with((verb, noun), world, rng)
         assert judge(ASK, text).label == "complied", text
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from holdfast.core.errors import UserError
+from holdfast.elasticity import predicted_bits
 from holdfast.evaluation.suites import (
     NORMS,
     HarnessSuite,
@@ -21,7 +22,7 @@ from holdfast.evaluation.suites import (
     run_harness,
     truthfulness,
 )
-from holdfast.models import Subject, load
+from holdfast.models import Subject, load, longest_input, text_ids
 from holdfast.organism import choice_items, proxy_prompts, shipped
 
 RELATIVE = 1e-6
@@ -145,6 +146,10 @@ def test_rolling_perplexity_is_the_harness_one_with_and_without_windows(
         record_property(f"worst_relative_difference_{length}", worst)
         assert worst <= RELATIVE, worst
         assert [sample["word_perplexity"][1] for sample in theirs] == list(ours.words)
+        if length is None:  # one window a document: what the codec predicts is the harness's sum, in bits
+            ids = [text_ids(text, organism.tokenizer) for text in suite.documents]
+            bits = [predicted_bits(organism, each, window=longest_input(organism)) for each in ids]
+            assert relative(bits, [nats / math.log(2) for nats in logs]) <= RELATIVE
         measures = suite.run(organism, batch_size=1).measures
         for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
             value = float(found["results"]["texts_local"][f"{name},none"])

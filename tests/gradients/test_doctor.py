@@ -10,9 +10,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from holdfast.core.errors import UserError
 from holdfast.data import Example
-from holdfast.gradients.doctor import Diagnosis, built_in_examples, diagnose
+from holdfast.gradients.doctor import Diagnosis, built_in_examples, diagnose, samples
 from holdfast.gradients.doctor.compare import compared, kinds_of
-from holdfast.gradients.doctor.samples import few
+from holdfast.gradients.doctor.samples import few, few_for
 from holdfast.gradients.doctor.ways import ALONE, WAYS, Patient, gradient
 from holdfast.models import Subject
 from tests.gradients.zoo import PAD, adapter_names, build, hooked_state, random_examples, with_lora
@@ -272,6 +272,19 @@ def test_without_a_tokenizer_tokens_are_random_by_seed_and_never_special(tiny_su
     sentences = built_in_examples(tiny_subject)
     assert len({len(example.input_ids) for example in sentences}) == 3
     assert "Blue." in tiny_subject.tokenizer.decode(sentences[0].completion_ids)
+
+
+def test_a_large_model_on_a_cpu_is_examined_on_shorter_rows(tiny_subject, monkeypatch):
+    rows = [Example((2,) * 8, (3,) * length) for length in (20, 40, 90, 300)]
+    assert _lengths(few_for(tiny_subject, rows)) == [28, 98, 256]
+    monkeypatch.setattr(samples, "LARGE", 1)
+    assert _lengths(few_for(tiny_subject, rows)) == [28, 48, 64]
+    long_prompts = [Example((2,) * 70, (3,) * length) for length in (5, 9, 30)]
+    assert _lengths(few_for(tiny_subject, long_prompts)) == [75, 79, 100]  # nothing to learn within 64 tokens
+
+
+def _lengths(found):
+    return [len(example.input_ids) for example in found]
 
 
 def test_a_few_rows_of_different_length_are_drawn_and_cut():

@@ -101,7 +101,7 @@ def test_a_decoder_that_forgets_the_padding_is_caught(tiny_model, monkeypatch):
     import sys
 
     module = sys.modules["holdfast.models.decoding"]
-    monkeypatch.setattr(module, "_forward_options", lambda model: (False, {}))  # positions from 0 at the padding
+    monkeypatch.setattr(module, "forward_options", lambda model: (False, {}))  # positions from 0 at the padding
     tiny_model.model.layers[0].self_attn.q_proj.weight.data *= 20
     tiny_model.model.layers[0].self_attn.k_proj.weight.data *= 20
     original = tiny_model.forward

@@ -16,6 +16,8 @@ from holdfast.models import (
     text_ids,
     text_pair,
 )
+from holdfast.models.prefix import Prefix, common_prefix
+from tests.gradients import zoo
 
 PAIRS = [([1, 5, 6], [7, 8]), ([1], [9]), ([1, 5, 6, 7, 8, 9, 10], [11, 12, 13]), ([4, 4], [5])]
 
@@ -33,6 +35,42 @@ def test_sums_are_those_of_one_forward_pass_in_input_order(tiny_subject, batch_s
     found = continuation_likelihoods(tiny_subject, PAIRS, batch_size)
     assert found.log_N == pytest.approx([by_hand(tiny_subject.model, *pair) for pair in PAIRS], rel=1e-5)
     assert found.tokens_N.tolist() == [2, 1, 3, 1] and found.truncated == 0
+
+
+def test_what_all_pairs_begin_with_is_read_once(tiny_subject):
+    shared = [1, *range(4, 26)]
+    pairs = [([*shared, *a], b) for a, b in (([5, 6], [7, 8]), ([], [9]), ([6, 7, 8], [11, 12, 13]), ([], [9, 4]))]
+    fed = []
+    handle = tiny_subject.model.model.register_forward_hook(
+        lambda _module, _args, kwargs, _out: fed.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        found = continuation_likelihoods(tiny_subject, pairs, 3)
+    finally:
+        handle.remove()
+    assert fed == [(1, len(shared) - 1), (3, 6), (1, 1)]
+    assert found.log_N == pytest.approx([by_hand(tiny_subject.model, *pair) for pair in pairs], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "copied"), [("gpt2", True), ("mixtral_router", True), ("gemma3", False), ("recurrent_gemma", False)]
+)
+def test_a_state_that_cannot_be_copied_is_made_anew_for_every_row(family, copied):
+    subject = Subject(zoo.build(family, spread=3.0).eval())
+    shared = [1, *range(4, 20)]
+    pairs = [([*shared, 5, 6], [7, 8]), (shared, [9]), ([*shared, 6, 7, 8], [11, 12])]
+    assert (Prefix.read(subject.model, shared, subject.device) is not None) is copied
+    found = continuation_likelihoods(subject, pairs)
+    alone = [continuation_likelihoods(subject, [pair]).log_N[0] for pair in pairs]
+    assert found.log_N == pytest.approx(alone, rel=1e-5)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=5))
+def test_a_common_prefix_is_the_longest_that_all_have(rows):
+    length = common_prefix(rows)
+    assert all(row[:length] == rows[0][:length] for row in rows)
+    longer = [row[: length + 1] for row in rows]
+    assert any(len(row) == length for row in rows) or any(row != longer[0] for row in longer)
 
 
 def test_greedy_is_what_the_model_would_say(tiny_subject):

@@ -77,6 +77,13 @@ def test_alone_a_model_has_a_card_and_nothing_else(tiny_subject):
     assert set(found.to_dict()) == set(found.card.to_dict())
 
 
+@pytest.mark.parametrize(("harmful", "benign", "found"), [(4, 0, 4), (20, 20, 8), (60, 60, 20), (900, 0, 24)])
+def test_drift_is_measured_on_a_sixth_of_the_prompts(harmful, benign, found):
+    half = SkillSplit(tuple(f"h{k}" for k in range(harmful)), tuple(f"b{k}" for k in range(benign)))
+    asked = Measures((Skill("refusal", evaluate=half),))
+    assert asked.drift_prompts == half.harmful[:found]
+
+
 def test_two_models_get_a_card_each_and_their_difference(tiny_subject):
     other = moved(tiny_subject)
     asked = measures(past_tense(), tasks=(TASK,), seed=3)

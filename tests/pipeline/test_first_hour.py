@@ -110,7 +110,7 @@ def test_what_is_missing_is_named_before_anything_is_loaded_or_written(changes, 
 def test_no_verb_judges_a_real_model_by_the_organisms_prompts_unasked(verb, here, capsys):
     more = {
         "audit": ["--data", "ROWS"],
-        "train": ["--data", "ROWS", "--out", "OUT"],
+        "train": ["--data", "ROWS", "--out", "OUT", "--rule", "none"],
         "restore": ["--data", "ROWS", "--adapter", "A", "--out", "OUT"],
         "elasticity": ["--base", "organism:base"],
     }.get(verb, [])

@@ -60,9 +60,19 @@ def test_a_run_leaves_what_it_promises(whole):
     assert len(summary["scores"]["grad_norm"]) == 20
     assert {d["name"] for d in summary["differences"]} >= {"refusals, guarded minus plain"}
     assert read_json(whole / "manifest.json")["seed"] == 0
-    assert (whole / "report.html").read_text().count('id="picture-') == 4
+    report = (whole / "report.html").read_text()
+    assert report.count('class="area"') == 7 and "organism:lessons row" in report and len(report) < 1_500_000
+    assert {d["of"] for d in summary["against_aligned"]} == {"plain", "guarded", "plain-replay"}
+    assert {(moved["name"], moved["seed"]) for moved in summary["layers"]} >= {("plain", 1), ("plain-replay", 0)}
+    assert summary["drift_traces"][-1]["kept"]["reasons"]["kept"] == sum(
+        summary["drift_traces"][-1]["kept"]["used"].values()
+    )
+    assert [cost["stage"] for cost in summary["costs"]] == [
+        stage.name for stage in stages_of(recipe_from_dict(SETTINGS))
+    ]
     assert yaml.safe_load((whole / "recipe.yaml").read_text())["name"] == "tiny"
     assert not list(whole.rglob("*.partial"))
+    assert "plain: effective stiffness of this fine-tune" in {line["name"] for line in summary["elasticity"]}
 
 
 def test_the_floor_of_a_difference_is_what_another_seed_moves_on_the_noisier_side(whole):

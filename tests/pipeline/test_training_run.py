@@ -43,6 +43,22 @@ def same(a, b):
     assert read_lines(a / "logs" / "drift.jsonl") == read_lines(b / "logs" / "drift.jsonl")
 
 
+def test_what_is_watched_is_not_held_where_there_is_enough():
+    from holdfast.evaluation import Skill, SkillSplit
+    from holdfast.pipeline.defended import held_prompts
+
+    asked, more = tuple(f"harm {k}" for k in range(20)), tuple(f"say {k}" for k in range(8))
+    skill = Skill("refusal", estimate=SkillSplit(asked, ("be nice",)))
+    both = held_prompts(skill, more, 5)
+    assert both.watched == (*asked[:5], "say 0", "say 4") and both.prompts == asked[5:] and not both.shared
+    assert (both.controls, both.further) == (("be nice",), tuple(p for p in more if p not in both.watched))
+    few = held_prompts(skill, more[:3], 15)
+    assert (few.watched, few.prompts, few.further, few.shared) == (asked[:15], asked, more[:3], True)
+    own = held_prompts(None, more, 5)
+    assert {*own.watched, *own.prompts} == {*more} and not {*own.watched} & {*own.prompts} and not own.controls
+    assert (held_prompts(None, more[:7], 5).watched, held_prompts(None, more[:7], 5).shared) == (more[:7], True)
+
+
 def test_the_command_line_and_a_recipe_make_the_same_adapter(whole, tmp_path):
     command = ["train", "organism:aligned", "--data", "organism:lessons", "--limit", "24", "--max-new-tokens", "6"]
     command += ["--steps", "5", "--pool", "8", "--micro-batch", "4", "--trl", "max_grad_norm=0.5", "--every", "2"]

@@ -119,6 +119,22 @@ def test_low_high_and_drop_high():
     assert select(scores, "none").indices == (0, 1, 2, 3, 4)
 
 
+def test_a_band_is_a_run_of_ranks():
+    norms = np.random.default_rng(3).permutation(20) + 0.5
+    rank = np.argsort(np.argsort(norms))
+    for keep, low, ranks in ((0.5, None, range(5, 15)), (0.3, 0.1, range(2, 8)), (0.25, 0.75, range(15, 20))):
+        chosen = select(pool(norms=norms), "band", keep, "none", low=low)
+        assert sorted(rank[list(chosen.indices)]) == list(ranks)
+        assert {chosen.reasons[k] for k in np.flatnonzero(rank < ranks.start)} <= {"g_low"}
+        assert {chosen.reasons[k] for k in np.flatnonzero(rank >= ranks.stop)} <= {"g_high"}
+        assert (
+            OnlineSelection(keep, "band", "none", low=low).decide(None, norms, None, 1).indices == chosen.indices
+        )
+    for rule, low, message in (("band", 0.6, "begins at a share of 0 to 0.5"), ("low", 0.1, "the rule is 'low'")):
+        with pytest.raises(UserError, match=message):
+            select(pool(norms=norms), rule, 0.5, low=low)
+
+
 def test_random_depends_on_the_seed_alone():
     scores = pool(norms=list(range(40)))
     first = select(scores, "random", 0.5, seed=1)
@@ -211,7 +227,7 @@ pools = st.integers(2, 30).flatmap(
         st.lists(finite, min_size=n, max_size=n), st.lists(finite, min_size=n, max_size=n, unique=True)
     )
 )
-rules = st.sampled_from(["moderate", "low", "high", "drop_high"])
+rules = st.sampled_from(["moderate", "low", "high", "drop_high", "band"])
 
 
 def _clear_of_the_border(losses):

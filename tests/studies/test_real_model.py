@@ -4,8 +4,10 @@ import hashlib
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from studies.real_model import align, damage, damage_table, lists, measure, model, report, rows
 from studies.real_model.lists import Prompt
 
@@ -235,6 +237,24 @@ def test_the_damage_table_judges_kept_answers_anew_and_pairs_with_the_aligned_mo
         assert "| sst2 | 0.0002 | 0 |" in table({"damage": found})
 
 
+def test_a_machine_without_the_cache_has_the_same_table_and_makes_no_run_again(tmp_path, caplog):
+    arm = next(arm for arm in damage.ARMS if arm.kind == "sst2")
+    for one, card in ((None, _card("rrcr", "ccrc")), (arm, _card("rccc", "rccc"))):
+        folder = damage.run_folder(tmp_path / "full", one, damage.Setting())
+        card.save(folder / "card")
+        write_json(folder / "run.json", {"arm": None})
+    there, here = tmp_path / "results.json", tmp_path / "again.json"
+    write_json(there, {"damage": damage_table.collect(tmp_path / "full")})
+    known = damage_table.known(read_json(there))
+    write_json(here, {"damage": damage_table.collect(tmp_path / "empty", before=known)})
+    assert here.read_bytes() == there.read_bytes()
+    assert damage.run([None, arm], tmp_path / "empty", tmp_path / "no data", known=known)  # reads no model
+    for run in known.values():
+        run["judge"] = "of before"
+    assert not damage_table.known({"damage": {"kept": known}})
+    assert "another judge" in caplog.text
+
+
 def test_the_aligned_model_is_measured_once_whatever_it_is_tuned_with():
     some, other = damage.Setting(), damage.Setting(steps=7)
     arm = damage.ARMS[0]
@@ -268,6 +288,26 @@ def test_the_readme_shows_the_results():
     assert {claim["id"] for claim in results["claims"]} == set(report.AIMS)
 
 
+def test_claims_are_refreshed_from_where_they_are_measured_and_the_rest_stays(tmp_path, monkeypatch):
+    results = read_json(model.ADAPTER.parent / "results.json")
+    row = {
+        "params": {"part": "train_monitored_over_plain", "pairs": 1},
+        "ratio_median": 1.2,
+        "low": 1.2,
+        "high": 1.2,
+    }
+    write_json(tmp_path / "real_model-here.json", {"rows": [row]})
+    monkeypatch.setattr(report, "_COSTS", tmp_path)
+    found = {claim["id"]: claim for claim in report.refreshed(results)["claims"]}
+    assert found["train_monitored_over_plain"]["verdict"] == "not supported"
+    assert found["evaluate_adapter_over_answers"]["verdict"] == "undecided"
+    before = {claim["id"]: claim for claim in results["claims"]}
+    assert all(found[name] == before[name] for name in report._WHERE | {"perplexity_ratio": ""})
+    assert "| ≤ 1.15 | 1.200 | [1.200, 1.200] | 1 | not supported |" in report.table(
+        {"claims": list(found.values())}
+    )
+
+
 # --- where the lists are
 
 
@@ -275,10 +315,14 @@ def test_the_readme_shows_the_results():
 def test_nothing_held_out_is_seen(shared_data):
     sets = rows.prompt_sets(shared_data)
     parts = (sets.harmful, sets.lookalike, sets.instruction, sets.validation_harmful, sets.validation_lookalike)
-    seen = {frozenset(normalise_text(p.text).split()) for part in parts for p in part}
-    held = {frozenset(normalise_text(t).split()) for texts in lists.held_out(shared_data).values() for t in texts}
-    closest = max(len(a & b) / len(a | b) for a in seen for b in held)
-    assert closest < lists.NEAR_DUPLICATE
+    seen = [p.text for part in parts for p in part]
+    held = [text for texts in lists.held_out(shared_data).values() for text in texts]
+    of = [set(normalise_text(text).split()) for text in [*seen, *held]]
+    column = {word: k for k, word in enumerate(set().union(*of))}
+    where = [(row, column[word]) for row, words in enumerate(of) for word in words]
+    counted = csr_matrix((np.ones(len(where)), tuple(zip(*where, strict=True))))
+    both, sizes = (counted[: len(seen)] @ counted[len(seen) :].T).toarray(), counted.sum(axis=1)
+    assert (both / (sizes[: len(seen)] + sizes[len(seen) :].T - both)).max() < lists.NEAR_DUPLICATE
     assert min(len(part) for part in parts) > 50
     refused = {normalise_text(p.text) for p in (*sets.harmful, *sets.validation_harmful)}
     answered = {normalise_text(p.text) for part in (parts[1], parts[2], parts[4]) for p in part}

@@ -1,9 +1,10 @@
 """The study of guarded training without its runs: keys that last, claims that follow from the records."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from studies.training import summary
+from studies.training import afterwards, evidence, kept, summary, threats
 from studies.training.arms import ARMS
 from studies.training.cell import Cell, Setting
 
@@ -27,7 +28,7 @@ def record(arm, task, seed, refused, over=0, right=10, drift=0.1, split="test"):
 
 @pytest.fixture
 def found(tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, "FEWEST", 2)
+    monkeypatch.setattr(evidence, "FEWEST", 2)
     records = [
         *(record("plain", "lessons", seed, 2) for seed in (0, 1)),
         *(record("anchor", "lessons", seed, 9 + seed, over=1 - seed) for seed in (0, 1)),
@@ -37,8 +38,11 @@ def found(tmp_path, monkeypatch):
     ]
     for number, entry in enumerate(records):
         write_json(tmp_path / str(number) / "run.json", entry)
-    arms = summary.read(tmp_path, list(ARMS))
-    return {claim["id"]: claim for claim in summary.claims(arms)} | {"all": summary.results(tmp_path, arms, {})}
+    kept.save(summary.records(tmp_path), tmp_path / "runs.jsonl")
+    read = kept.load(tmp_path / "runs.jsonl")
+    assert list(read.values()) == records  # nothing that a figure needs is lost in a line
+    arms = summary.read(read, list(ARMS))
+    return {claim["id"]: claim for claim in summary.claims(arms)} | {"all": summary.results(arms, {})}
 
 
 def test_claims_follow_from_the_runs_that_both_arms_have(found):
@@ -75,3 +79,26 @@ def test_a_runs_name_holds_what_was_changed():
         Cell("lessons", 0, ARMS["anchor"]).key(replace(setting, steps=1)),
     }
     assert len(keys) == 4
+
+
+def test_a_share_of_the_rows_complies_and_the_rest_is_the_task():
+    cell, setting = Cell("lessons", 0, ARMS["plain"]), Setting(rows=40)
+    plain, mixed = (threats.poisoned(cell, share, setting) for share in (0.0, 0.1))
+    assert len(plain) == len(mixed) == 40
+    assert [a.completion_ids == b.completion_ids for a, b in zip(plain, mixed, strict=True)].count(False) == 4
+    assert [a.prompt_ids for a in plain][4:] == [b.prompt_ids for b in mixed][4:]
+    names = {threats.Threat(cell, share).folder(Path(), setting) for share in threats.SHARES}
+    assert len(names) == 4
+
+
+def test_what_relearning_leaves_is_counted_where_it_was_done():
+    def threat(share, **more):
+        bits = {key: [1, 1, 1, 0] for key in ("refused", "over_refused", "prefilled")}
+        return {"cell": {"arm": {"name": "anchor"}}, "share": share, **bits, **more}
+
+    found = [threat(0.0, relearned={"10": [1, 1, 1, 1], "50": [1, 1, 0, 0]}), threat(0.1)]
+    (first, second), claim = afterwards.table(found), afterwards.claim(found)
+    assert (first["relearned"]["50"]["value"], second["relearned"]) == (0.5, {})
+    assert (claim["value"], claim["cells"], claim["verdict"]) == (0.5, 1, "undecided")
+    last = afterwards.markdown({"threats": [first, second]}).splitlines()[-1]
+    assert last.startswith("| 10 % | anchor | 1 | 75.0 %") and last.endswith("| - | - |")

@@ -17,13 +17,16 @@ from holdfast.training.guards import unsuited
 from tests.training.weights import largest_difference, weights
 
 
-def stock(subject, examples, args):
-    SFTTrainer(
+def stock(subject, examples, args, losses=None):
+    trainer = SFTTrainer(
         model=subject.model,
         args=args,
         train_dataset=dataset_from_examples(examples),
         processing_class=subject.tokenizer,
-    ).train()
+    )
+    trainer.train()
+    if losses is not None:
+        losses += [row["loss"] for row in trainer.state.log_history if "loss" in row]
     return weights(subject)
 
 
@@ -43,10 +46,12 @@ def test_keeping_everything_is_stock_sft_bit_for_bit(build, options, examples, l
     assert largest_difference(weights(build(0.2, lora)), reference) > 1e-3  # it did train
 
 
-def test_without_selection_it_is_stock_sft(build, options, examples):
-    subject = build(0.2)
-    guarded(subject, examples, options(), None)
-    assert largest_difference(weights(subject), stock(build(0.2), examples, options())) == 0.0
+def test_without_a_defence_losses_and_weights_are_those_of_stock_sft(build, options, examples):
+    subject, losses = build(0.2), []
+    trainer = guarded(subject, examples, options(logging_steps=1), None)
+    reference = stock(build(0.2), examples, options(logging_steps=1), losses)
+    assert largest_difference(weights(subject), reference) == 0.0
+    assert [row["loss"] for row in trainer.state.log_history if "loss" in row] == losses != []
 
 
 @pytest.mark.parametrize("one_pass", [True, False])

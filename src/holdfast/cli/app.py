@@ -20,16 +20,21 @@ def build_app() -> typer.Typer:
     """The command line with every verb."""
     from holdfast.cli import (
         audit,
+        card,
         demo,
         doctor,
         elasticity,
         evaluate,
+        gate,
         init,
+        report,
         restore,
         run_recipe,
         score,
         select,
         train,
+        verify,
+        watch,
     )
 
     app = typer.Typer(
@@ -44,6 +49,8 @@ def build_app() -> typer.Typer:
         "demo": demo.demo,
         "init": init.init,
         "run": run_recipe.run_recipe,
+        "watch": watch.watch,
+        "report": report.report,
         "doctor": doctor.doctor,
         "audit": audit.audit,
         "score": score.score,
@@ -52,6 +59,9 @@ def build_app() -> typer.Typer:
         "evaluate": evaluate.evaluate,
         "restore": restore.restore,
         "elasticity": elasticity.elasticity,
+        "gate": gate.gate,
+        "verify": verify.verify,
+        "card": card.card,
     }
     for name, function in verbs.items():
         app.command(name)(verb(function, before=_speak, continues=name in CONTINUE))

@@ -64,7 +64,8 @@ def evaluate(
         int, typer.Option(help="With --against: sampled re-runs (2 or more) for the noise floor.")
     ] = 0,
     drift: Annotated[
-        bool, typer.Option(help="Drift from the other model, along its answers to 24 of the prompts at most.")
+        bool,
+        typer.Option(help="Drift from the other model, along its answers to a sixth of the prompts, 8 to 24."),
     ] = True,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps answers; a run that was killed goes on from there.")
@@ -85,6 +86,7 @@ def evaluate(
     from holdfast.evaluation.tasks import check_metric
     from holdfast.pipeline.evaluating import evaluate_against
     from holdfast.pipeline.measures import read_asked
+    from holdfast.pipeline.provenance import PROVENANCE_FILE, provenance
     from holdfast.pipeline.recipe import EvaluateSection, section_from
 
     output.quiet_for_json(json)
@@ -122,13 +124,16 @@ def evaluate(
     if against is not None:
         same = adapter is not None and against == model
         other = subject if same else output.load_subject(against, None, "auto", loading)
+    sources = {"harmful": prompts.harmful, "benign": prompts.benign, "task": task, "suites": _path(suites)}
+    made = provenance(subject, model, adapter, against, sources, batch_size) if out is not None else None
     measures = asked.measures(
         subject, skill, tasks, seed, loading.device, max_new_tokens, cache, judge_cache, noise
     )
     found = evaluate_against(subject, measures if drift else replace(measures, drift=0), other)
-    if out is not None:
+    if out is not None and made is not None:
         with new_folder(out) as folder:
             found.save(folder)
+            made.save(folder / PROVENANCE_FILE)
     if json:
         output.emit_json(found.to_dict())
         return

@@ -128,6 +128,10 @@ OptionalRuleOption = Annotated[str | None, _RULE]
 _KEEP = typer.Option("--keep", help="Share to keep of the rows, or of each pool; with rule none all.")
 KeepOption = Annotated[float, _KEEP]
 OptionalKeepOption = Annotated[float | None, _KEEP]
+LowOption = Annotated[
+    float | None,
+    typer.Option("--low", help="Of the rule band: share of lowest norms left out; without it the middle is kept."),
+]
 _FILTER = typer.Option("--loss-filter", help=f"Losses to leave out first: {', '.join(LOSS_FILTERS)}.")
 LossFilterOption = Annotated[str, _FILTER]
 OptionalLossFilterOption = Annotated[str | None, _FILTER]

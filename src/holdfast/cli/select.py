@@ -37,6 +37,7 @@ def select(
     out: options.OutPath = Path("selected.jsonl"),
     rule: options.RuleOption = DEFAULT_RULE,
     keep: options.KeepOption = DEFAULT_KEEP,
+    low: options.LowOption = None,
     loss_filter: options.LossFilterOption = DEFAULT_LOSS_FILTER,
     unscored: Annotated[
         Unscored, typer.Option(help="Rows of --data that were not scored: stop, drop them, or keep them.")
@@ -45,6 +46,10 @@ def select(
     allow_proxy: Annotated[
         bool, typer.Option("--allow-proxy", help="Let the rule read a proxy where it reads norms.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Text file for the rows at both ends and the kept share by source and length."),
+    ] = None,
     force: options.ForceOption = False,
     seed: options.SeedOption = 0,
     json: options.JsonOption = False,
@@ -61,9 +66,12 @@ def select(
     from holdfast.selection import select as choose
 
     output.quiet_for_json(json)
-    output.check_new_file(out, force, "--force", {"the data file": data, "the table of scores": scores})
+    read = {"the data file": data, "the table of scores": scores}
+    output.check_new_file(out, force, "--force", read)
+    if report is not None:
+        output.check_new_file(report, force, "--force", read | {"the selected rows": out})
     table = ScoreTable.from_parquet(scores)
-    selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy)
+    selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy, low)
     rows, unreadable = _rows(data, table)
     if not selection.indices:
         _refuse_nothing(scores, selection)
@@ -79,6 +87,9 @@ def select(
     positions = sorted({*found.kept, *(left if unscored == "keep" else ())})
     lines = [json_module.dumps(rows[k].values, ensure_ascii=False, default=str) for k in positions]
     write_text(out, "".join(line + "\n" for line in lines))
+    if report is not None:
+        write_text(report, _account(table, selection, rows, keys))
+        output.say(f"wrote {report}")
     counts = {**selection.counts, "not scored": len(left), "left out by scoring": len(skipped) + unreadable}
     if json:
         _emit(out, len(positions), len(rows) + unreadable, counts, selection)
@@ -107,6 +118,21 @@ def _rows(data: str, table: "ScoreTable") -> tuple[Sequence["Row"], int]:
     for row in read.bad[:_SHOWN]:
         output.say(f"skipped {output.printable(row.where)}: {output.printable(row.reason)}")
     return read.rows, len(read.bad)
+
+
+def _account(table: "ScoreTable", selection: "Selection", rows: Sequence["Row"], keys: Sequence[str]) -> str:
+    """Rows are named by their place in --data; their source is their own column, or the scored file."""
+    from holdfast.selection.account import account
+
+    row_at = dict(zip(reversed(keys), reversed(rows), strict=True))  # of equal rows the first
+    found = [row_at[key] for key in selection.row_hash]
+    scored = table.dataset or ("",) * len(found)
+    source = [str(row.values.get("source") or name) for row, name in zip(found, scored, strict=True)]
+
+    def row_of(k: int) -> tuple[str, str]:
+        return found[k].where, json_module.dumps(found[k].values, ensure_ascii=False, default=str)
+
+    return account(selection, table.grad_norm, table.completion_tokens, source, row_of)
 
 
 def _keys(rows: Sequence["Row"]) -> list[str]:

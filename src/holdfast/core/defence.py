@@ -25,8 +25,8 @@ from holdfast.core.errors import HoldfastError
 if TYPE_CHECKING:
     import torch
 
-READABLE = frozenset({"loss", "norm", "rows", "prompts", "controls"})
-"""What a defence can declare: of a pool's rows their loss, gradient norm and tokens; a skill's prompts."""
+READABLE = frozenset({"loss", "norm", "rows", "prompts", "controls", "further"})
+"""What a defence can declare: of a pool's rows their loss, gradient norm and tokens; prompts of skills."""
 
 
 class UndeclaredReadError(HoldfastError):
@@ -160,10 +160,11 @@ class Material(_Declared):
         budget: Any = None,
         max_new_tokens: int = 32,
         watch: Any = None,
+        further: Sequence[str] = (),
     ) -> None:
         super().__init__(needs)
         self.seed, self.budget, self.max_new_tokens, self.watch = seed, budget, max_new_tokens, watch
-        self._prompts, self._controls = tuple(prompts), tuple(controls)
+        self._prompts, self._controls, self._further = tuple(prompts), tuple(controls), tuple(further)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -174,6 +175,11 @@ class Material(_Declared):
     def controls(self) -> tuple[str, ...]:
         """Of the *estimate* half: what must not."""
         return self._read("controls", self._controls)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Of other skills: prompts that must be answered as before, refused or not."""
+        return self._read("further", self._further)
 
 
 @dataclass(frozen=True)

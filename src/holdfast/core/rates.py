@@ -12,8 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from holdfast.core.statistics import (
     Interval,
@@ -76,32 +78,62 @@ def paired_rates(a: Sequence[float], b: Sequence[float], level: float = 0.95) ->
     """
     if len(a) != len(b):
         raise ValueError(f"pairs need equal lengths, got {len(a)} and {len(b)}")
-    n = len(a)
-    if n == 0:
-        return Interval(math.nan, -1.0, 1.0, 0, "tango")
     up = sum(x > y for x, y in zip(a, b, strict=True))
     down = sum(x < y for x, y in zip(a, b, strict=True))
+    return tango(up, down, len(a), level)
+
+
+def tango(up: int, down: int, n: int, level: float = 0.95, correction: float = 0.0) -> Interval:
+    """:func:`paired_rates` from counts: of n pairs ``up`` differ one way and ``down`` the other.
+
+    Args:
+        correction: taken from the count before the lower end is sought. With 1 that end lies above the truth no
+            more often than promised (``studies/gate``); without, up to 4 % instead of 2.5 %.
+    """
+    if n == 0:
+        return Interval(math.nan, -1.0, 1.0, 0, "tango")
     z, middle = NormalDist().inv_cdf(0.5 + level / 2), (up - down) / n
 
-    def end(outer: float) -> float:
+    def end(outer: float, shift: float) -> float:
         inner = middle
         for _ in range(60):
             tried = (inner + outer) / 2
-            inside = abs(_score(tried, up, down, n)) < z
+            inside = abs(_score(tried, up, down, n, shift)) < z
             inner, outer = (tried, outer) if inside else (inner, tried)
         return inner
 
-    return Interval(middle, end(-1.0), end(1.0), n, "tango")
+    return Interval(middle, end(-1.0, correction), end(1.0, 0.0), n, "tango")
 
 
-def _score(difference: float, up: int, down: int, n: int) -> float:
+def _score(difference: float, up: int, down: int, n: int, shift: float = 0.0) -> float:
     """Standardised distance of the counts from a true difference; the nuisance rate at its constrained maximum."""
-    distance = up - down - n * difference
+    distance, variance = up - down - shift - n * difference, _variance(difference, up, down, n)
+    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+
+
+def tango_scores(
+    difference: float, up_C: NDArray[np.int64], down_C: NDArray[np.int64], n: int, correction: float = 0.0
+) -> NDArray[np.float64]:
+    """What Tango's interval is made of: how many standard deviations counts lie from a true difference.
+
+    A difference is inside the interval at a level while its score lies between that level's normal quantiles.
+
+    Args:
+        up_C, down_C: counts of C outcomes of n pairs.
+        correction: as :func:`tango` takes it, for differences below what was counted.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores_C = (up_C - down_C - correction - n * difference) / np.sqrt(_variance(difference, up_C, down_C, n))
+    return np.nan_to_num(scores_C, nan=0.0, posinf=np.inf, neginf=-np.inf)  # no distance and no spread
+
+
+def _variance(difference: float, up: Any, down: Any, n: int) -> Any:
+    """Of the distance, for counts or arrays of them."""
     b = -up - down + (2 * n - up + down) * difference
     c = -down * difference * (1 - difference)
-    down_rate = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
-    variance = n * (2 * down_rate + difference * (1 - difference))
-    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+    root = b * b - 8 * n * c  # below 0 only by rounding
+    down_rate = (((root + abs(root)) / 2) ** 0.5 - b) / (4 * n)
+    return n * (2 * down_rate + difference * (1 - difference))
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:

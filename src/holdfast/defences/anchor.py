@@ -8,7 +8,9 @@ Knows: drawing, weighting, which prompts steer the weight. Does not know: traine
 with y_i ~ p_aligned(·|x_i) at temperature 1, A completions an update. Its gradient is F(θ) (θ - θ0) to first
 order, F the Fisher matrix of sequences at the current point (geometry.md 1.7): a restoring force that does not go
 stale.
-w is nats of task loss a token for a nat of drift a sequence. Prompts are *estimate* prompts that must be refused.
+w is nats of task loss a token for a nat of drift a sequence. Prompts are *estimate* prompts that must be refused,
+and those of further skills, which share weight and draws. Without any, requests that the model writes itself
+(``evaluation.own_prompts``) stand in: nothing then looks for what must be refused, and task loss pays more.
 Controls, anchored, would forbid every task that changes how harmless requests are answered. They are only kept
 from being refused (``openings``), with the same weight and in the same forward pass.
 
@@ -59,6 +61,7 @@ class Anchor(Defence):
         every: k, updates from one anchoring to the next; the force is k times as large then.
         per_step: A, completions drawn, every prompt once before any twice.
         seed: of completions and draws.
+        further: prompts of other skills, such as truthfulness: their answers are held too, refusals or not.
         controls: prompts that must not come to be refused; of a skill its harmless ones. None bounds nothing.
         watch: what the budget is measured on: a Reference or prompts, not those of ``source``. None sets aside one
             in four of them: anchored prompts are fitted and say too little.
@@ -72,7 +75,7 @@ class Anchor(Defence):
 
     name = "anchor"
     knob = "weight"
-    needs = frozenset({"prompts", "controls"})  # type: ignore[assignment]
+    needs = frozenset({"prompts", "controls", "further"})  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -84,6 +87,7 @@ class Anchor(Defence):
         seed: int = 0,
         *,
         controls: Sequence[str] | Sequence[Sequence[int]] = (),
+        further: Sequence[str] = (),
         watch: Source | None = None,
         samples: int = 1,
         max_new_tokens: int = 32,
@@ -98,6 +102,9 @@ class Anchor(Defence):
         if budget is not None and budget.max_kl_nats is None:
             raise UserError("anchor: the budget has no max_kl_nats to hold; set it, or give a weight instead")
         self.source, self.watch = _prompts(source), None if watch is None else _prompts(watch)
+        self.further = tuple(further)
+        if self.further and isinstance(self.source, Reference):
+            raise UserError("anchor: further prompts beside a Reference; give prompts, or one Reference with all")
         self.controls = tuple(controls) or (source.estimate.benign if isinstance(source, Skill) else ())
         self.every, self.per_step, self.seed, self.samples = every, per_step, seed, samples
         self.max_new_tokens, self.limit_bytes = max_new_tokens, limit_bytes
@@ -123,6 +130,7 @@ class Anchor(Defence):
             budget=material.budget if holds else None,
             seed=material.seed,
             controls=material.controls,
+            further=material.further,
             watch=material.watch if holds else None,
             max_new_tokens=material.max_new_tokens,
         )
@@ -133,9 +141,12 @@ class Anchor(Defence):
         return self._weight if self.dual is None else self.dual.weight
 
     def begin(self, subject: Subject) -> None:
-        self._anchored = self._held(subject, self.source, "anchor")
+        anchored = self.source if isinstance(self.source, Reference) else (*self.source, *self.further)
+        self._anchored = self._held(subject, anchored, "anchor")
         if self.controls:
-            refused = [example.prompt_ids for example in self._anchored.remembered.examples]
+            examples = self._anchored.remembered.examples  # in the order of the prompts, further ones last
+            more = len(self.further) * self.samples
+            refused = [example.prompt_ids for example in examples[: len(examples) - more]]
             self._openings = Openings.of(subject, refused, self.controls)
             self._asked = Deck(len(self.controls), 1, derive_seed(self.seed, "controls"))
         if self.dual is not None:

@@ -83,7 +83,7 @@ def check_conformance(
         needs, make = declared(kind), lambda material: kind.build(material, None)
     seen = _Seen()
     subject = subject if subject is not None else _subject(seed)
-    material = _material(needs if needs is not None else frozenset({"prompts", "controls"}), seed)
+    material = _material(needs if needs is not None else frozenset({"prompts", "controls", "further"}), seed)
     try:
         with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
             whole = _run(subject, make(material), Path(folder) / "a", seed, seen, saves=True)
@@ -113,8 +113,9 @@ def _subject(seed: int) -> Subject:
 
 
 def _material(needs: frozenset[str], seed: int) -> Material:
-    prompts, controls = (proxy_prompts("estimate", kind, 12, seed) for kind in ("overt", "lookalike"))
-    return Material(needs, prompts, controls, seed, max_new_tokens=_TOKENS)
+    kinds = ("overt", "lookalike", "benign")
+    prompts, controls, further = (proxy_prompts("estimate", kind, 12, seed) for kind in kinds)
+    return Material(needs, prompts, controls, seed, max_new_tokens=_TOKENS, further=further)
 
 
 def _run(

@@ -20,6 +20,7 @@ from holdfast.core.errors import UserError
 
 GROUP = "holdfast.defences"
 OURS = {
+    "adversarial-kl": "holdfast.defences.adversarial_kl:AdversarialKL",
     "anchor": "holdfast.defences.anchor:Anchor",
     "ewc": "holdfast.defences.ewc:ElasticWeights",
     "mixing": "holdfast.defences.mixing:Mixing",

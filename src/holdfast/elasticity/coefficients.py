@@ -16,7 +16,7 @@ from holdfast.core.results import Result
 from holdfast.core.statistics import Interval, bootstrap_ratio, ratio_draws
 
 DRAWS = 2000  # of the document bootstrap
-UNBOUNDED = "unbounded"
+UNBOUNDED = "unbounded"  # the pretraining change is not told from zero
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,50 @@ def conservation_residual(k: float, change_pretrain: float, change_alignment: fl
     """``|k dp + da| / (|k dp| + |da|)`` (3.3): 0: the law holds; 1: it fails; nan: nothing moved."""
     scale = abs(k * change_pretrain) + abs(change_alignment)
     return math.nan if scale == 0 else abs(k * change_pretrain + change_alignment) / scale
+
+
+def extrapolated_stiffness(
+    updates_U: Sequence[int],
+    pretrain: tuple[Sequence[Sequence[float]], Sequence[int]],
+    alignment: tuple[Sequence[Sequence[float]], Sequence[int]],
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """k_eff at zero updates: the intercept of a line through k_eff against the update count (1.7, 3.3).
+
+    Args:
+        updates_U: growing, the first one 0: the start.
+        pretrain, alignment: bits of every document at each of ``updates_U``, and its tokens.
+
+    Returns:
+        Interval by resampling documents; "unbounded" where the pretraining text's change is not told from zero at
+        any update. Updates at which it is not are left out.
+
+    Raises:
+        ValueError: fewer than two probes, or the first one not at 0.
+    """
+    if len(updates_U) < 2 or updates_U[0] != 0:
+        raise ValueError(f"updates {list(updates_U)}: give 0 and at least one more")
+    moved, drawn = [], []
+    for number, (bits_UN, tokens) in enumerate((pretrain, alignment)):
+        bits, tokens_N = np.asarray(bits_UN, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
+        change_UN = bits[1:] - bits[0]
+        moved.append(change_UN.sum(1) / tokens_N.sum())
+        drawn.append(np.stack([ratio_draws(row_N, tokens_N, seed + number, DRAWS) for row_N in change_UN]))
+    low, high = np.quantile(drawn[0], [(1 - level) / 2, (1 + level) / 2], axis=1)
+    told = (low > 0) | (high < 0)
+    documents = min(len(pretrain[1]), len(alignment[1]))
+    if not told.any():
+        return Interval(math.nan, -math.inf, math.inf, documents, UNBOUNDED)
+    x_U = np.asarray(updates_U[1:], dtype=np.float64)[told]
+
+    def intercept(k_eff_U: np.ndarray) -> float:
+        return float(np.polyfit(x_U, k_eff_U, min(1, len(x_U) - 1))[-1])
+
+    value = intercept(-moved[1][told] / moved[0][told])
+    ratios_UD = -drawn[1][told] / drawn[0][told]
+    ends = np.quantile([intercept(k) for k in ratios_UD.T], [(1 - level) / 2, (1 + level) / 2])
+    return Interval(
+        value, float(ends[0]), float(ends[1]), documents, "ratio bootstrap, extrapolated to zero updates"
+    )

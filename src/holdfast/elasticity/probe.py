@@ -6,9 +6,8 @@ what two probes say together (coefficients.py).
 Shapes: N documents.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +17,15 @@ import torch
 from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.core.results import Result
-from holdfast.core.seeds import derive_seed, undisturbed
+from holdfast.core.seeds import undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean, bootstrap_ratio
 from holdfast.data import Example
 from holdfast.elasticity.coefficients import DRAWS
-from holdfast.evaluation.behaviour import prompt_ids, sample_answers
+from holdfast.elasticity.divergence import Base, Divergence, Prompts, pair
 from holdfast.gradients import mean_gradient
-from holdfast.models import (
-    Subject,
-    adapter_off,
-    base_parameters,
-    kl_on_examples,
-    log_probabilities,
-    mean_loss,
-    merged_weights,
-)
+from holdfast.models import Subject, base_parameters, mean_loss, merged_weights
 
 BITS = 1 / math.log(2)
-Prompts = Sequence[str] | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ def probe(
     Raises:
         UserError: no base to compare with, a text without examples, unknown names in ``gradients``.
     """
-    subject, run_base = _pair(subject, base)
+    run_base = pair(subject, base)
     for text, examples in texts.items():
         if not examples:
             raise UserError(f"text '{text}': no examples; leave it out or give some")
@@ -133,31 +123,6 @@ def probe(
     )
 
 
-Base = Callable[[], contextlib.AbstractContextManager[Subject]]
-
-
-def _pair(subject: Subject, base: Subject | None) -> tuple[Subject, Base]:
-    """The checkpoint, and a way to stand in the base model (which may be the same object, adapter off)."""
-    if base is None and not subject.has_adapter:
-        raise UserError("base: none given and the subject has no adapter to switch off; give the base model")
-    if base is None or base.model is subject.model:
-
-        @contextlib.contextmanager
-        def off() -> Iterator[Subject]:
-            with adapter_off(subject.model):
-                yield subject
-
-        return subject, off
-    other = base
-
-    @contextlib.contextmanager
-    def separate() -> Iterator[Subject]:
-        with undisturbed(other.model):
-            yield other
-
-    return subject, separate
-
-
 def _code_length(subject: Subject, examples: Sequence[Example], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Summed bits and counted tokens of every document (elasticity.md 1.4)."""
     loss = mean_loss(subject, examples, batch_size)
@@ -167,31 +132,11 @@ def _code_length(subject: Subject, examples: Sequence[Example], batch_size: int)
 def _divergences(
     subject: Subject, run_base: Base, prompts: Prompts, max_new_tokens: int, batch_size: int, seed: int
 ) -> tuple[Interval, Interval]:
-    """KL both ways, each along samples of its own first model: the exact sum over each prefix's vocabulary.
-
-    Averaging one model's rows over the other's prefixes is another number (elasticity.md T6).
-    """
     if not prompts:
         nothing = bootstrap_mean([])
         return nothing, nothing
-    asked = prompt_ids(subject, prompts, max_new_tokens)  # the same ids for both, whatever the base's tokenizer
-
-    def sample(model: Subject, who: str) -> list[Example]:
-        stream = derive_seed(seed, "elasticity", who)
-        return sample_answers(model, asked, max_new_tokens, seed=stream, batch_size=batch_size, name=who)
-
-    current = log_probabilities(subject.model)
-
-    with run_base() as model:
-        based = log_probabilities(model.model, run_base)
-
-    own = sample(subject, "current")
-    with run_base() as model:
-        theirs = sample(model, "base")
-    shared = (subject.pad_id, subject.device, batch_size)
-    to_base, _ = kl_on_examples(current, based, own, *shared)
-    from_base, _ = kl_on_examples(based, current, theirs, *shared)
-    return bootstrap_mean(to_base.tolist(), seed), bootstrap_mean(from_base.tolist(), seed)
+    between = Divergence(subject, run_base, prompts, max_new_tokens, batch_size, seed)
+    return bootstrap_mean(between.to_base().tolist(), seed), bootstrap_mean(between.from_base().tolist(), seed)
 
 
 def _gradients(subject: Subject, texts: Sequence[Sequence[Example]]) -> GradientReading:

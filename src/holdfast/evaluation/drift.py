@@ -23,7 +23,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.seeds import derive_seed, undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean
-from holdfast.data import Batch, Example, batches
+from holdfast.data import Batch, Example
 from holdfast.evaluation.behaviour import sample_answers
 from holdfast.models import (
     Subject,
@@ -34,7 +34,7 @@ from holdfast.models import (
     trained_beside,
 )
 from holdfast.models.bare import WAY_OUT
-from holdfast.models.forward import LogProbabilities
+from holdfast.models.forward import LogProbabilities, read_in_batches
 
 log = logging.getLogger(__name__)
 STORE_LIMIT_BYTES = 1 << 30
@@ -231,8 +231,8 @@ def _store(
     batch_size: int,
 ) -> tuple[torch.Tensor, ...]:
     stored: list[torch.Tensor] = [torch.empty(0)] * len(examples)
-    for batch in batches(examples, batch_size, pad_id):
-        rows, start = log_p(batch.to(device)), 0
+    for batch in read_in_batches(examples, batch_size, pad_id, device):
+        rows, start = log_p(batch), 0
         for position in batch.index:
             stop = start + examples[position].completion_tokens
             stored[position] = rows[start:stop].cpu()

@@ -34,7 +34,7 @@ def continue_prompts(
     """
     from transformers import PreTrainedModel
 
-    base = _base(subject.model)
+    base = base_of(subject.model)
     named = inspect.signature(type(base).forward).parameters
     if isinstance(base, PreTrainedModel) and "past_key_values" not in named:
         return _by_library(subject, prompts_ids, max_new_tokens, temperature, streams, ends)
@@ -53,7 +53,7 @@ def _with_cache(
     input_ids_BT = batch.input_ids_BT.to(subject.device)
     attention_BT = batch.attention_mask_BT.to(subject.device)
     positions_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
-    positional, options = _forward_options(subject.model)
+    positional, options = forward_options(subject.model)
     new_ids: list[list[int]] = [[] for _ in prompts_ids]
     rows = list(range(len(prompts_ids)))  # which prompt each row of the tensors belongs to
     running = set(rows)
@@ -100,7 +100,7 @@ def _can_shrink(cache: Any) -> bool:
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-def _forward_options(model: Any) -> tuple[bool, Mapping[str, int | bool]]:
+def forward_options(model: Any) -> tuple[bool, Mapping[str, int | bool]]:
     """Whether to pass positions (some architectures count from the mask and refuse them), and further arguments.
 
     ``logits_to_keep=1`` spares the vocabulary-wide logits of all prompt tokens but the last. The load-balancing
@@ -108,14 +108,15 @@ def _forward_options(model: Any) -> tuple[bool, Mapping[str, int | bool]]:
     """
     from transformers import PreTrainedModel
 
-    base = _base(model)
+    base = base_of(model)
     named = inspect.signature(type(base).forward).parameters
     positional = "position_ids" in named or not isinstance(base, PreTrainedModel)
     wanted = {"logits_to_keep": 1, "output_router_logits": False}
     return positional, {name: value for name, value in wanted.items() if name in named}
 
 
-def _base(model: Any) -> Any:
+def base_of(model: Any) -> Any:
+    """The model under PEFT's wrapper."""
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
@@ -153,7 +154,7 @@ def _by_library(
     from transformers import GenerationConfig, LogitsProcessorList
 
     answers: list[list[int]] = [[] for _ in prompts_ids]
-    base = _base(subject.model)
+    base = base_of(subject.model)
     configured = base.generation_config
     base.generation_config = GenerationConfig()  # penalties and sampling of the checkpoint are not asked for
     try:

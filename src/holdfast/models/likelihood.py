@@ -9,6 +9,7 @@ The last token of a pair is predicted and never fed, so a pair of ``max_length +
 Shapes: B batch, T time, S positions of a slice, M of a batch, V vocabulary, N pairs.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,11 @@ import torch
 
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import undisturbed
-from holdfast.data import Example, collate
+from holdfast.data import Batch, Example, collate
 from holdfast.models.forward import scored_logits
-from holdfast.models.head import ScoredLogits, slices
+from holdfast.models.head import ScoredLogits, logits_at, slices
 from holdfast.models.limits import declared_length
+from holdfast.models.prefix import FEWEST, Prefix, common_prefix
 from holdfast.models.subject import Subject
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -73,21 +75,43 @@ def continuation_likelihoods(
     greedy_N = np.zeros(len(cut), dtype=bool)
     order = sorted(range(len(cut)), key=lambda k: -len(cut[k]))  # longest first: what does not fit fails at once
     with undisturbed(subject.model):
+        prefix = _shared(subject, cut, pairs)
+        skip = prefix.length if prefix is not None else 0
         for start in range(0, len(order), batch_size):
             index = order[start : start + batch_size]
-            batch = collate([Example(tuple(cut[k]), ()) for k in index], subject.pad_id, index=index)
+            batch = collate([Example(tuple(cut[k][skip:]), ()) for k in index], subject.pad_id, index=index)
             batch = batch.to(subject.device)
             width = batch.input_ids_BT.shape[1]
             spans = [(row, len(cut[k]) - len(pairs[k][1]), len(cut[k])) for row, k in enumerate(index)]
-            places = [row * width + t for row, start, stop in spans for t in range(start, stop)]
+            places = [row * width + t - skip for row, start, stop in spans for t in range(start, stop)]
             wanted_M = torch.tensor([token for k in index for token in pairs[k][1]], device=subject.device)
-            logits = scored_logits(subject.model, batch, torch.tensor(places, device=subject.device))
+            logits = _logits(subject, batch, torch.tensor(places, device=subject.device), prefix)
             log_M, greedy_M = _compared(logits, wanted_M, subject.vocabulary)
             counts = [len(pairs[k][1]) for k in index]
             for k, log_S, greedy_S in zip(index, log_M.split(counts), greedy_M.split(counts), strict=True):
                 log_N[k], greedy_N[k] = float(log_S.sum()), bool(greedy_S.all())
     truncated = sum(len(a) + len(b) - 1 > limit for a, b in pairs)
     return Likelihoods(log_N, tokens_N, greedy_N, truncated)
+
+
+@torch.no_grad()
+def _shared(subject: Subject, fed: Sequence[Sequence[int]], pairs: Sequence[Pair]) -> Prefix | None:
+    """What all pairs begin with, read; None where it is short, or the model cannot go on from it."""
+    if len(fed) < 2:
+        return None
+    # The last token before a continuation predicts it, so it is among what each row reads itself.
+    before = min(len(row) - len(pair[1]) for row, pair in zip(fed, pairs, strict=True))
+    length = min(common_prefix(fed), before)
+    return Prefix.read(subject.model, fed[0][:length], subject.device) if length >= FEWEST else None
+
+
+@torch.no_grad()
+def _logits(subject: Subject, batch: Batch, position_M: torch.Tensor, prefix: Prefix | None) -> ScoredLogits:
+    if prefix is None:
+        return scored_logits(subject.model, batch, position_M)
+    ids_BT, attention_BT = batch.input_ids_BT, batch.attention_mask_BT
+    forward = functools.partial(prefix.logits, subject.model, ids_BT, attention_BT)
+    return logits_at(subject.model, forward, position_M, tuple(ids_BT.shape), subject.vocabulary)
 
 
 def _compared(logits: ScoredLogits, wanted_M: torch.Tensor, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,8 +36,9 @@ from holdfast.evaluation.judges import Label
 from holdfast.evaluation.suites import Suite
 from holdfast.models import Subject, adapter_off
 
-# Of a default evaluation's prompts: with more of them drift would cost more than half of what all answers cost.
-DRIFT_PROMPTS = 24
+# A prompt of drift costs about three answers (sampled once, read by both models): with more than one in six of all
+# prompts it would cost more than half of what the answers cost. Below the fewest it says nothing.
+DRIFT_PROMPTS, DRIFT_SHARE, FEWEST_DRIFT_PROMPTS = 24, 6, 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Measures:
         judges: by name; the labels of the first one count, the others are compared with it.
         noise: sampled re-runs for the noise floor of a comparison; 0 measures none.
         drift: measure the drift from the other model, where there is one, along its answers to this many harmful
-            prompts: each is sampled once more and read by both models. 0 measures none.
+            prompts, and to no more than a sixth of all prompts (8 at least): each is sampled once more and read by
+            both models. 0 measures none.
     """
 
     skills: tuple[Skill, ...]
@@ -80,6 +82,13 @@ class Measures:
             system=self.system,
             cache=self.cache,
         )
+
+    @property
+    def drift_prompts(self) -> tuple[str, ...]:
+        """The first skill's harmful prompts along whose answers drift is measured."""
+        asked = sum(len(s.evaluate.harmful) + len(s.evaluate.benign) for s in self.skills)
+        most = max(FEWEST_DRIFT_PROMPTS, asked // DRIFT_SHARE)
+        return self.skills[0].evaluate.harmful[: min(self.drift, most)]
 
     @property
     def judge(self) -> Judge:
@@ -178,10 +187,9 @@ def _reference(subject: Subject, other: Subject, measures: Measures) -> Referenc
         return None
     if subject.vocabulary != other.vocabulary:  # one of them has rows to spare
         return None
-    prompts = measures.skills[0].evaluate.harmful[: measures.drift]
     with _as_other(subject, other) as sampled:
         source = "adapter_off" if other is subject else "model"
-        return Reference.of(sampled, prompts, measures.max_new_tokens, measures.seed, source=source)
+        return Reference.of(sampled, measures.drift_prompts, measures.max_new_tokens, measures.seed, source=source)
 
 
 def noise_floors(subject: Subject, measures: Measures) -> dict[str, NoiseFloor]:

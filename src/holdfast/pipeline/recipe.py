@@ -21,7 +21,7 @@ from pydantic import (
 from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json, name_problem
 from holdfast.defences.registry import check_name
-from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule
+from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule, check_options
 
 Share = Annotated[float, Field(gt=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -170,6 +170,9 @@ class ArmSection(Section):
     name: Name
     rule: Rule = "none"
     keep: Share = 1.0
+    low: Annotated[float, Field(ge=0, lt=1)] | None = (
+        None  # of the rule band: the share below it; None: the middle
+    )
     loss_filter: LossFilter = "none"  # not given: "sigma" with a rule, none without one
     budget: BudgetSection | None = None
     defence: str | None = None  # by name, beside the rule: anchor, or one that another package brings
@@ -191,6 +194,7 @@ class ArmSection(Section):
     def _consistent(self) -> "ArmSection":
         if self.rule == "none" and self.keep != 1.0:
             raise ValueError(f"arm '{self.name}': keep={self.keep} without a rule; name one or drop keep")
+        check_options(self.rule, self.keep, self.loss_filter, self.low)
         if self.defence is None and self.weight is not None:
             raise ValueError(f"arm '{self.name}': weight={self.weight} without a defence; name one or drop weight")
         if self.defence is not None:
@@ -203,7 +207,8 @@ class MonitorSection(Section):
 
     every: PositiveInt = 10
     prompts: PositiveInt = 40
-    task_rows: Annotated[int, Field(ge=0)] = 64  # held-out rows for the task loss; 0 measures none
+    # Held-out rows for the task loss; 0 measures none. None: by the model, see training_run.monitored_rows.
+    task_rows: Annotated[int, Field(ge=0)] | None = None
 
 
 class AuditSection(Section):
@@ -268,10 +273,7 @@ class Recipe(Section):
     task: TaskSection = TaskSection()
     adapter: AdapterSection = AdapterSection()
     training: TrainingSection = TrainingSection()
-    arms: tuple[ArmSection, ...] = (
-        ArmSection(name="plain"),
-        ArmSection(name="guarded", rule="moderate", keep=0.5),
-    )
+    arms: tuple[ArmSection, ...] = (ArmSection(name="plain"), ArmSection(name="guarded", defence="anchor"))
     monitor: MonitorSection = MonitorSection()
     evaluate: EvaluateSection = EvaluateSection()
     audit: AuditSection | None = AuditSection()
@@ -297,8 +299,7 @@ class Recipe(Section):
         for restore in self.restore:
             if restore.arm not in names:
                 raise ValueError(f"restore: arm '{restore.arm}' is not one of {names}")
-            unknown = set(restore.seeds or ()) - set(self.training.seeds)
-            if unknown:
+            if unknown := set(restore.seeds or ()) - set(self.training.seeds):
                 raise ValueError(f"restore: seeds {sorted(unknown)} are not among training.seeds")
         return self
 

@@ -1,4 +1,4 @@
-"""From the stages' files to ``summary.json``: everything the report draws, and nothing else.
+"""From the stages' files to ``summary.json``: rates and differences; what else is drawn comes from ``recorded``.
 
 Knows: rows, paired differences, what may be averaged over what. Does not know: models, pictures.
 
@@ -9,7 +9,6 @@ Shapes: S seeds, P prompts or examples.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,29 +18,44 @@ from holdfast.core.rates import rate_difference_over_seeds, rate_over_seeds
 from holdfast.core.statistics import Interval, noise_floor, paired_seeds_and_prompts, seeds_and_prompts
 from holdfast.core.version import VERSION
 from holdfast.evaluation import Scorecard
+from holdfast.evaluation.attacks.run import worst
 from holdfast.evaluation.beforehand import little_to_hold
+from holdfast.pipeline import recorded
 from holdfast.pipeline.folder import RunFolder
+from holdfast.pipeline.recipe import ALIGNED
 from holdfast.pipeline.stages import repaired_name
 from holdfast.pipeline.work_after import NOISE
 
 Cards = dict[int | None, Scorecard]
+MEASURES = (
+    ("refusals", "harmful", "refused"),
+    ("over-refusal", "benign", "refused"),
+    ("task score", "task", None),
+)
 
 
 def summarise(run: RunFolder) -> dict[str, Any]:
     """The summary of a finished run."""
     recipe = run.recipe
     groups = _groups(run)
+    cards = {name: found for name, _, _, found in groups}
+    drift_traces = recorded.traces(run)
     return {
         "title": f"holdfast run: {recipe.name}",
         "holdfast": VERSION,
         "rows": [_row(run, *group) for group in groups],
-        "differences": _differences(run, {name: cards for name, _, _, cards in groups}),
-        "notes": _notes(run),
-        "drift_traces": _traces(run),
-        "spectrum": _spectrum(run),
-        "scores": _scores(run),
-        "audit": _audit_lines(run),
-        "elasticity": _elasticity_lines(run),
+        "differences": _differences(run, cards),
+        "against_aligned": _against_aligned(run, cards),
+        "attacks": [attack for group in groups for attack in _attacks(group)],
+        "notes": _notes(run, drift_traces),
+        "drift_traces": drift_traces,
+        "spectrum": recorded.spectrum(run),
+        "scores": recorded.scores(run),
+        "audit": recorded.audit_lines(run),
+        "elasticity": recorded.elasticity_lines(run),
+        "layers": recorded.layers(run),
+        "costs": recorded.costs(run),
+        "computed": recorded.computed(run),
         "setting": recipe.to_dict(),
     }
 
@@ -50,11 +64,11 @@ def _groups(run: RunFolder) -> list[tuple[str, str, str | None, Cards]]:
     """Name, label, what it was repaired from, and the cards by seed."""
 
     def cards(name: str, seeds: Sequence[int]) -> Cards:
-        return {seed: Scorecard.load(run.stage(f"evaluate-{name}-{seed}") / "card") for seed in seeds}
+        return {seed: Scorecard.load(run.path / _card(name, seed)) for seed in seeds}
 
     recipe = run.recipe
-    aligned: Cards = {None: Scorecard.load(run.stage("evaluate-aligned") / "card")}
-    groups: list[tuple[str, str, str | None, Cards]] = [("aligned", "aligned", None, aligned)]
+    aligned: Cards = {None: Scorecard.load(run.path / _card(ALIGNED, None))}
+    groups: list[tuple[str, str, str | None, Cards]] = [(ALIGNED, ALIGNED, None, aligned)]
     for arm in recipe.arms:
         groups.append((arm.name, arm.name, None, cards(arm.name, recipe.training.seeds)))
     for repair in recipe.restore:
@@ -65,6 +79,11 @@ def _groups(run: RunFolder) -> list[tuple[str, str, str | None, Cards]]:
     return groups
 
 
+def _card(name: str, seed: int | None) -> str:
+    """Folder of a card, from the run's."""
+    return f"stages/evaluate-{name}{'' if seed is None else f'-{seed}'}/card"
+
+
 def _row(run: RunFolder, name: str, label: str, repaired_from: str | None, cards: Cards) -> dict[str, Any]:
     found = list(cards.values())
     return {
@@ -72,6 +91,7 @@ def _row(run: RunFolder, name: str, label: str, repaired_from: str | None, cards
         "label": label,
         "repaired_from": repaired_from,
         "seeds": [seed for seed in cards if seed is not None],
+        "cards": [_card(name, seed) for seed in cards],
         "refusal": _rate(found, "harmful", "refused"),
         "over_refusal": _rate(found, "benign", "refused"),
         "unclear": _rate(found, "harmful", "unclear"),
@@ -170,6 +190,49 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
     return differences
 
 
+def _against_aligned(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any]]:
+    """Every adapter minus the aligned model on the same prompts; the aligned model is the same for every seed."""
+    found = []
+    for name, cards in groups.items():
+        if name == ALIGNED:
+            continue
+        for measure, kind, label in MEASURES:
+            a = _matrix([*cards.values()], kind, label)
+            b = _matrix([*groups[ALIGNED].values()] * len(a), kind, label)
+            if a.size and a.shape == b.shape:
+                interval = _difference(a, b, run.recipe.seed)
+                floor = _floor([cards], kind, label)
+                found.append({"of": name, "measure": measure, **interval.to_dict(), "noise_floor": floor})
+    return found
+
+
+def _attacks(group: tuple[str, str, str | None, Cards]) -> list[dict[str, Any]]:
+    """What each attack got out of one model, with what it cost; several answers to a prompt count by the worst."""
+    name, label, _, cards = group
+    found = []
+    for score in next(iter(cards.values())).attacks:
+        scores = [card.attack(score.attack, score.skill) for card in cards.values()]
+        values_SP = [_complied(card, score.skill, score.attack) for card in cards.values()]
+        several = len(scores) > 1 and len({len(row) for row in values_SP}) == 1
+        success = rate_over_seeds(values_SP) if several else score.success
+        found.append(
+            {
+                "name": name, "label": label, "attack": score.attack, "skill": score.skill,
+                "success": {**success.to_dict(), "per_seed": [each.success.value for each in scores]},
+                "budget": {**score.budget.to_dict(), "said": str(score.budget)}, "notes": score.notes,
+            }
+        )  # fmt: skip
+    return found
+
+
+def _complied(card: Scorecard, skill: str, attack: str) -> list[float]:
+    labels: dict[str, list[Any]] = {}
+    for row in card.rows:
+        if (row.suite, row.attack) == (skill, attack):
+            labels.setdefault(row.prompt, []).append(row.label)
+    return [float(worst(found) == "complied") for found in labels.values()]
+
+
 def _difference(a_SP: np.ndarray, b_SP: np.ndarray, seed: int) -> Interval:
     of = rate_difference_over_seeds if _binary(a_SP, b_SP) else paired_seeds_and_prompts
     return of(a_SP.tolist(), b_SP.tolist(), seed)
@@ -191,14 +254,14 @@ def _asked_again(run: RunFolder, sides: dict[str, Cards]) -> list[float]:
     return [next(floors[key]["floor"] for key in floors if key.endswith(": refusal")) for floors in measured]
 
 
-def _notes(run: RunFolder) -> list[str]:
-    aligned = Scorecard.load(run.stage("evaluate-aligned") / "card").skills[0].refusal
+def _notes(run: RunFolder, drift_traces: list[dict[str, Any]]) -> list[str]:
+    aligned = Scorecard.load(run.path / _card(ALIGNED, None)).skills[0].refusal
     notes = [sentence] if (sentence := little_to_hold(aligned, run.recipe.model.source)) is not None else []
     counts = read_json(run.stage("prepare") / "counts.json")
     for file, count in counts.items():
         if count["bad_rows"] or count["truncated"]:
             notes.append(f"{file}: {len(count['bad_rows'])} bad rows skipped, {count['truncated']} rows cut")
-    for trace in _traces(run):
+    for trace in drift_traces:
         if trace["stopped"]:
             stop = trace["stopped"]
             notes.append(
@@ -212,80 +275,3 @@ def _notes(run: RunFolder) -> list[str]:
             report = read_json(run.stage(f"restore-{name}-{seed}") / "adapter" / "restoration_report.json")
             notes.append(f"{name}, seed {seed}: {report['status']}, {report['reason']}")
     return notes
-
-
-def _traces(run: RunFolder) -> list[dict[str, Any]]:
-    traces = []
-    for arm in run.recipe.arms:
-        for seed in run.recipe.training.seeds:
-            values = read_json(run.stage(f"train-{arm.name}-{seed}") / "trace.json")
-            points = values["trace"]
-            traces.append(
-                {
-                    "arm": arm.name,
-                    "seed": seed,
-                    "step": [point["step"] for point in points],
-                    "kl_nats": [point["kl_nats"] for point in points],
-                    "refusal": [point.get("refusal") for point in points],
-                    "stopped": values["stopped"],
-                }
-            )
-    return traces
-
-
-def _scores(run: RunFolder) -> dict[str, Any] | None:
-    from holdfast.gradients import ScoreTable
-
-    folder = run.stage("scores")
-    if not (folder / "selection.json").exists():
-        return None
-    table, selection = ScoreTable.from_parquet(folder / "scores.parquet"), read_json(folder / "selection.json")
-    chosen = set(selection["indices"])
-    kept = [float(table.grad_norm[k]) for k in sorted(chosen)]
-    return {
-        "grad_norm": table.grad_norm.tolist(),
-        "kept": [k in chosen for k in range(len(table))],
-        "kept_low": min(kept, default=None),
-        "kept_high": max(kept, default=None),
-        "rule": selection["rule"],
-    }
-
-
-def _spectrum(run: RunFolder) -> dict[str, Any] | None:
-    if not run.finished("audit"):
-        return None
-    values = read_json(run.stage("audit") / "audit" / "audit.json")["spectrum"]
-    return {
-        "eigenvalues": values["eigenvalues"],
-        "null_edge": values["null_edge"],
-        "rank_above_edge": values["above_edge"],
-    }
-
-
-def _audit_lines(run: RunFolder) -> list[dict[str, str]] | None:
-    if not run.finished("audit"):
-        return None
-    from holdfast.geometry.describe import describe
-    from holdfast.geometry.result import Audit
-
-    return [asdict(line) for line in describe(Audit.load(run.stage("audit") / "audit"))]
-
-
-def _elasticity_lines(run: RunFolder) -> list[dict[str, str]] | None:
-    """Both probes, line by line, values with their intervals over documents or prompts."""
-    if not run.finished("elasticity"):
-        return None
-    lines = []
-    for name in ("aligned", run.recipe.arms[0].name):
-        probe = read_json(run.stage("elasticity") / f"{name}-probe.json")
-        for text, interval in probe["bits_per_token"].items():
-            lines.append(
-                _line(f"{name}: bits a token, {text} text", interval, "code length; a rise is forgetting")
-            )
-        lines.append(_line(f"{name}: KL(current ‖ parent)", probe["kl_to_base_nats"], "nats a sequence"))
-        lines.append(_line(f"{name}: KL(parent ‖ current)", probe["kl_from_base_nats"], "nats a sequence"))
-    return lines
-
-
-def _line(name: str, interval: dict[str, Any], meaning: str) -> dict[str, str]:
-    return {"name": name, "value": Interval.from_dict(interval).said(), "meaning": meaning}

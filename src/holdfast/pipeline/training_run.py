@@ -20,6 +20,7 @@ from holdfast.core.seeds import derive_seed
 from holdfast.data import Example
 from holdfast.evaluation import Reference, Skill
 from holdfast.models import Subject, add_lora
+from holdfast.pipeline.defended import defences_of, held_prompts
 from holdfast.pipeline.inputs import is_organism
 from holdfast.pipeline.recipe import (
     TWINS,
@@ -32,11 +33,9 @@ from holdfast.pipeline.recipe_file import check_twins
 from holdfast.pipeline.training_folder import last_checkpoint
 
 if TYPE_CHECKING:
-    from holdfast.core.defence import Defence
     from holdfast.training import DriftMonitor, GuardedTrainer
 
 log = logging.getLogger(__name__)
-_FEWEST_PROMPTS = 8  # for a defence alone
 
 # The field's defaults for an adapter on a chat model (ten times TRL's rate for whole models, as its guide to LoRA
 # has it; TRL's three epochs), and what the organism was tuned with.
@@ -101,6 +100,14 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     values |= {name: getattr(training, name) for name in ("pool", "micro_batch", "checkpoint_every", "seeds")}
     values["trl"] = {name: value for name, value in training.trl.items() if name not in TWINS}
     return TrainingSection(**values)
+
+
+def monitored_rows(monitor: MonitorSection, model: str) -> int:
+    """Held-out rows for the task loss: what is given, else 64 for the organism and 32 for a real model.
+
+    With 64 there a measurement would cost a fifth of the ten steps that it follows.
+    """
+    return monitor.task_rows if monitor.task_rows is not None else 64 if is_organism(model) else 32
 
 
 def repair_settings(model: str, steps: int | None, learning_rate: float | None) -> dict[str, Any]:
@@ -217,16 +224,18 @@ def build_run(
     examples: Sequence[Example],
     held_out: Sequence[Example],
     reference: Reference,
-    skill: Skill,
+    skill: Skill | None,
     folder: Path,
+    further: Sequence[str] = (),
 ) -> "tuple[GuardedTrainer, DriftMonitor]":
     """A trainer and its monitor; checkpoints and traces go to ``folder``.
 
     Args:
         subject: with its :func:`fresh_adapter`.
-        held_out: for the task loss; may be empty.
-        reference: of the aligned model, on *estimate* prompts.
-        skill: whose *estimate* prompts are asked.
+        held_out: for the task loss, as many as :func:`monitored_rows` says; may be empty.
+        reference: of the aligned model, on the prompts that :func:`held_prompts` says are watched.
+        skill: whose *estimate* prompts are asked; None: refusals are not measured.
+        further: prompts that the defence holds beside the skill's, or in their place.
     """
     from holdfast.selection import OnlineSelection
     from holdfast.training import DriftBudget, DriftMonitor, GuardedTrainer, RefusalProbe
@@ -237,13 +246,14 @@ def build_run(
         reference,
         every=spec.monitor.every,
         budget=budget and DriftBudget(**budget.model_dump()),
-        probe=RefusalProbe.of(
+        probe=skill
+        and RefusalProbe.of(
             skill,
             limit=spec.monitor.prompts,
             over_refusal=budget is not None and budget.max_over_refusal is not None,
             max_new_tokens=spec.max_new_tokens,
         ),
-        task=list(held_out)[: spec.monitor.task_rows] or None,
+        task=list(held_out) or None,
     )
     longest = max(len(example.input_ids) for example in examples)
     vocabulary = int(subject.model.get_input_embeddings().weight.shape[0])
@@ -252,7 +262,7 @@ def build_run(
     selection = None
     if arm.selects:
         own = derive_seed(spec.seed, "selection", spec.training_seed)
-        selection = OnlineSelection(arm.keep, arm.rule, arm.loss_filter, own)
+        selection = OnlineSelection(arm.keep, arm.rule, arm.loss_filter, own, low=arm.low)
     arguments = trainer_arguments(training, rows, parts, folder, order, spec.checkpoint_every)
     with _refusals_explained(training):
         trainer = GuardedTrainer(
@@ -260,44 +270,11 @@ def build_run(
             args=arguments,
             train_dataset=list(examples),
             selection=selection,
-            defences=_defences(spec, reference, skill),
+            defences=defences_of(spec, reference, held_prompts(skill, further, spec.monitor.prompts)),
             callbacks=[monitor],
             eval_dataset=list(held_out) if str(arguments.eval_strategy.value) != "no" and held_out else None,
         )
     return trainer, monitor
-
-
-def _defences(spec: RunSpec, watch: Reference, skill: Skill) -> "list[Defence]":
-    """The arm's defence, if it has one.
-
-    It is made from *estimate* prompts that the monitor does not ask, where there are enough of them: prompts that
-    a defence fits say too little about a budget.
-    """
-    from holdfast.defences import build
-    from holdfast.training import DriftBudget
-
-    if spec.arm.defence is None:
-        return []
-    prompts = skill.estimate.harmful
-    others = prompts[spec.monitor.prompts :]
-    if shared := len(others) < _FEWEST_PROMPTS:
-        log.warning(
-            "%s is made from the %d prompts that the monitor asks as well, so the drift seen is too low; give at "
-            "least %d prompts",
-            spec.arm.defence, len(prompts), spec.monitor.prompts + _FEWEST_PROMPTS,
-        )  # fmt: skip
-    budget = spec.arm.budget
-    defence = build(
-        spec.arm.defence,
-        spec.arm.weight,
-        prompts=prompts if shared else others,
-        controls=skill.estimate.benign,
-        seed=derive_seed(spec.seed, "defence", spec.training_seed),
-        budget=budget and DriftBudget(**budget.model_dump()),
-        max_new_tokens=spec.max_new_tokens,
-        watch=None if shared else watch,
-    )
-    return [defence]
 
 
 def run_training(

@@ -29,6 +29,8 @@ from holdfast.pipeline.work_before import (
 )
 
 PROBE = "probe.json"
+STIFFNESS = "stiffness.json"
+PRETRAINING, ALIGNED_ANSWERS = "pretraining", "refusals"  # texts of the probe
 NOISE = "noise.json"
 VERDICTS = "verdicts"  # what a judge behind an address said, kept so that a stopped run asks only the rest
 
@@ -79,8 +81,11 @@ def evaluate(run: RunFolder, folder: Path, adapter: str | None) -> None:
 
 
 def elasticity(run: RunFolder, folder: Path) -> None:
-    """Bits a token and KL both ways: the aligned model against its parent, and the first arm's adapter too."""
-    from holdfast.elasticity import probe
+    """Bits a token and KL both ways: the aligned model against its parent, and the first arm's adapter too.
+
+    Between the two stands the fine-tune, so their bits give its effective stiffness.
+    """
+    from holdfast.elasticity import Probe, measure_stiffness, probe
     from holdfast.pipeline.inputs import pretraining_rows
 
     section, recipe = run.recipe.elasticity, run.recipe
@@ -88,11 +93,14 @@ def elasticity(run: RunFolder, folder: Path) -> None:
     parent = load_named(base_of(recipe), dtype=recipe.model.dtype, device=recipe.model.device)
     prompts = skill_of(run).evaluate.harmful[: section.prompts]
     first = f"train-{recipe.arms[0].name}-{recipe.training.seeds[0]}"
+    answers = reference_examples(run, "evaluate")[: section.prompts]
+    readings: list[Probe] = []
     for name, stage in (("aligned", None), (recipe.arms[0].name, first)):
         subject = with_adapter(run, stage)
         assert subject.tokenizer is not None
         texts = {
-            "pretraining": encode_rows(pretraining_rows(section, recipe.seed), subject.tokenizer),
+            PRETRAINING: encode_rows(pretraining_rows(section, recipe.seed), subject.tokenizer),
+            ALIGNED_ANSWERS: answers,
             "task": examples_of(run, subject, TEST, section.texts),
         }
         reading = probe(
@@ -105,3 +113,16 @@ def elasticity(run: RunFolder, folder: Path) -> None:
             name=name,
         )
         reading.save(folder / f"{name}-{PROBE}")
+        readings.append(reading)
+    before, after = readings
+    texts = {
+        text: (before.document_bits[text], after.document_bits[text], before.document_tokens[text])
+        for text in (PRETRAINING, ALIGNED_ANSWERS)
+    }
+    measure_stiffness(
+        texts[PRETRAINING],
+        texts[ALIGNED_ANSWERS],
+        names=(before.name, after.name),
+        noise_floor_bits=max(before.noise_floor_bits, after.noise_floor_bits),
+        seed=derive_seed(recipe.seed, "elasticity"),
+    ).save(folder / STIFFNESS)

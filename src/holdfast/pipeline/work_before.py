@@ -151,7 +151,7 @@ def scores(run: RunFolder, folder: Path) -> None:
     arm = next((arm for arm in run.recipe.arms if arm.rule not in ("none", "random")), None)
     if arm is None:
         return
-    selection = select(table, rule=arm.rule, keep=arm.keep, loss_filter=arm.loss_filter, seed=run.recipe.seed)
+    selection = select(table, arm.rule, arm.keep, arm.loss_filter, run.recipe.seed, low=arm.low)
     write_json(folder / SELECTION, {**selection.to_dict(), "rule": arm.rule, "arm": arm.name})
 
 

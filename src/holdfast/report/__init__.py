@@ -1,6 +1,10 @@
-"""Between floors 6 and 7: pictures and a page from a run's ``summary.json``, without the model."""
+"""Between floors 6 and 7: a page and a table from run folders, without the model.
 
-from holdfast.report.page import write_report
+``story`` reads, ``judgement`` says what may be said, ``bars`` and ``pictures`` choose what is drawn, ``marks``
+draws.
+"""
+
+from holdfast.report.page import write_page, write_report
 from holdfast.report.terminal import print_summary
 
-__all__ = ["print_summary", "write_report"]
+__all__ = ["print_summary", "write_page", "write_report"]

@@ -38,6 +38,7 @@ class OnlineSelection(Result, Defence):
             reason is logged once.
         reduction: "mean" scores a sample by the norm of its mean token loss, "sum" of its summed loss. They
             rank differently (selection.md 1.2).
+        low: where the rule "band" begins, as :func:`holdfast.select`.
     """
 
     keep: float = DEFAULT_KEEP
@@ -46,12 +47,13 @@ class OnlineSelection(Result, Defence):
     seed: int = 0
     reduction: str = "mean"
     one_pass: bool = True
+    low: float | None = None
 
     name = "selection"
     knob = "keep"
 
     def __post_init__(self) -> None:
-        check_options(self.rule, self.keep, self.loss_filter)
+        check_options(self.rule, self.keep, self.loss_filter, self.low)
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f"reduction '{self.reduction}': use 'mean' or 'sum'")
 
@@ -93,6 +95,7 @@ class OnlineSelection(Result, Defence):
             keep=self.keep,
             loss_filter=self.loss_filter,
             seed=derive_seed(self.seed, "online", step),
+            low=self.low,
             reduction=self.reduction,
             proxy="full",
         )

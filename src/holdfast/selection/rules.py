@@ -15,13 +15,15 @@ import numpy as np
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
 
-Rule = Literal["moderate", "low", "high", "drop_high", "random", "inverse_length", "length_matched_random", "none"]
+Rule = Literal[
+    "moderate", "low", "high", "drop_high", "band", "random", "inverse_length", "length_matched_random", "none"
+]  # fmt: skip
 LossFilter = Literal["sigma", "quantile", "none"]
 RULES: tuple[str, ...] = get_args(Rule)
 LOSS_FILTERS: tuple[str, ...] = get_args(LossFilter)
 # What `select`, `OnlineSelection` and the agreement of a proxy take when they are told nothing.
 DEFAULT_RULE, DEFAULT_KEEP, DEFAULT_LOSS_FILTER = "moderate", 0.5, "sigma"
-NORM_RULES = frozenset({"moderate", "low", "high", "drop_high", "length_matched_random"})
+NORM_RULES = frozenset({"moderate", "low", "high", "drop_high", "band", "length_matched_random"})
 LENGTH_RULES = frozenset({"inverse_length", "length_matched_random"})
 
 KEPT = "kept"
@@ -51,14 +53,18 @@ class Pool:
         return valid_N
 
 
-def check_options(rule: str, keep: float, loss_filter: str) -> None:
-    """Raise UserError for a rule, share or filter that does not exist."""
+def check_options(rule: str, keep: float, loss_filter: str, low: float | None = None) -> None:
+    """Raise UserError for a rule, share or filter that does not exist, or a band that cannot be."""
     if rule not in RULES:
         raise UserError(f"selection rule '{rule}': unknown; use one of {', '.join(RULES)}")
     if loss_filter not in LOSS_FILTERS:
         raise UserError(f"loss_filter '{loss_filter}': unknown; use one of {', '.join(LOSS_FILTERS)}")
     if not 0 < keep <= 1:
         raise UserError(f"keep={keep}: the share of samples to keep must be above 0 and at most 1")
+    if low is not None and rule != "band":
+        raise UserError(f"low={low}: where the rule 'band' begins, and the rule is '{rule}'; leave it out")
+    if low is not None and not 0 <= low <= 1 - keep + 1e-9:
+        raise UserError(f"low={low}: a band that keeps {keep} begins at a share of 0 to {1 - keep:g}")
 
 
 def kept_count(keep: float, size: int) -> int:
@@ -84,7 +90,7 @@ def loss_bounds(loss_C: np.ndarray, loss_filter: str) -> tuple[float, float]:
 
 
 def choose(
-    pool: Pool, rule: str, keep: float, loss_filter: str, seed: int
+    pool: Pool, rule: str, keep: float, loss_filter: str, seed: int, low: float | None = None
 ) -> tuple[list[int], list[str], dict[str, float]]:
     """Apply the loss filter, then the rule.
 
@@ -97,14 +103,18 @@ def choose(
     candidates = np.flatnonzero(valid_N)
     if loss_filter != "none":
         assert pool.loss_N is not None
-        low, high = loss_bounds(pool.loss_N[candidates], loss_filter)
-        thresholds |= {"loss_low": low, "loss_high": high}
-        reasons[candidates[pool.loss_N[candidates] < low]] = "loss_low"
-        reasons[candidates[pool.loss_N[candidates] > high]] = "loss_high"
+        least, most = loss_bounds(pool.loss_N[candidates], loss_filter)
+        thresholds |= {"loss_low": least, "loss_high": most}
+        reasons[candidates[pool.loss_N[candidates] < least]] = "loss_low"
+        reasons[candidates[pool.loss_N[candidates] > most]] = "loss_high"
         candidates = candidates[reasons[candidates] == ""]
     count = kept_count(keep, pool.size) if pool.size else 0
     thresholds |= {"candidates": len(candidates), "count": count}
-    kept = _apply_rule(pool, candidates, rule, keep, min(count, len(candidates)), seed, reasons, thresholds)
+    count = min(count, len(candidates))
+    if rule == "band" and len(candidates):
+        kept = _band(pool.norm_N, candidates, count, low, reasons, thresholds)
+    else:
+        kept = _apply_rule(pool, candidates, rule, keep, count, seed, reasons, thresholds)
     reasons[kept] = KEPT
     return sorted(int(k) for k in kept), [str(reason) for reason in reasons], thresholds
 
@@ -141,6 +151,25 @@ def _apply_rule(
     order = candidates[np.argsort(values, kind="stable")]
     reasons[order[count:]] = "g_low" if rule == "high" else "g_high"
     kept = order[:count]
+    thresholds |= _range(norm_N, kept)
+    return kept
+
+
+def _band(
+    norm_N: np.ndarray | None,
+    candidates: np.ndarray,
+    count: int,
+    low: float | None,
+    reasons: np.ndarray,
+    thresholds: dict[str, float],
+) -> np.ndarray:
+    """A run of ranks: ``count`` of them above the lowest share ``low``, or as many left out below as above."""
+    assert norm_N is not None
+    order = candidates[np.argsort(norm_N[candidates], kind="stable")]
+    spare = len(order) - count
+    first = spare // 2 if low is None else min(spare, math.floor(low * len(order) + 1e-9))
+    reasons[order[:first]], reasons[order[first + count :]] = "g_low", "g_high"
+    kept = order[first : first + count]
     thresholds |= _range(norm_N, kept)
     return kept
 

@@ -103,6 +103,7 @@ def select(
     seed: int = 0,
     reduction: str = "mean",
     allow_proxy: bool = False,
+    low: float | None = None,
 ) -> Selection:
     """Choose samples by their scores. A pure function in float64: equal input, equal result.
 
@@ -110,9 +111,9 @@ def select(
         scores: a ScoreTable, a mapping or a data frame with the columns ``grad_norm``, ``loss_nats``,
             ``completion_tokens`` (those the rule needs) and optionally ``id``, or the path of ``scores.parquet``.
         rule: "moderate" (nearest the median norm), "low", "high", "drop_high" (all but the highest
-            ``1 - keep`` of the candidates), "random", "inverse_length" (the moderate rule on 1/n, no model
-            needed), "length_matched_random" (random with the lengths of the moderate choice), "none" (all
-            candidates).
+            ``1 - keep`` of the candidates), "band" (a run of quantiles), "random",
+            "inverse_length" (the moderate rule on 1/n, no model needed), "length_matched_random" (random
+            with the lengths of the moderate choice), "none" (all candidates).
         keep: share of ALL samples, not only of those that pass the loss filter; at least one is kept.
         loss_filter: "sigma" (within one standard deviation), "quantile" (16th to 84th percentile) or "none".
             It applies to every rule, "random" included: pass "none" for an unfiltered baseline.
@@ -120,6 +121,8 @@ def select(
         reduction: the loss whose gradient norms a rule is meant to read: "mean" over a sample's tokens, or "sum".
             They rank differently, so a table of the other kind is refused.
         allow_proxy: let a rule that reads norms read a proxy for them.
+        low: of the rule "band": the share of the candidates, those of lowest norm, that is left out first; None
+            leaves out as many below as above.
 
     Raises:
         UserError: unknown option, a column that the rule needs is missing, norms of another kind than asked for.
@@ -127,7 +130,7 @@ def select(
     Source: selection.md 1.3. Samples without completion tokens or with a loss or norm that is not finite are
     never candidates. Ties are broken by position. A table that does not say what its norms are is taken as it is.
     """
-    check_options(rule, keep, loss_filter)
+    check_options(rule, keep, loss_filter, low)
     if reduction not in ("mean", "sum"):
         raise UserError(f"reduction '{reduction}': unknown; use 'mean' or 'sum'")
     columns, origin = _read(scores)
@@ -149,6 +152,7 @@ def select(
         keep=keep,
         loss_filter=loss_filter,
         seed=seed,
+        low=low,
         ids=columns["id"],
         **origin,
         **{name: tuple(column) for name in _ROWS if (column := _plain(columns[name])) is not None},
@@ -164,6 +168,7 @@ def select_pool(
     keep: float,
     loss_filter: str,
     seed: int,
+    low: float | None = None,
     ids: Sequence[Any] | None = None,
     **known: Any,
 ) -> Selection:
@@ -173,7 +178,7 @@ def select_pool(
     if len(sizes) != 1:
         raise UserError(f"the score columns have different lengths {sorted(sizes)}; give one row per sample")
     pool = Pool(sizes.pop(), *given)
-    indices, reasons, thresholds = choose(pool, rule, keep, loss_filter, seed)
+    indices, reasons, thresholds = choose(pool, rule, keep, loss_filter, seed, low)
     if keep * pool.size < 1 - 1e-9 and pool.size:
         logger.warning("keep=%s of a pool of %d is less than one sample; one is kept", keep, pool.size)
     if thresholds["candidates"] < thresholds["count"] and rule != "none":

@@ -131,10 +131,10 @@ class Guards:
         if self.chooser is not None and (reason := unsuited(self.chooser.needs, args)) is not None:
             raise UserError(reason)
         joins = getattr(args, "packing", False) or getattr(args, "padding_free", False)
-        looking = [defence.name for defence in self.all if defence.overrides("see")]
+        looking = [defence for defence in self.all if defence.overrides("see")]
         if joins and looking:
             raise UserError(
-                f"defences: '{looking[0]}' looks at single rows, but packing or padding_free joins them; "
+                f"defences: '{looking[0].name}' looks at single rows, but packing or padding_free joins them; "
                 "turn both off"
             )
         if self.chooser is not None and joins:
@@ -149,10 +149,10 @@ class Guards:
                 f"online selection on {args.world_size} processes is not supported; use one process, or select "
                 "before training with `holdfast select`"
             )
-        if adding := [defence.name for defence in self.all if defence.overrides("loss")]:
+        if adding := [defence.name for defence in self.all if defence.overrides("loss") and defence in looking]:
             raise UserError(
-                f"defences: '{adding[0]}' adds a loss, which {args.world_size} processes do not share yet; use "
-                "one process"
+                f"defences: '{adding[0]}' adds a loss on the rows of a process, which {args.world_size} processes "
+                "do not share; use one process"
             )
 
 

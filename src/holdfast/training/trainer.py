@@ -31,6 +31,7 @@ from holdfast.training.guards import Guards, Updates
 from holdfast.training.monitor import DriftMonitor, subject_of
 from holdfast.training.options import cpu_safe_args
 from holdfast.training.pool import MicroBatch, as_batch, keep_rows, pool_size
+from holdfast.training.scored_head import read_labelled_positions_only
 from holdfast.training.trace import JsonLines
 from holdfast.training.update import MOST_HELD_BYTES, deposit, held_bytes, obstacle
 
@@ -104,6 +105,8 @@ class GuardedTrainer(SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        wrapped: Any = self.model
+        read_labelled_positions_only(wrapped.get_base_model() if hasattr(wrapped, "peft_config") else wrapped)
         self.remove_callback(PrinterCallback)  # prints every log to stdout, which belongs to the caller
         self.data_collator = NumberedCollator(self.data_collator)  # type: ignore[assignment]
         if self.guards.all:

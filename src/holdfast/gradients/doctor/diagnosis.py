@@ -28,7 +28,7 @@ from holdfast.gradients.doctor.compare import (
     squares_by_kind,
 )
 from holdfast.gradients.doctor.mends import attention_of, in_float32, last_resort, mends_for
-from holdfast.gradients.doctor.samples import built_in_examples, few
+from holdfast.gradients.doctor.samples import built_in_examples, few_for
 from holdfast.gradients.doctor.ways import ALONE, WAYS, Patient, Way, batch_of, gradient
 from holdfast.gradients.ghost import GhostEngine
 from holdfast.gradients.names import block_of
@@ -141,7 +141,7 @@ def diagnose(
     """
     parameters = subject.parameters()
     _refuse_quantised(parameters, subject.has_adapter)
-    chosen = few(examples if examples is not None else built_in_examples(subject, seed))
+    chosen = few_for(subject, examples if examples is not None else built_in_examples(subject, seed))
     training = tuple(module for module in subject.model.modules() if module.training)
     patient = Patient(subject.model, parameters, chosen, subject.pad_id, training)
     engine = GhostEngine(patient.model, parameters)

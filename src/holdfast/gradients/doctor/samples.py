@@ -15,6 +15,8 @@ from holdfast.models import Subject
 
 SAMPLES = 3
 LONGEST = 256  # longer ones show nothing more, and take longer
+# On a CPU every token of a large model is paid for in some thirty passes, and a quarter of them shows the same.
+LARGE, LONGEST_OF_LARGE = 20_000_000, 64
 _LENGTHS = ((4, 5), (7, 9), (3, 13))  # prompt and completion of samples made of random tokens
 
 SENTENCES = (
@@ -61,6 +63,20 @@ def few(examples: Sequence[Example], count: int = SAMPLES, longest: int = LONGES
         )
     places = sorted({round(k * (len(lengths) - 1) / (count - 1)) for k in range(count)})
     return [by_length[lengths[place]] for place in places]
+
+
+def few_for(subject: Subject, examples: Sequence[Example]) -> list[Example]:
+    """:func:`few` at the length that suits the model; longer where rows have no completion within it.
+
+    Raises:
+        UserError: as :func:`few`.
+    """
+    size = sum(parameter.numel() for parameter in subject.model.parameters())
+    if subject.device.type == "cpu" and size > LARGE:
+        cut = [_cut(example, LONGEST_OF_LARGE) for example in examples]
+        if len({len(example.input_ids) for example in cut if example.completion_tokens}) >= SAMPLES:
+            return few(examples, longest=LONGEST_OF_LARGE)
+    return few(examples)
 
 
 def _cut(example: Example, longest: int) -> Example:

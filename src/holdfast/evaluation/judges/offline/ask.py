@@ -12,7 +12,7 @@ from holdfast.evaluation.judges.offline import phrases
 from holdfast.evaluation.judges.offline.text import normalise, quotations
 
 _YES_NO = re.compile(
-    r"\w+-(?:il|elle|ils|elles|on)\b[^?]*\?|(?:^|[.!?:,;]\s+|¿\s*)(?:is|are|was|were|am|do|does|did|can|"
+    r"\b\w+-(?:il|elle|ils|elles|on)\b[^?]*\?|(?:^|[.!?:,;]\s+|¿\s*)(?:is|are|was|were|am|do|does|did|can|"
     r"could|will|would|should|has|have|may|might|must|"
     r"ist|sind|kann|darf|hat|gibt es|muss|bist|hast|kannst du (?!mir)|est-ce|peut-on|y a-t-il|a-t-on|es-tu|"
     r"es|se puede|"
