@@ -317,14 +317,15 @@ def test_a_short_run_is_read_at_half_the_remaining_factor_times_the_current_loss
     assert found.valid_norm == pytest.approx(found.valid_multiple * trees.norm(step), rel=1e-4)
 
 
-def test_a_saturated_line_falls_back_to_the_short_run():
+def test_a_long_line_is_still_read_at_its_end():
+    """Going back to the short run's own KL put two scales into one ranking (studies/geometry)."""
     subject = Subject(build_model())
     start = {n: p.detach().clone() for n, p in subject.parameters().items()}
     generator = torch.Generator().manual_seed(0)
     after = {n: p + 0.3 * torch.randn(p.shape, generator=generator) for n, p in start.items()}
     found = forecast_after_short_run(subject, after, sampled(subject), random_examples(4), 1, 200)
-    assert found.score_from == "short run"
-    assert found.multiple == 1.0
+    assert found.score_from == "line" and found.multiple == 100.0
+    assert found.score == pytest.approx(found.kl_at["100"].value * found.task_loss)
     with pytest.raises(ValueError, match="short run of 0 steps"):
         forecast_after_short_run(subject, after, sampled(subject), random_examples(4), 0, 10)
 

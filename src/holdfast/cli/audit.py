@@ -43,7 +43,7 @@ def audit(
     steps: options.StepsOption = 60,
     rank: options.RankOption = 8,
     alpha: options.AlphaOption = 16,
-    pool: Annotated[int, typer.Option(min=1, help="Candidate rows an update.")] = 32,
+    pool: Annotated[int, typer.Option(help="Candidate rows an update.")] = 32,
     schedule: Annotated[
         str | None, typer.Option(help="TRL's lr_scheduler_type; cosine, for the organism constant.")
     ] = None,
@@ -64,7 +64,9 @@ def audit(
     keep_run: Annotated[
         Path | None, typer.Option(help="Folder in which the probe's steps stay, for `holdfast train` to go on.")
     ] = None,
-    max_kl_nats: Annotated[float | None, typer.Option(help="Drift budget, nats a sequence.")] = None,
+    max_kl_nats: Annotated[
+        float | None, typer.Option(help="Drift budget, nats a sequence; the anchor spends it on the task.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Every number behind the conclusion.")] = False,
     minutes: options.MinutesOption = 10,
     loading: options.Loading = options.Loading(),

@@ -23,8 +23,6 @@ from holdfast.gradients.means import mean_loss_of, weighted_batches
 from holdfast.models import Subject
 
 RANKING_ONLY = "ranking only"
-# Above this the straight line has left the model, and the ranking goes back to the short run's own KL.
-SATURATED_NATS = 3.0
 PRIOR = "kl_quadratic_x_loss"
 
 
@@ -122,7 +120,8 @@ class EarlyForecast(Result):
         task_loss: after the short run, nats per completion token. task_loss_start: before it.
         displacement_norm: of the short run.
         multiple: m that the score reads. score: KL there times the task loss after the short run.
-        score_from: "line", or "short run" where the line saturates.
+        score_from: "line", or "short run" where the line leaves the numbers. It does not go back where the line
+            is merely long: two scales in one ranking spoil it (studies/geometry).
         valid_multiple: largest m on the line up to which 1/2 m^2 delta^T F delta is within a factor of two of the
             exact KL; 0 if not even the short run is. valid_norm: the displacement there: beyond it no quadratic
             form says anything about this model.
@@ -189,7 +188,7 @@ def forecast_after_short_run(
     form_N = fisher_quadratic(aligned, reference_examples, displacement, batch_size)
     loss = loss_at(aligned, trees.axpy(start, 1.0, displacement), task_examples, batch_size)
     line = at[f"{reach:g}"].value
-    saturated = not np.isfinite(line) or line > SATURATED_NATS
+    saturated = not np.isfinite(line)
     form, norm = bootstrap_mean((form_N / 2).tolist(), seed, 2000), trees.norm(displacement)
     valid = 0.0
     for m in points:
