@@ -39,7 +39,7 @@ CLAIMS = {
     "gain_over_best_baseline": "refusals of distil beyond those of replay, on the same data: above 0 points",
     "gain_over_best_baseline_relearned": "the same after 50 more steps of the task",
     "gain_over_identity": "gain of a curvature step over a plain one at equal cost of the task, a ratio: above 1",
-    "landscape_correlation_centred": "centred correlation of both models' losses on refusals along one direction: above 0",
+    "landscape_correlation_centred": "centred correlation of losses on refusals along equal directions: above 0",
 }
 SOURCE = "issue text of the repair; notes-anchor.md"
 
@@ -214,14 +214,15 @@ def curve(results: dict[str, Any]) -> str:
 def shapes(results: dict[str, Any]) -> str:
     """What curvature buys, and how alike the landscapes are, a row a task."""
     heads = ("task", "curvature / plain step", "refusals, centred", "harmless answers, centred", "task, centred",
-             "refusals, raw")  # fmt: skip
+             "refusals / harmless / task, row by row")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in results["shapes"]:
         land = row["landscape"]
         found = [land[kind]["centred"] for kind in ("refusals", "harmless", "task")]
         centred = [f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in found]
         ratio = row["worth"]["ggn-cg"] / row["worth"]["identity"]
-        lines.append(f"| {row['task']} | {ratio:.1f} | {' | '.join(centred)} | {land['refusals']['raw']:.2f} |")
+        rows = " / ".join(f"{land[kind]['examples']:.2f}" for kind in ("refusals", "harmless", "task"))
+        lines.append(f"| {row['task']} | {ratio:.1f} | {' | '.join(centred)} | {rows} |")
     return "\n".join(lines)
 
 

@@ -172,3 +172,14 @@ def test_what_is_missing_is_named():
                 solve(name, problem)
     with pytest.raises(UserError, match=r"unknown; use one of ggn-cg, .*identity"):
         solve("newton", problem)
+
+
+def test_the_order_of_the_parameters_changes_nothing():
+    problem, _, _ = spread(20, damping=0.1)
+
+    def turned(x):
+        return dict(reversed(x.items()))
+
+    other = Problem(turned(problem.b), 0.1, problem.products, rows=[turned(row) for row in problem.rows])
+    for name in ("ggn-cg", "woodbury", "lbfgs-aux"):
+        np.testing.assert_allclose(*(flat(solve(name, p, 8).x) for p in (problem, other)), rtol=1e-9)

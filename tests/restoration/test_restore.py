@@ -59,6 +59,7 @@ def test_auto_goes_on_to_distil_where_no_step_of_replay_keeps_the_limit(drifted,
             here = adapter_parameters(subject.model)
             seen.append((name, all(torch.equal(here[k], before[k]) for k in before)))
             best.offer(check(step=10, bound=0.01 if keeps else 1.0, refusal=1.0), here)
+            trees.assign(here, trees.scale(trees.clone(here), 0.5))
             return Attempt((best.start, check(step=10)))
 
         return lambda *args, **_: moved(*args)

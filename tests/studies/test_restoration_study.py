@@ -50,7 +50,10 @@ def test_auto_is_distil_where_no_step_of_replay_kept_the_limit(last, ran, second
 def test_the_shapes_are_compared_with_a_plain_step_and_with_nothing_in_common():
     def shape(task, worth, refusals):
         kinds = {"refusals": refusals, "harmless": 0.9, "task": 0.2}
-        centred = {k: {"raw": 0.99, "centred": {"value": v, "low": v, "high": v}} for k, v in kinds.items()}
+        centred = {
+            k: {"raw": 0.99, "examples": 0.5, "centred": {"value": v, "low": v, "high": v}}
+            for k, v in kinds.items()
+        }
         return {"task": task, "worth": {"ggn-cg": worth, "identity": 2.0}, "landscape": centred}
 
     found = [shape("digest", 4.0, 0.8), shape("desk", 8.0, 0.6)]
