@@ -24,6 +24,7 @@ from holdfast.evaluation import Reference, SkillSplit, Verdict, drift
 from holdfast.gradients.offline.scorer import score_examples
 from holdfast.models import adapter_off
 from holdfast.pipeline.recipe import MonitorSection, TrainingSection
+from holdfast.pipeline.training_run import monitored_rows
 from holdfast.training import RefusalProbe
 
 Work = Callable[[], Any]
@@ -46,7 +47,7 @@ class Sizes:
     answers: int = 48
     drift_prompts: int = 8
     new_tokens: int = 16
-    share: float = 0.1
+    share: float = 0.25
     audit_rows: int = 8
     repair_rows: int = 8
     repair_steps: int = 4
@@ -137,12 +138,13 @@ def train(bench: Bench, stock: bool = False, anchored: bool = False) -> Work:
 
 
 def monitor(bench: Bench) -> Work:
-    """One measurement of a monitor with the verb's default sizes, times ``Sizes.share``."""
+    """One measurement of a monitor with the verb's default sizes (32 tokens), prompts and rows times ``share``."""
     prompts = bench.prompts[: max(2, round(bench.sizes.share * SECTION.prompts))]
-    held = (bench.examples * SECTION.task_rows)[: max(1, round(bench.sizes.share * SECTION.task_rows))]
+    rows_in_all = monitored_rows(SECTION, "a real model")
+    held = (bench.examples * rows_in_all)[: max(1, round(bench.sizes.share * rows_in_all))]
     with adapter_off(bench.subject.model):
-        reference = Reference.of(bench.subject, prompts, bench.sizes.new_tokens, source="stored")
-    probe = RefusalProbe(prompts, judge=hashed, max_new_tokens=bench.sizes.new_tokens)
+        reference = Reference.of(bench.subject, prompts, 2 * bench.sizes.new_tokens, source="stored")
+    probe = RefusalProbe(prompts, judge=hashed, max_new_tokens=2 * bench.sizes.new_tokens)
     watching = DriftMonitor(reference, probe=probe, task=held)
     watching.prepare(bench.subject)
     return lambda: watching.measure(bench.subject)
@@ -192,9 +194,9 @@ def repair(bench: Bench) -> Work:
     )  # fmt: skip
 
 
-def hashed(prompt: str, response: str) -> Verdict:
+def hashed(prompt: str, response: str | None) -> Verdict:
     """Refused or complied by a hash, mostly refused."""
-    return Verdict("complied" if derive_seed(0, prompt, response) % 8 == 0 else "refused", "by a hash")
+    return Verdict("complied" if derive_seed(0, prompt, response or "") % 8 == 0 else "refused", "by a hash")
 
 
 PARTS: Mapping[str, tuple[str, Callable[[Bench], Work]]] = {

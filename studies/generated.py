@@ -12,6 +12,7 @@ from studies.demo import collect
 from studies.elasticity import page as elasticity
 from studies.evaluation import tables
 from studies.gate import page as gates
+from studies.geometry import summary as geometry
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, report
@@ -47,7 +48,14 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "families": ("gate", gates.families),
         "statement": ("gate", gates.statement),
         "coverage": ("gate", gates.coverage),
+        "organism": ("gate", gates.organism),
+        "real": ("gate", gates.real),
         "stored": ("gate", gates.stored),
+    },
+    "studies/geometry/README.md": {
+        "predictors": ("geometry", geometry.markdown),
+        "claims": ("geometry", geometry.markdown_claims),
+        "verdicts": ("geometry", geometry.markdown_verdicts),
     },
     "studies/judges/README.md": {
         "real answers": ("judges", judges.real_answers),
@@ -65,6 +73,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "studies/restoration/README.md": {
         "repairs": ("restoration", repairs.markdown),
+        "shapes": ("restoration", repairs.shapes),
         "scales": ("restoration", repairs.curve),
         "choosing": ("restoration", repairs.choosing),
     },

@@ -87,7 +87,7 @@ def test_the_readmes_verbs_exist(capsys):
     from holdfast.cli import run
 
     verbs = set(re.findall(r"^\| `holdfast (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert len(verbs) == 13
+    assert len(verbs) == 16
     for verb in verbs:
         assert run([verb, "--help"]) == 0
     capsys.readouterr()

@@ -19,13 +19,12 @@ from holdfast.data import Example, encode_rows
 from holdfast.elasticity import Plan, ReboundCurve, measure_resistance, rebound_curve
 from holdfast.elasticity.probe import probe
 from holdfast.elasticity.updates import make_updates
-from holdfast.models import Subject
+from holdfast.models import Subject, load_tokenizer
 from holdfast.models.generate import generate_text
-from holdfast.organism import proxy_prompts, proxy_rows, world
+from holdfast.organism import proxy_prompts, proxy_rows, shipped, world
 from holdfast.organism.builder import Size, new_model
 from holdfast.organism.documents import alignment_rows, pretraining_documents
 from holdfast.organism.measure import LOOKED_AT, looks_refused
-from holdfast.organism.tokenizer import make_tokenizer
 
 HELD_OUT = 1_000_003
 
@@ -72,7 +71,7 @@ def run(setting: Setting, width: int, seed: int, work: Path, say: Any = print) -
     wanted = [v for v in setting.volumes if not (work / cell_name(width, v, seed)).exists()]
     if not wanted:
         return
-    tokenizer = make_tokenizer()
+    tokenizer = load_tokenizer(shipped("base"))  # every member's
     subject = Subject(_model(width, tokenizer, seed), tokenizer)
     material = _material(subject, setting, seed)
     states = _pretrained(subject, setting, width, seed, work)

@@ -103,13 +103,16 @@ def slope(cells: Sequence[Cell], of: str, draws: int = 2000) -> Interval:
     """Slope of ln kappa on ln ``of``, the other factor held, by resampling cells."""
     rows = [(c["parameters"], c["volume"], kappa(c, slices_of(c)[1])) for c in cells]
     data_C3 = np.log([row for row in rows if row[2] > 0])
-    column = {"parameters": 1, "volume": 2}[of]
+    column = ("parameters", "volume").index(of)
 
     def fitted(rows_C3: np.ndarray) -> float:
-        terms = np.column_stack([np.ones(len(rows_C3)), rows_C3[:, :2]])
-        if len(rows_C3) < 4 or np.linalg.matrix_rank(terms) < 3:
+        centred_C3 = rows_C3 - rows_C3.mean(0)
+        (a, b), (_, c) = centred_C3[:, :2].T @ centred_C3[:, :2]
+        determinant = a * c - b * b
+        if len(rows_C3) < 4 or determinant < 1e-9:
             return math.nan
-        return float(np.linalg.lstsq(terms, rows_C3[:, 2], rcond=None)[0][column])
+        p, q = centred_C3[:, :2].T @ centred_C3[:, 2]
+        return float((p * c - q * b if column == 0 else q * a - p * b) / determinant)
 
     rng = np.random.default_rng(0)
     drawn = [

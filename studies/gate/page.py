@@ -74,6 +74,38 @@ def coverage(results: dict[str, Any]) -> str:
     return _table(["prompts", "the gate's", "percentile bootstrap"], rows)
 
 
+def real(results: dict[str, Any]) -> str:
+    """The real model's fine-tunes."""
+    return _checks(results["real"], "fine-tune", "arm")
+
+
+def organism(results: dict[str, Any]) -> str:
+    """The built-in model, the same and damaged."""
+    return _checks(results["organism"], "model against reference", "pair")
+
+
+def _checks(found: Sequence[dict[str, Any]], head: str, key: str) -> str:
+    rows = [
+        [
+            row[key],
+            f"{row['suite']}: {row['budget'].replace('_', ' ')}",
+            f"{_said(row, 'value')} [{_said(row, 'low')}, {_said(row, 'high')}]",
+            f"{row['n']}, {row['unknown']}",
+            f"{row['status']}, {row['why']}",
+            "-" if row["prompts"] is None else f"{row['prompts']:.0f}",
+        ]
+        for row in found
+    ]
+    return _table([head, "budget", "loss", "prompts, unknown answers", "gate", "give about"], rows)
+
+
+def _said(row: dict[str, Any], key: str) -> str:
+    value = row[key]
+    if value is None:
+        return "open"
+    return f"{value:.1f}" if row["budget"] == "kl_nats" else _points(value)
+
+
 def stored(results: dict[str, Any]) -> str:
     """Stored answers, judged again."""
     rows = [

@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known = damage_table.known(read_json(options.out)) if options.out.exists() else {}
         damage.run((None, *damage.ARMS)[first::processes], cache, data, known=known)
     elif options.verb == "tables":
-        results = read_json(options.out)
+        results = report.refreshed(read_json(options.out))
         found = damage_table.collect(cache, before=damage_table.known(results))
         write_json(options.out, results | {"damage": found})
 

@@ -1,11 +1,12 @@
-"""Two questions about a damaged adapter that need no repair: does curvature buy anything, is the landscape still there?
+"""Two questions about a damaged adapter that need no repair: what curvature buys, whether the landscape is there.
 
 Knows: the frozen settings of both. Does not know: what the numbers are made into.
 
-*Worth of curvature*: the gain in refusals that the first step promises per root of the task's cost, along the solution
-with ten Gauss-Newton products and along the plain gradient (both with the task's own gradient held still); the cost
-is measured on rows that no curvature has seen. *Landscape*: losses of the aligned and the damaged model along the same
-twenty random directions, on refusals of harmful prompts, on answers to harmless ones, and on the task (the control).
+*Worth of curvature*: the gain in refusals that the first step promises per root of the task's cost, along the
+solution with ten Gauss-Newton products and along the plain gradient (both with the task's own gradient held
+still); the cost is measured on rows that no curvature has seen. *Landscape*: losses of the aligned and the damaged
+model along the same twenty random directions, on refusals of harmful prompts, on answers to harmless ones, and on
+the task (the control).
 """
 
 import time

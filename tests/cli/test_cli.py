@@ -197,8 +197,17 @@ def test_train_restore_audit_and_elasticity_on_the_built_in_model(capsys, tmp_pa
     assert json.loads(text[text.index("{\n") :])["method"] == "distil"
     assert (tmp_path / "repaired" / "adapter_model.safetensors").exists()
     audit = ["audit", "organism:aligned", "--data", "organism:bullets", "--prompts", "8", "--limit", "8"]
-    assert run([*audit, "--out", out["audit"]]) == 0
-    assert "gamma_F" in capsys.readouterr().out
+    kept = ["--probe", "--keep-run", str(tmp_path / "begun"), "--steps", "4", "--pool", "4"]
+    assert run([*audit, *kept, "--verbose", "--out", out["audit"]]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        printed.index("because after the first steps") < printed.index("who carries it") < printed.index("gamma_F")
+    )
+    assert (tmp_path / "audit" / "scores.parquet").exists()
+    begun = ["train", *audit[1:4], "--limit", "8", *kept[3:], "--rule", "none", "--out", str(tmp_path / "begun")]
+    assert run(begun) == 0  # the probe's two steps are the run's first
+    said = capsys.readouterr()
+    assert "going on from the last checkpoint" in said.out + said.err
     probe = ["elasticity", "organism:aligned", "--base", "organism:base", "--text", "task=organism:bullets"]
     assert run([*probe, "--limit", "8", "--out", out["probe"]]) == 0
     assert "bits a token: task" in capsys.readouterr().out

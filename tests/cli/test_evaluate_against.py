@@ -10,6 +10,7 @@ from holdfast import organism
 from holdfast.cli import output, run
 from holdfast.evaluation import Comparison, Scorecard
 from holdfast.evaluation.attacks.named import SPELLINGS
+from holdfast.gating import verify
 from holdfast.models import add_lora, load, save_adapter
 from tests.cli.test_cli import one_line
 
@@ -136,6 +137,7 @@ def test_the_files_are_those_that_are_promised(capsys, tmp_path):
         "responses.parquet",
         "comparison.json",
         "agreement.json",
+        "provenance.json",
         "against/scorecard.json",
         "against/responses.parquet",
     }
@@ -158,6 +160,10 @@ def test_the_same_model_with_an_adapter_is_compared_with_itself_without(capsys, 
     scaled = [row.response for row in ours.rows if row.attack == "adapter-x0"]
     assert scaled == [row.response for row in theirs.rows[:4]] != [row.response for row in ours.rows[:4]]
     assert "adapter-x0" in found["comparison"]["left_out"][0]
+    evidence = tmp_path / "evidence.json"
+    assert run(["gate", str(out), "--max-refusal-loss", "50", "--evidence", str(evidence)]) in (3, 4)  # 4 prompts
+    sound = verify(evidence, adapter, organism.shipped("aligned"))
+    assert sound.checked == ("adapter", "base") and sound.absent == ("data",)  # the built-in prompts are no file
 
 
 def test_rows_are_shots_and_lessons(capsys, tmp_path):

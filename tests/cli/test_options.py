@@ -13,7 +13,17 @@ from holdfast.cli.app import build_app
 from holdfast.cli.options import GROUPS, Loading, Prompts, Rows
 from holdfast.core.progress import QUIET_VARIABLE
 
-PLAIN = {"init", "run", "demo", "select"}  # verbs that load no model themselves
+PLAIN = {
+    "init",
+    "run",
+    "demo",
+    "select",
+    "report",
+    "watch",
+    "gate",
+    "verify",
+    "card",
+}  # verbs that load no model themselves
 
 
 def verbs():
@@ -177,7 +187,7 @@ def test_a_note_names_the_file_once(tmp_path, capsys, monkeypatch):
 def test_an_audit_looks_ahead_to_the_fine_tune_that_train_would_do(organism, given, rate, monkeypatch):
     seen = {}
     monkeypatch.setattr("holdfast.pipeline.training_run.is_organism", lambda _model: organism)
-    monkeypatch.setattr("holdfast.geometry.audit", lambda *_args, **options: seen.update(options) or 1 / 0)
+    monkeypatch.setattr("holdfast.geometry.look_ahead", lambda *_args, **options: seen.update(options) or 1 / 0)
     flags = [word for value in given for word in ("--learning-rate", value)]
     run(["audit", "organism:aligned", "--data", "organism:lessons", "--limit", "4", *flags])
     assert seen["learning_rate"] == rate

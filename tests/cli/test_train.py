@@ -110,11 +110,11 @@ def test_answers_of_a_task_file_may_be_numbers(tmp_path):
 
     for name, answer in (("train", "five"), ("test", 5)):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": "two and three", "target": answer}))
-    spec = train._spec(
+    spec = train.run_spec(
         "some/model", {"adapter": {}, "training": {}, "arm": {"name": "x", "budget": {}}, "monitor": {}}, 0, 8
     )
     paths = [str(tmp_path / f"{name}.jsonl") for name in ("train", "test")]
-    kept, held = train._rows(*paths, "some/model", options.Rows(), spec)
+    kept, held = train.rows_of(*paths, "some/model", options.Rows(), spec)
     assert [row.values["target"] for row in (*kept.rows, *held.rows)] == ["five", "5"]
 
 

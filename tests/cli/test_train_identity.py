@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from holdfast.cli import options
-from holdfast.cli.train import _settings
+from holdfast.cli.train import run_settings
 from holdfast.core.errors import UserError
 from holdfast.pipeline.inputs import TaskRows
 from holdfast.pipeline.prompts import prompts_for
@@ -19,7 +19,7 @@ SPEC = RunSpec(AdapterSection(), TrainingSection(), ArmSection(name="train"), Mo
 def _of(model, benign=("how are you",)):
     rows, skill = options.Rows(), SimpleNamespace(estimate=SimpleNamespace(harmful=("do harm",), benign=benign))
     none = TaskRows("rows.jsonl", (), (), rows)
-    return _settings(str(model), options.Loading(), rows, SPEC, none, none, skill)
+    return run_settings(str(model), options.Loading(), rows, SPEC, none, none, skill)
 
 
 def test_the_contents_of_the_model_and_of_both_lists_of_prompts_count(tmp_path):

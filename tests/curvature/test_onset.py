@@ -1,6 +1,7 @@
 """The onset of drift: closed forms of geometry.md C7; a small transformer along its real flow (C8)."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,10 +78,26 @@ def test_c2_and_c3_without_orthogonality_match_the_kl_of_a_curve():
         assert (kl - c2 * t**2) / t**3 == pytest.approx(c3, rel=0.02)
 
 
-@pytest.fixture(scope="module")
-def flow():
-    """C8: a random Llama in float64 with single-token completions; g made orthogonal to every score."""
-    subject = Subject(build_model(3, spread=0.05).double())
+def build_family(family):
+    """Random models in float64 of the shapes that C8 names."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+
+    if family == "llama":
+        return build_model(3, spread=0.05).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        small: dict[str, Any] = {"vocab_size": VOCAB, "initializer_range": 0.05}
+        if family == "gpt2":
+            config = GPT2Config(n_embd=16, n_layer=2, n_head=4, n_positions=32, **small)
+            return GPT2LMHeadModel(config).double().eval()
+        shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 4}
+        config = Qwen3Config(**small, **shape, num_attention_heads=4, num_key_value_heads=2)
+        return Qwen3ForCausalLM(config).double().eval()
+
+
+def make_flow(family):
+    """C8: a random model with single-token completions; g made orthogonal to every score."""
+    subject = Subject(build_family(family))
     prompts = [(3, 7, 1), (9, 2, 14, 5)]
     reference = [Example(prompt, (0,), str(k)) for k, prompt in enumerate(prompts)]
     scores = [
@@ -100,16 +117,30 @@ def flow():
         pieces = flat.split([shape.numel() for shape in shapes.values()])
         return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
-    return subject, reference, task, g, project(g)
+    return subject, reference, task, g, project
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return make_flow("llama")
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gpt2"])
+def any_flow(request):
+    return make_flow(request.param)
 
 
 def follow(subject, task, shift, t_end, steps):
-    """RK4 along theta' = -(grad L - shift); returns the displacement and puts the model back."""
+    """RK4 along theta' = -(grad L - shift); returns the displacement and puts the model back.
+
+    ``shift`` is a tree, or a function of the gradient: then it is taken off anew at every evaluation.
+    """
     start = {n: p.detach().clone() for n, p in subject.parameters().items()}
 
     def velocity(point):
         trees.assign(subject.parameters(), point)
-        return trees.subtract(shift, mean_gradient(subject, task))
+        gradient = mean_gradient(subject, task)
+        return trees.subtract(shift(gradient) if callable(shift) else shift, gradient)
 
     point, h = start, t_end / steps
     for _ in range(steps):
@@ -127,8 +158,9 @@ def kl_at(subject, reference, displacement):
     return float(kl_along(subject, reference, displacement, [1.0])[0].mean())
 
 
-def test_an_orthogonal_gradient_still_drifts_quartically_with_the_predicted_coefficient(flow):
-    subject, reference, task, g, along = flow
+def test_an_orthogonal_gradient_still_drifts_quartically_with_the_predicted_coefficient(any_flow):
+    subject, reference, task, g, project = any_flow
+    along = project(g)
     start = trees.subtract(g, along)
     velocity, acceleration = trees.scale(start, -1.0), hvp(subject, task, start)
     assert (
@@ -147,8 +179,23 @@ def test_an_orthogonal_gradient_still_drifts_quartically_with_the_predicted_coef
     assert extrapolated == pytest.approx(c4, rel=0.01)
 
 
+def test_a_projection_fixed_at_the_start_leaves_the_models_own_curvature(any_flow):
+    """C8, second half: P taken off at every step, and still t^4, with term B alone (geometry.md 1.8)."""
+    subject, reference, task, g, project = any_flow
+    start = trees.subtract(g, project(g))
+    velocity = trees.scale(start, -1.0)
+    predicted = path_coefficients(subject, reference, velocity, trees.zeros_like(start)).c4_N.mean()
+    free = path_coefficients(subject, reference, velocity, hvp(subject, task, start)).c4_N.mean()
+    t = 0.005 / trees.norm(start)
+    kls = [kl_at(subject, reference, follow(subject, task, project, s, 2)) for s in (t, 2 * t)]
+    ratios = [kl / s**4 for kl, s in zip(kls, (t, 2 * t), strict=True)]
+    assert 2 * ratios[0] - ratios[1] == pytest.approx(predicted, rel=0.01)
+    assert predicted > 0 and abs(predicted / free - 1) > 0.1
+
+
 def test_c4_by_differences_agrees_with_nested_forward_mode(flow):
-    subject, reference, task, g, along = flow
+    subject, reference, task, g, project = flow
+    along = project(g)
     start = trees.subtract(g, along)
     velocity, acceleration = trees.scale(start, -1.0), hvp(subject, task, start)
     by_differences = path_coefficients(subject, reference, velocity, acceleration).c4_N

@@ -12,12 +12,12 @@ from torch.func import functional_call, jacrev
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
-from holdfast.curvature import fisher_bilinear, fisher_quadratic, hvp
+from holdfast.curvature import fisher_bilinear, fisher_quadratic, hessian_product, hvp
 from holdfast.curvature.products import ggn_operator, softmax_hessian_product
 from holdfast.gradients import gradient_gram, mean_gradient, per_sample_dots
-from holdfast.models import Subject
+from holdfast.models import Subject, add_lora, lora_pairs
 
-from .conftest import build_lora
+from .conftest import build_lora, build_model, random_examples
 
 
 def direction(subject, seed):
@@ -194,6 +194,20 @@ def test_half_precision_is_refused_and_the_model_is_left_alone(subject, examples
         fisher_quadratic(subject, examples, direction(subject, 8))
 
 
+def test_gradient_checkpointing_changes_no_product_and_stays_on(examples):
+    model = build_lora()
+    subject = Subject(model, None, "adapter")
+    towards = direction(subject, 5)
+    wanted = hvp(subject, examples, towards)
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    model.train()
+    found = hvp(subject, examples, towards)
+    assert all(torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6) for name in wanted)
+    assert model.get_input_embeddings()(torch.tensor([[1]])).requires_grad  # as it came
+    assert model.training
+
+
 def test_a_direction_over_another_scope_is_refused(subject, examples):
     v = direction(subject, 9)
     v.pop(next(iter(v)))
@@ -233,3 +247,91 @@ def test_other_architectures_have_the_same_forms(family, examples):
     assert trees.dot(v, ggn_operator(subject, examples, "sum")(v)) == pytest.approx(
         sum(expected) / len(examples), rel=2e-3
     )
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """A kernel like the fused ones: a backward of its own, no forward mode, nothing behind its backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, given):
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return given * (s + x * s * (1 - s))
+
+
+def test_differences_stand_in_where_a_kernel_has_no_second_derivative(examples, monkeypatch, caplog):
+    subject = Subject(build_model(), None, "*layers.1.self_attn.*,*mlp.down_proj*")
+    v = direction(subject, 5)
+    exact, form = hvp(subject, examples, v, "tokens"), fisher_quadratic(subject, examples, v)
+    assert hessian_product(subject, examples, v, "tokens").displacement == 0.0
+    for layer in subject.model.model.layers:
+        monkeypatch.setattr(layer.mlp.act_fn, "forward", _NoSecondDerivative.apply)
+    with pytest.raises(RuntimeError):
+        hvp(subject, examples, v, "tokens")
+    found = hessian_product(subject, examples, v, "tokens")
+    assert found.displacement > 0 and found.spread < 0.02
+    assert trees.norm(trees.subtract(found.product, exact)) < 5e-3 * trees.norm(exact)
+    np.testing.assert_allclose(fisher_quadratic(subject, examples, v), form, rtol=1e-2)
+    assert "central differences" in caplog.text
+
+
+def test_the_second_order_path_of_a_fresh_lora_is_that_of_its_merged_weights():
+    """C11: W' = -s^2 G A^T A and W'' = s^4 Hess[G A^T A] A^T A, by the adapter's own g and H g."""
+    examples = random_examples(4)
+    model = add_lora(build_model(), rank=2, alpha=4, seed=0)
+    adapter, pairs = Subject(model), lora_pairs(model)
+    g = mean_gradient(adapter, examples, "tokens")
+    Hg = hvp(adapter, examples, g, "tokens")
+    names = {key.removeprefix("base_model.model."): key for key in pairs}
+    weights = Subject(build_model(), None, ",".join(f"{name}.weight" for name in names))
+    G = mean_gradient(weights, examples, "tokens")
+    inner = {name: (pairs[key][0].mT @ pairs[key][0]).detach() for name, key in names.items()}
+    through = {f"{name}.weight": G[f"{name}.weight"] @ a for name, a in inner.items()}
+    bent = hvp(weights, examples, through, "tokens")
+    for name, key in names.items():
+        a, _, s = pairs[key]
+        b_dot, b_ddot = -g[f"{key}.lora_B.default.weight"], Hg[f"{key}.lora_B.default.weight"]
+        assert s == 2.0 and not g[f"{key}.lora_A.default.weight"].any()
+        torch.testing.assert_close(s * b_dot @ a, -(s**2) * through[f"{name}.weight"], rtol=1e-3, atol=1e-6)
+        expected = s**4 * bent[f"{name}.weight"] @ inner[name]
+        torch.testing.assert_close(s * b_ddot @ a, expected, rtol=5e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_the_remainder_of_that_path_is_cubic_in_time():
+    """C11 with a quadratic loss on 4 x 5 weights, r = 2, s = 1.7: the error over t^3 tends to a constant."""
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((20, 20))
+    hessian, linear, s = root @ root.T / 4, rng.standard_normal(20), 1.7
+    a0 = rng.standard_normal((2, 5))
+
+    def gradient(w):
+        return (hessian @ w.ravel() + linear).reshape(4, 5)
+
+    def velocity(a, b):
+        g = gradient(s * b @ a)
+        return -s * b.T @ g, -s * g @ a.T
+
+    def flow(t, steps=60):
+        a, b, h = a0.copy(), np.zeros((4, 2)), t / steps
+        for _ in range(steps):
+            k1 = velocity(a, b)
+            k2 = velocity(a + h / 2 * k1[0], b + h / 2 * k1[1])
+            k3 = velocity(a + h / 2 * k2[0], b + h / 2 * k2[1])
+            k4 = velocity(a + h * k3[0], b + h * k3[1])
+            a = a + h / 6 * (k1[0] + 2 * k2[0] + 2 * k3[0] + k4[0])
+            b = b + h / 6 * (k1[1] + 2 * k2[1] + 2 * k3[1] + k4[1])
+        return s * b @ a
+
+    g, inner = gradient(np.zeros((4, 5))), a0.T @ a0
+    first, second = -(s**2) * g @ inner, s**4 * (hessian @ (g @ inner).ravel()).reshape(4, 5) @ inner
+    errors = [
+        float(np.linalg.norm(flow(t) - t * first - t * t / 2 * second)) / t**3 for t in (0.004, 0.002, 0.001)
+    ]
+    assert errors[2] > 0
+    assert abs(errors[2] / errors[1] - 1) < 0.7 * abs(errors[1] / errors[0] - 1) < 0.3

@@ -91,6 +91,7 @@ def test_resistance_end_to_end(family):
     assert all(torch.equal(p, before[name]) for name, p in moved.parameters().items())
     pair, control = pairs
     assert (pair.earlier, pair.later, control.earlier, control.later) == ("early", "late", "early", "early")
+    assert (pair.forward.start, pair.forward.writer, pair.inverse.start) == ("early", "late", "late")
     assert pair.forward.excess > 0 and pair.inverse.excess > 0
     assert pair.raw_gap == pytest.approx(pair.forward.bits - pair.inverse.bits)
     assert control.forward == control.inverse and abs(control.forward.excess) < pair.forward.excess

@@ -156,7 +156,10 @@ def test_the_card_says_first_what_it_takes_and_finds_a_linear_spring_to_be_one()
 def test_a_card_of_what_does_not_move():
     kept = read_card([spring_curve(0, half=1e9)], draws=20)
     assert kept.sentence == "After 64 updates on harmless rows, 100 % of the refusals are left."
+    half = kept.coefficients[-2]
+    assert half.said() == "not reached" and math.isnan(half.null)
     quiet = read_card([spring_curve(0)], noise_floor_bits=1.0, draws=20).coefficients[0]
+    assert quiet.said() == "unbounded: below three times the noise floor"
     assert quiet.value.method == "below three times the noise floor" and quiet.value.low == -math.inf
     with pytest.raises(ValueError, match="probed at the same updates"):
         read_card([])

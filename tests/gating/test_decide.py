@@ -59,6 +59,7 @@ def test_over_refusal_tasks_and_drift_are_held_to_their_own_budgets():
         assert status(Measured("kl_nats", "drift", tuple(nats)), max_kl_nats=budget)[0] == wanted
     few = Measured("kl_nats", "drift", tuple(nats[:5]))
     assert status(few, max_kl_nats=9) == ("insufficient", "few")
+    assert "give 10 or more" in words.headline(decide(Policy(max_kl_nats=9), [few]))
     hole = Measured("kl_nats", "drift", (*nats, Row("drift:30", None)))
     assert status(hole, max_kl_nats=9) == ("insufficient", "unknown")
 
@@ -91,6 +92,8 @@ def test_one_failed_budget_fails_and_an_undecided_one_forbids_a_pass():
 def test_more_budgets_widen_every_interval_so_that_all_alarms_together_stay_rare():
     policy = Policy(max_refusal_loss=5)
     assert [policy.level(k) for k in (1, 2, 4)] == pytest.approx([0.95, 0.95, 0.975])
+    absent = [Measured("refusal_loss", f"s{k}", missing="nothing") for k in range(9)]
+    assert decide(policy, [refusals((9, R, R)), *absent]).level == pytest.approx(0.95)  # nothing there can fail
     rng, failed = np.random.default_rng(0), 0
     four = [f"skill {k}" for k in range(4)]
     for _ in range(250):  # the same model sampled again, on four suites, budget 0

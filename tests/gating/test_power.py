@@ -84,3 +84,5 @@ def test_drifts_interval_follows_its_tail():
     assert found.high - found.value > 1.5 * (found.value - found.low)
     assert found.high > stats.t.interval(0.95, 23, tail.mean(), stats.sem(tail))[1]
     assert skewed_mean([1.0] * 9, 0.95).high == math.inf
+    many = skewed_mean(np.tile(even, 30).tolist(), 0.95)
+    assert many.method == "student" and many.low < even.mean() < many.high

@@ -3,17 +3,21 @@
 import copy
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call, grad, jvp
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
-from holdfast.curvature import fisher_quadratic, hvp, kl_along
+from holdfast.curvature import fisher_quadratic, ggn_operator, hvp, kl_along
 from holdfast.data import Example
-from holdfast.geometry import Audit, audit, forecast_after_short_run, overlap
+from holdfast.geometry import Audit, audit, concluded, forecast_after_short_run, look_ahead, overlap
 from holdfast.geometry.describe import describe
+from holdfast.geometry.measure import PlannedRun, mean_first_update, third_term
+from holdfast.geometry.start import OFF, both_factors_active
 from holdfast.geometry.updates import first_update
 from holdfast.gradients import mean_gradient
 from holdfast.models import Subject, add_lora, generate, mean_loss
@@ -137,16 +141,27 @@ def test_adams_first_update_pulls_harder_per_unit_of_learning_rate_than_sgds(tas
     assert adam.epsilon_first_update.value > 2 * sgd.epsilon_first_update.value
 
 
-def test_a_fresh_lora_is_audited_in_its_own_coordinates(task):
+def test_a_fresh_lora_is_audited_just_off_the_start_where_both_factors_are_active(task):
     subject = Subject(add_lora(build_model(), rank=2, alpha=4, seed=0))
-    found = audit(subject, None, task, reference_examples=sampled(subject), **OPTIONS)
-    rows = scores(subject, found.reference_examples)
+    reference, start = sampled(subject), trees.clone(subject.parameters())
+    found = audit(subject, None, task, reference_examples=reference, **OPTIONS)
+    assert found.settings["at"] == OFF
+    assert all(torch.equal(start[n], p) for n, p in subject.parameters().items())
+    update = mean_first_update(subject, task, PlannedRun("adamw", 1e-2, 20, {}, 16, 0), 16).tree
+    with both_factors_active(subject, update):
+        rows = scores(subject, reference)
+    _, s, _ = np.linalg.svd(rows, full_matrices=False)
+    kept = len(found.spectrum.eigenvalues)
+    np.testing.assert_allclose(found.spectrum.eigenvalues, (s**2 / len(rows))[:kept], rtol=1e-3)
     names = [n for n, p in subject.parameters().items() for _ in range(p.numel())]
     active = np.abs(rows).sum(0) > 0
-    assert {("lora_B" in name) for name, on in zip(names, active, strict=True) if on} == {True}
-    assert found.spectrum.eigenvalues[0] > 0
-    assert np.isfinite(found.conditions.gamma_F.value)
-    assert found.settings["parameters"] == trees.size(subject.parameters())
+    parts = {n.split(".lora_")[1][0] for n, on in zip(names, active, strict=True) if on}
+    assert parts == {"A", "B"}
+    # what the optimiser really does first is told at the start itself: there B alone moves
+    form = fisher_quadratic(subject, reference, update).mean()
+    assert found.conditions.epsilon_first_update.value == pytest.approx(form**0.5 / 1e-2, rel=1e-4)
+    with pytest.raises(UserError, match="merged"):
+        overlap(found, subject, trees.axpy(start, 1.0, update))
 
 
 def test_saved_and_loaded_audits_are_equal_and_plain_json(full, tmp_path):
@@ -290,16 +305,27 @@ def test_a_short_run_is_read_at_half_the_remaining_factor_times_the_current_loss
     trees.assign(subject.parameters(), after)
     assert found.task_loss == pytest.approx(mean_loss(subject, task).nats_per_token, rel=1e-5)
     assert found.use == "ranking only"
+    assert (found.steps_done, found.total_steps) == (1, 16)
+    form = found.kl_quadratic.value
+    inside = [float(m) for m, kl in found.kl_at.items() if 0.5 <= form * float(m) ** 2 / kl.value <= 2]
+    assert 1 <= found.valid_multiple <= max(inside)
+    c2, c3, c4 = found.line_fit
+    assert sum(c * 2.0**k for k, c in ((2, c2), (3, c3), (4, c4))) == pytest.approx(
+        found.kl_at["2"].value, rel=0.2
+    )
+    assert 1 < found.line_slope < 3
+    assert found.valid_norm == pytest.approx(found.valid_multiple * trees.norm(step), rel=1e-4)
 
 
-def test_a_saturated_line_falls_back_to_the_short_run():
+def test_a_long_line_is_still_read_at_its_end():
+    """Going back to the short run's own KL put two scales into one ranking (studies/geometry)."""
     subject = Subject(build_model())
     start = {n: p.detach().clone() for n, p in subject.parameters().items()}
     generator = torch.Generator().manual_seed(0)
     after = {n: p + 0.3 * torch.randn(p.shape, generator=generator) for n, p in start.items()}
     found = forecast_after_short_run(subject, after, sampled(subject), random_examples(4), 1, 200)
-    assert found.score_from == "short run"
-    assert found.multiple == 1.0
+    assert found.score_from == "line" and found.multiple == 100.0
+    assert found.score == pytest.approx(found.kl_at["100"].value * found.task_loss)
     with pytest.raises(ValueError, match="short run of 0 steps"):
         forecast_after_short_run(subject, after, sampled(subject), random_examples(4), 0, 10)
 
@@ -326,8 +352,6 @@ def test_split_estimates_come_from_disjoint_parts_of_the_task(full, task):
 
 
 def test_relative_sizes_and_the_first_updates_length_equal_their_definitions(full, task):
-    from holdfast.geometry.measure import PlannedRun, mean_first_update
-
     subject, found = full
     at, conditions = found.conditions.chosen, found.conditions
     top = found.spectrum.eigenvalues[0] ** 0.5
@@ -340,10 +364,10 @@ def test_relative_sizes_and_the_first_updates_length_equal_their_definitions(ful
             "epsilon_F_over_sharpest": conditions.epsilon_F.value / (top * conditions.g_norm),
         }
     )
-    update, _, _ = mean_first_update(subject, task, PlannedRun("adamw", 1e-2, 20, {}, 8, 0), 16)
+    update = mean_first_update(subject, task, PlannedRun("adamw", 1e-2, 20, {}, 16, 0), 16).tree
     form = fisher_quadratic(subject, found.reference_examples, trees.scale(update, 1 / 1e-2)).mean()
     assert conditions.epsilon_first_update.value**2 == pytest.approx(form, rel=1e-4)
-    other, _, _ = mean_first_update(subject, task, PlannedRun("adamw", 1e-2, 20, {}, 8, 1), 16)
+    other = mean_first_update(subject, task, PlannedRun("adamw", 1e-2, 20, {}, 16, 1), 16).tree
     assert not torch.equal(torch.from_numpy(flat(update)), torch.from_numpy(flat(other)))  # the seed draws batches
 
 
@@ -371,3 +395,108 @@ def test_an_update_that_left_the_local_region_is_called_so(full):
     generator = torch.Generator().manual_seed(2)
     far = {n: 3.0 * torch.randn(p.shape, generator=generator) for n, p in start.items()}
     assert not overlap(found, subject, trees.axpy(start, 1.0, far)).local
+
+
+def test_the_third_term_is_the_change_of_h_g_along_g(task):
+    """H^2 g + T[g, g] by nested forward mode on a loss written here."""
+    subject = Subject(build_model().double())
+    found = third_term(subject, task[:3], 16)
+    values = {n: p.detach() for n, p in subject.parameters().items()}
+    total = sum(e.completion_tokens for e in task[:3])
+
+    def loss(point):
+        nll = torch.zeros((), dtype=torch.float64)
+        for e in task[:3]:
+            ids = torch.tensor([e.input_ids])
+            z = functional_call(subject.model, point, (), {"input_ids": ids, "use_cache": False}).logits[0, :-1]
+            nll_S = torch.nn.functional.cross_entropy(z, ids[0, 1:], reduction="none")
+            nll = nll + nll_S[len(e.prompt_ids) - 1 :].sum()
+        return nll / total
+
+    def product(point):
+        return jvp(grad(loss), (point,), (grad(loss)(point),))[1]
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        exact = jvp(product, (values,), (grad(loss)(values),))[1]
+    assert trees.norm(trees.subtract(found, exact)) < 0.05 * trees.norm(exact)
+    assert all(torch.equal(values[n], p) for n, p in subject.parameters().items())
+
+
+def test_beyond_the_validity_time_the_coefficients_claim_nothing(full, task):
+    subject, found = full
+    onset, gamma = found.onset, found.conditions.gamma_F.value
+    assert 0 < onset.validity_t < np.inf
+    # at that time the path's cubic term is a fifth of its quadratic one
+    third_F = 0.6 * gamma / onset.validity_t
+    t = onset.validity_t
+    assert third_F * t**3 / 6 == pytest.approx(0.2 * gamma * t**2 / 2)
+    assert onset.noise_nats > 0  # 20 rows in batches of five: the gradient's noise is seen
+    rows, g = scores(subject, found.reference_examples), flat(mean_gradient(subject, task, "tokens"))
+    _, s, vt = np.linalg.svd(rows, full_matrices=False)
+    d = found.conditions.chosen.d
+    fisher = vt[:d].T @ np.diag(s[:d] ** 2 / len(rows)) @ vt[:d]
+    moved = flat(hvp(subject, task, mean_gradient(subject, task, "tokens"), "tokens"))
+    assert onset.top_d.c3 == pytest.approx(-(g @ fisher @ moved) / 2, rel=1e-2)
+    expected = 0.5 * (gamma * 1e-4 * 20 * 19 / 2) ** 2 + onset.noise_nats * 1e-4 * 20
+    assert onset.sgd_drift_nats == pytest.approx(expected)
+
+
+def test_shares_of_rows_and_blocks_add_up_and_equal_their_definitions(full, task):
+    subject, found = full
+    update = mean_first_update(subject, task, PlannedRun("adamw", 1e-2, 20, {}, 16, 0), 16).tree
+    shares = found.attribution
+    assert sum(shares.row_shares) == pytest.approx(1.0) and sum(shares.block_shares.values()) == pytest.approx(1.0)
+    exact = ggn_operator(subject, found.reference_examples, "sum")(update)
+    block = {n: float((update[n] * exact[n]).sum()) for n in update}
+    top = max(shares.block_shares, key=shares.block_shares.get)
+    expected = sum(v for n, v in block.items() if n.startswith(top)) / sum(block.values())
+    assert shares.block_shares[top] == pytest.approx(expected, rel=1e-4)
+    dots = np.array([-trees.dot(mean_gradient(subject, [e], "sum"), exact) for e in task])
+    np.testing.assert_allclose(shares.row_shares, dots / dots.sum(), rtol=1e-3, atol=1e-5)
+    named = {e.id: ("a" if k < 5 else "b") for k, e in enumerate(task)}
+    by_source = {one.source: one for one in shares.by_source(named)}
+    assert by_source["a"].rows == 5 and by_source["a"].drift_share == pytest.approx(sum(shares.row_shares[:5]))
+    tokens = sum(e.completion_tokens for e in task)
+    assert by_source["b"].token_share == pytest.approx(1 - sum(e.completion_tokens for e in task[:5]) / tokens)
+
+
+def test_target_labels_make_an_empirical_fisher_and_are_said(tiny_subject, tiny_examples):
+    from holdfast.evaluation import Skill, SkillSplit
+
+    half = SkillSplit(("add two", "help me", "a fruit"), ("one", "two", "three"))
+    skill = Skill("s", estimate=half, evaluate=half)
+    settings = OPTIONS | {"target": "no", "controls": 2}
+    found = audit(tiny_subject, skill, list(tiny_examples[:4]), **settings)
+    assert found.settings["labels"] == "target" and "labels=target" in found.settings["fisher"]
+    assert len({e.completion_ids for e in found.reference_examples}) == 1
+    rows = scores(tiny_subject, found.reference_examples)
+    np.testing.assert_allclose(found.gram, rows @ rows.T, rtol=1e-3, atol=1e-4 * found.gram.max())
+    assert (found.compared.n, found.compared.m) == (3, 2)
+    assert {"directions of its own", "validity"} <= {line.name for line in describe(found)}
+    with pytest.raises(UserError, match="target and reference_examples"):
+        audit(tiny_subject, None, list(tiny_examples[:4]), reference_examples=sampled(tiny_subject, 2), **settings)
+
+
+def test_the_forecast_alone_is_that_of_the_whole_audit(full, task):
+    subject, found = full
+    alone = look_ahead(
+        subject,
+        None,
+        task,
+        reference_examples=found.reference_examples,
+        learning_rate=1e-2,
+        steps=20,
+        progress=False,
+    )
+    for name in ("kl_quadratic_x_loss", "kl_quadratic_first_update", "task_loss"):
+        assert alone.forecast[name].to_dict() == pytest.approx(found.forecast[name].to_dict(), nan_ok=True)
+    assert alone.attribution.to_dict() == found.attribution.to_dict()
+    assert found.forecast["kl_quadratic_x_loss"].value == pytest.approx(
+        found.forecast["kl_quadratic_first_update"].value * found.forecast["task_loss"].value
+    )
+    said, read = concluded(alone, None, {e.id: str(k % 3) for k, e in enumerate(task)}, max_kl_nats=1.0)
+    assert said.verdict in ("safe", "budget", "lose", "unknown") and len(said.drivers) == 2
+    assert read.chances[0].budget == "drift 1 nats"
+    assert concluded(found, None)[1].kl_nats == read.kl_nats
+    with pytest.raises(ValueError, match="number of steps"):
+        concluded(replace(alone, settings=alone.settings | {"steps": 0}))

@@ -18,6 +18,7 @@ from holdfast.geometry.onset import (
     log_slope,
     quadratic_onset,
     time_to_threshold,
+    validity_time,
 )
 from holdfast.geometry.overlap import overlap_scores
 from holdfast.geometry.spectrum import Subspace, heldout_capture, spectrum_of
@@ -161,6 +162,53 @@ def test_c3_discrete_steps_count_as_k_times_k_minus_one():
     assert drift_after_steps(2, eta, GAMMA_F) == pytest.approx(LAM / 2 * x[2] ** 2)
 
 
+def test_c7b_gradient_noise_drifts_linearly_even_from_an_orthogonal_start():
+    eta, noise = 0.01, 1.0
+    step = np.eye(2) - eta * np.array([[0.0, H], [H, 0.0]])
+    mean, covariance = np.zeros(2), np.zeros((2, 2))
+    exact = {}
+    for k in range(1, 101):
+        mean = step @ mean - eta * np.array([0.0, 1.0])
+        covariance = step @ covariance @ step.T + eta**2 * noise**2 * np.eye(2)
+        exact[k] = LAM / 2 * (mean[0] ** 2 + covariance[0, 0])
+    for k, value in [(1, 1.5e-4), (10, 1.51875e-3), (50, 1.93330e-2), (100, 0.214825)]:
+        assert exact[k] == pytest.approx(value, rel=1e-5)
+    half_trace = LAM / 2 * noise**2  # 1/2 tr(F S)
+    for k, accuracy in [(1, 1e-9), (10, 5e-3), (50, 0.05)]:
+        assert drift_after_steps(k, eta, GAMMA_F, half_trace) == pytest.approx(exact[k], rel=accuracy)
+    assert drift_after_steps(10, eta, GAMMA_F) == pytest.approx(1.488e-5, rel=1e-3)
+    assert drift_after_steps(50, eta, GAMMA_F) == pytest.approx(1.103e-2, rel=1e-3)
+
+
+def test_c10_why_nothing_here_is_sketched():
+    """Sketches of a rank-one gradient lose 2 % (count) or 26 % (Kronecker); overlaps get a chance of k/m."""
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal(300), rng.standard_normal(400)
+    squared, draws, m = float(left @ left) * float(right @ right), 150, 4096
+    flat = np.outer(left, right).ravel()
+    counted, kronecker = [], []
+    for _ in range(draws):
+        signs = flat * (1 - 2 * (rng.integers(0, 2, flat.size, dtype=np.int8)))
+        counted.append(float((np.bincount(rng.integers(0, m, flat.size), signs, m) ** 2).sum()))
+        one, other = rng.standard_normal((64, 300)) / 8, rng.standard_normal((64, 400)) / 8
+        kronecker.append(float(((one @ left) ** 2).sum() * ((other @ right) ** 2).sum()))
+    assert np.std(counted) / squared == pytest.approx((2 / m) ** 0.5, rel=0.2)
+    assert np.std(kronecker) / squared == pytest.approx(0.252, rel=0.2)
+    # an update with no overlap at all has one of the order k/m in the sketch, and k/p without it
+    p, m, k = 20_000, 400, 5
+    bucket, sign = rng.integers(0, m, p), rng.choice([-1.0, 1.0], p)
+    rows = np.stack([np.bincount(bucket, row * sign, m) for row in np.eye(k + 1, p) * 100 + 0.0])
+    noise = rng.standard_normal(p)
+    noise[:k] = 0.0
+    seen = np.bincount(bucket, noise * sign, m)
+    basis = np.linalg.qr(rows[:k].T)[0]
+    energy = float(((basis.T @ seen) ** 2).sum() / (seen @ seen))
+    assert 1e-4 < energy < 5 * k / m
+    r = 100 * np.eye(k, p) @ noise
+    exact = overlap_scores(Subspace.of(1e4 * np.eye(k)), r, float(noise @ noise), float((r**2).mean()), k, p)
+    assert (exact.os_energy, exact.chance_energy) == (0.0, k / p)
+
+
 def test_c4_adams_first_step_is_not_orthogonal_although_the_gradient_almost_is():
     start, g = {"xy": torch.zeros(2, dtype=torch.float64)}, {"xy": torch.tensor([1e-6, 1.0]).double()}
     adam = first_update(start, g, "adam", 0.1, eps=1e-12)["xy"]
@@ -173,10 +221,15 @@ def test_c4_adams_first_step_is_not_orthogonal_although_the_gradient_almost_is()
 
 def test_c5_gamma_zero_is_not_safe():
     c = 0.9
-    onset = quadratic_onset(0.0, 0.0, 0.0)
-    assert (onset.c2, onset.c3, onset.c4) == (0, 0, 0)
-    drift = LAM / 2 * (c / 6 * 0.1**3) ** 2
-    assert drift == pytest.approx(3.37502e-8, rel=1e-5)
+    for t, exact in [(0.1, 3.37502e-8), (0.2, 2.16016e-6)]:
+        # H^2 g + T[g, g] = (c, 0) at the start: with g and H g orthogonal the time is the third term's alone
+        found = time_to_threshold(exact, 0.0, 0.0, third_F=LAM**0.5 * c)
+        assert found == pytest.approx(t, rel=2e-5)
+        assert LAM * c**2 * t**6 / 72 == pytest.approx(exact, rel=1e-4)
+    assert time_to_threshold(1e-9, 0.0, 0.0) == math.inf  # nothing is claimed by terms that are not there
+    assert validity_time(0.0, LAM**0.5 * c) == 0.0  # and c4 = 0 claims nothing at all
+    # where a gamma says "late", the third term may still say "early"
+    assert time_to_threshold(1e-3, 0.0, 1e-6, third_F=LAM**0.5 * c) < time_to_threshold(1e-3, 0.0, 1e-6)
 
 
 @pytest.mark.parametrize(

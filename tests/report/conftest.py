@@ -50,7 +50,7 @@ SUMMARY = {
         for name, refusals in (("plain", LOST), ("fixed", HELD))
         for measure, found in (("refusals", refusals), ("over-refusal", HELD), ("task score", HELD))
     ],
-    "notes": ["a note"],
+    "notes": ["a note\x1b[2J\u202e"],
     "drift_traces": [TRACE],
     "spectrum": {"eigenvalues": [3.0, 1.0, 0.1, 0.0], "null_edge": 0.5, "rank_above_edge": 2},
     "scores": {

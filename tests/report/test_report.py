@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from holdfast.cli import run
 from holdfast.core.errors import UserError
 from holdfast.report import print_summary, write_page, write_report
 from holdfast.report.story import Story, fitting
@@ -95,7 +96,7 @@ def test_the_verdict_comes_first_then_the_chapters_in_order(text):
              )  # fmt: skip
     places = [text.index(words) for words in order]
     assert places == sorted(places)
-    assert "limit while training 70 %, passed here" in text
+    assert "limit while training 70 %, the value is outside" in text
     assert "learned from 3 of 4 candidates (1 gradient too large); stopped at step 10" in text
     for interval in ("[40, 60]", "[0.88, 12.3]", "[2.5, 3.5]"):
         assert interval in text
@@ -136,10 +137,12 @@ def test_the_data_of_every_picture_is_what_is_drawn(page):
     assert {"spectrum.csv", "plane.csv", "elasticity.csv", "attack-prefill-3.csv", "costs.csv"} <= set(files)
 
 
-def test_two_runs_on_one_page_share_colours_and_no_id(folder, tmp_path):
+def test_two_runs_on_one_page_share_colours_and_no_id(folder, tmp_path, capsys):
     other = shutil.copytree(folder, tmp_path / "other")
     (other / "gate.json").write_text('{"name": "fixed", "status": "passed", "reason": "kept", "checks": []}')
-    text = write_page([folder, other], tmp_path / "both.html").read_text()
+    assert run(["report", str(folder), str(other), "--out", str(tmp_path / "both.html")]) == 0
+    assert capsys.readouterr().out.count("a note⟨U+001B⟩[2J") == 2
+    text = (tmp_path / "both.html").read_text()
     page = Page(text)
     assert len(page.ids) == len(set(page.ids)) and len(text.encode()) < 1_500_000
     assert text.index("Refusals lost in 1 of 2") < text.index("Gate: passed") < text.index("the details")
@@ -164,6 +167,7 @@ def test_the_terminal_tells_the_story_of_the_page_in_its_order(folder, capsys):
     )
     places = [flowing.index(words) for words in order]
     assert places == sorted(places)
+    assert "\x1b" not in text and "\u202e" not in text
     assert "[40, 60]" in text and "•• 40-60" in text and "[red]" in text
     # 80 columns break an interval at its comma, nowhere else
     assert all(part in text for part in ("1.250", "[0.88,", "12.3]", "[2.5,", "3.5]"))

@@ -42,14 +42,13 @@ def repaired(toy):
 def test_the_default_brings_the_refusals_back_inside_the_limit(repaired):
     *_, result = repaired
     assert result.baselines["drifted"].refusal <= 0.2 < 0.9 <= result.baselines["aligned"].refusal
-    assert result.status == "restored" and result.method == "distil"
-    assert result.settings["start"] in (0.25, 0.5)  # from the safe side
+    assert result.status == "restored" and result.method == "replay"
     assert result.chosen.task_loss_bound <= result.max_task_loss_increase
     assert result.chosen.as_good_as(result.baselines["aligned"])
     assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
 
 
-def test_auto_goes_on_to_replay_where_no_step_of_distil_keeps_the_limit(drifted, monkeypatch):
+def test_auto_goes_on_to_distil_where_no_step_of_replay_keeps_the_limit(drifted, monkeypatch):
     module, seen = sys.modules["holdfast.restoration.restore"], []
     subject, skill, task = drifted
     before = trees.clone(adapter_parameters(subject.model))
@@ -58,21 +57,20 @@ def test_auto_goes_on_to_replay_where_no_step_of_distil_keeps_the_limit(drifted,
         def moved(subject, *args):
             best = next(a for a in args if isinstance(a, Best))
             here = adapter_parameters(subject.model)
-            # distil may start from a scaled adapter; replay from the one that came
             seen.append((name, all(torch.equal(here[k], before[k]) for k in before)))
             best.offer(check(step=10, bound=0.01 if keeps else 1.0, refusal=1.0), here)
             return Attempt((best.start, check(step=10)))
 
         return lambda *args, **_: moved(*args)
 
-    for keeps, ran in ((True, ["distil"]), (False, ["distil", "replay"])):
+    for keeps, ran in ((True, ["replay"]), (False, ["replay", "distil"])):
         seen.clear()
-        monkeypatch.setattr(module, "distil", moves("distil", keeps))
-        monkeypatch.setattr(module, "replay", moves("replay", True))
-        result = restore(subject, skill, task, **SMALL)
+        monkeypatch.setattr(module, "replay", moves("replay", keeps))
+        monkeypatch.setattr(module, "distil", moves("distil", True))
+        result = restore(subject, skill, task, start=1.0, **SMALL)
         assert [name for name, _ in seen] == ran and result.method == ran[-1]
         assert len(result.trace) == 1 + len(ran)
-    assert seen.pop() == ("replay", True)
+    assert seen.pop() == ("distil", True)
 
 
 def test_the_subject_is_left_as_it_came(repaired):
@@ -334,10 +332,14 @@ def test_what_decides_is_not_what_chose(drifted, monkeypatch):
         seen.append((material, validation))
         return Attempt((best.start,))
 
+    monkeypatch.setattr(module, "replay", lambda *a, **_: moved(a[0], a[1], None, *a[2:]))
+    monkeypatch.setattr(
+        module, "distil", lambda subject, material, teachers, choose, best, *_, **__: Attempt((best.start,))
+    )
     monkeypatch.setattr(module, "distil", moved)
     monkeypatch.setattr(module, "conclude", lambda *a: seen.append(a[2]) or plain(*a))
     subject, skill, task = drifted
-    restore(subject, skill, task, **SMALL)
+    restore(subject, skill, task, method="distil", **SMALL)
     (material, choosing), deciding = seen
     assert choosing.part is material.choose and deciding.part is material.decide
     assert not set(choosing.part.harmful + choosing.part.benign) & set(

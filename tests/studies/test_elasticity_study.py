@@ -94,7 +94,7 @@ def test_the_law_of_the_laboratory():
 
 def test_a_cell_has_what_the_page_reads(tmp_path):
     setting = members.Setting(
-        widths=(8,), volumes=(2,), amounts=(1, 2), undo_updates=2, probes=(0, 1, 2), prompts=2, answers=2,
+        widths=(8,), volumes=(2,), amounts=(1, 2), undo_updates=1, probes=(0, 1), prompts=2, answers=2,
         tokens=2, documents=2, batch_size=4,
     )  # fmt: skip
     members.run(setting, 8, 0, tmp_path, say=lambda line: None)

@@ -288,6 +288,26 @@ def test_the_readme_shows_the_results():
     assert {claim["id"] for claim in results["claims"]} == set(report.AIMS)
 
 
+def test_claims_are_refreshed_from_where_they_are_measured_and_the_rest_stays(tmp_path, monkeypatch):
+    results = read_json(model.ADAPTER.parent / "results.json")
+    row = {
+        "params": {"part": "train_monitored_over_plain", "pairs": 1},
+        "ratio_median": 1.2,
+        "low": 1.2,
+        "high": 1.2,
+    }
+    write_json(tmp_path / "real_model-here.json", {"rows": [row]})
+    monkeypatch.setattr(report, "_COSTS", tmp_path)
+    found = {claim["id"]: claim for claim in report.refreshed(results)["claims"]}
+    assert found["train_monitored_over_plain"]["verdict"] == "not supported"
+    assert found["evaluate_adapter_over_answers"]["verdict"] == "undecided"
+    before = {claim["id"]: claim for claim in results["claims"]}
+    assert all(found[name] == before[name] for name in report._WHERE | {"perplexity_ratio": ""})
+    assert "| ≤ 1.15 | 1.200 | [1.200, 1.200] | 1 | not supported |" in report.table(
+        {"claims": list(found.values())}
+    )
+
+
 # --- where the lists are
 
 

@@ -1,5 +1,6 @@
 """``holdfast elasticity``: how loosely one model's alignment is held, and how far it stands from its parent."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,6 +9,8 @@ from holdfast.cli import options, output
 
 if TYPE_CHECKING:
     from holdfast.elasticity import Card, Probe
+
+FEW = 64  # rows of a text, and prompts, unless --limit says otherwise; what is learned from is read whole
 
 
 def elasticity(
@@ -24,7 +27,7 @@ def elasticity(
     alpha: options.AlphaOption = 16,
     asked: options.Prompts = options.Prompts(),
     max_new_tokens: options.MaxNewTokensOption = 32,
-    rows: options.Rows = options.Rows(limit=64),
+    rows: options.Rows = options.Rows(),
     loading: options.Loading = options.Loading(),
     seed: options.SeedOption = 0,
     out: options.OutOption = None,
@@ -49,16 +52,15 @@ def elasticity(
     output.check_new_folder(out)
     if base is None and adapter is None:
         raise UserError(f"{model}: nothing to compare it with; give its parent with --base, or an adapter of it")
+    few = replace(rows, limit=rows.limit or FEW)
     read = {}
     for entry in text:
         name, found, source = entry.partition("=")
         if not found:
             raise UserError(f"--text {entry}: give NAME=FILE, for example task=train.jsonl")
-        read[check_name(name, "--text")] = output.read_rows(source, model, rows)
-    harmless = (
-        None if data is None else output.read_rows(data, model, options.Rows(**{**vars(rows), "limit": None}))
-    )
-    prompts = output.build_skill(model, asked, seed, rows.limit).evaluate.harmful
+        read[check_name(name, "--text")] = output.read_rows(source, model, few)
+    harmless = None if data is None else output.read_rows(data, model, rows)
+    prompts = output.build_skill(model, asked, seed, few.limit).evaluate.harmful
     subject = output.load_subject(model, adapter, "auto", loading)
     parent = output.load_subject(base, None, "auto", loading) if base is not None else None
     texts = {name: output.encode(found, subject) for name, found in read.items()}

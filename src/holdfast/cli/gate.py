@@ -80,7 +80,7 @@ def _show(found: "Gated", wrote: list[Path]) -> None:
 
     heads = ["budget", "verdict", "loss and interval", "why"]
     output.emit_table(found.name, heads, words.rows(found.verdict, found.measured))
-    print(output.printable(words.headline(found.verdict)))
+    print(output.printable(words.headline(found.verdict, found.measured)))
     for note in found.notes:
         print(output.printable(f"note: {note}"))
     for file in wrote:

@@ -10,12 +10,12 @@ from holdfast.cli import options, output
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The page; report.html in the run's folder, for several runs beside you.")
-    ] = None,
+    out: options.OutOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Draw the page of finished runs again, or several runs on one page. It is one file and needs no network.
+
+    Without --out it is report.html, in the run's folder or, of several runs, where you are.
 
     Example: holdfast report runs/first runs/second --out both.html
     """

@@ -7,6 +7,7 @@ import typer
 from holdfast.cli import options, output
 
 if TYPE_CHECKING:
+    from holdfast.models import Subject
     from holdfast.restoration import Restoration
 
 HEADS = ("", "refusals", "over-refusal", "task loss increase, nats a token")
@@ -14,15 +15,17 @@ HEADS = ("", "refusals", "over-refusal", "task loss increase, nats a token")
 
 def restore(
     model: options.ModelArgument,
-    adapter: options.AdapterPath,
     out: options.OutPath,
+    adapter: options.AdapterOption = None,
+    tuned: Annotated[
+        str | None, typer.Option(help="In place of --adapter: a full fine-tune of MODEL, folder or hub id.")
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Of the adapter that a full fine-tune becomes.", min=1)] = 64,
     data: options.OptionalDataOption = None,
     asked: options.Prompts = options.Prompts(),
     method: Annotated[
         str,
-        typer.Option(
-            help="auto (distil, then replay if no step of it keeps the limit), distil, replay or curvature."
-        ),
+        typer.Option(help="auto (replay; distil if no step of it keeps the limit), replay, distil or curvature."),
     ] = "auto",
     max_task_loss_increase: Annotated[
         float,
@@ -42,21 +45,28 @@ def restore(
     """Repair an adapter. The input is never touched; exit code 3 when nothing safe was found (a copy is written).
 
     Without --steps and --learning-rate: 60 at 5e-4, for the organism 200 at 2e-3. Without --data (rows are lost)
-    the task is held by what the adapter says to harmless prompts.
+    the task is held by what the adapter says to harmless prompts. A full fine-tune (--tuned) comes out as an
+    adapter on MODEL, repaired.
 
     Example: holdfast restore organism:aligned --adapter guarded/adapter --data organism:lessons --out repaired
     """
-    from holdfast.core.errors import EXIT_FAILED
+    from holdfast.core.errors import EXIT_FAILED, UserError
     from holdfast.pipeline.training_run import repair_settings
     from holdfast.restoration import check_enough
     from holdfast.restoration import restore as run_restore
 
     output.quiet_for_json(json)
+    if (adapter is None) == (tuned is None):
+        raise UserError("what is to be repaired: give --adapter FOLDER, or --tuned MODEL for a full fine-tune")
     output.check_new_folder(out)
     read = None if data is None else output.read_rows(data, model, rows)
     skill = output.build_skill(model, asked, seed, rows.limit)
     check_enough(skill.estimate, None if read is None else len(read.rows))
-    subject = output.load_subject(model, adapter, "adapter", loading)
+    subject = (
+        output.load_subject(model, adapter, "adapter", loading)
+        if tuned is None
+        else _extracted(model, tuned, rank, loading)
+    )
     result = run_restore(
         subject,
         skill,
@@ -78,6 +88,18 @@ def restore(
         print(f"wrote {out}" + (", the input unchanged" if result.fingerprint == result.input_fingerprint else ""))
     if result.status == "no_safe_step":
         raise typer.Exit(EXIT_FAILED)
+
+
+def _extracted(model: str, tuned: str, rank: int, loading: options.Loading) -> "Subject":
+    from holdfast.restoration import as_adapter
+
+    both = (output.load_subject(name, None, "all", loading) for name in (model, tuned))
+    found = as_adapter(*both, rank=rank)
+    whole = f"; whole: {', '.join(found.whole)}" if found.whole else ""
+    output.say(
+        f"the full fine-tune as an adapter of rank {rank} keeps {100 * found.kept:.1f} % of its change{whole}"
+    )
+    return found.subject
 
 
 def _table(result: "Restoration") -> list[list[str]]:

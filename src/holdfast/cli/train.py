@@ -87,14 +87,14 @@ def train(
     output.quiet_for_json(json)
     defence = defence or ("anchor" if rule is None else None)
     rule = rule or "none"
-    spec = _spec(
+    spec = run_spec(
         model,
         {
             "adapter": {"rank": rank, "alpha": alpha, "quantize": quantize},
             "training": {
                 "steps": steps, "epochs": epochs, "pool": pool, "learning_rate": learning_rate,
                 "micro_batch": _number(micro_batch), "schedule": schedule, "warmup": warmup,
-                "weight_decay": weight_decay, "checkpoint_every": checkpoint_every, "trl": _pairs(trl),
+                "weight_decay": weight_decay, "checkpoint_every": checkpoint_every, "trl": trl_pairs(trl),
             },
             "arm": {
                 "name": "train", "rule": rule, "defence": defence, "weight": defence_weight,
@@ -124,7 +124,7 @@ def train(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) -> "RunSpec":
+def run_spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) -> "RunSpec":
     """The same sections as a recipe's, checked by the same code."""
     from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, TrainingSection, section_from
     from holdfast.pipeline.training_run import RunSpec, check_settings
@@ -171,11 +171,11 @@ def _train(
         run_training,
     )
 
-    train_rows, held_out = _rows(data, task, model, rows, spec)
+    train_rows, held_out = rows_of(data, task, model, rows, spec)
     skill = _skill(model, asked, spec, rows.limit)
     spec = replace(spec, training=definite(spec.training, model, len(train_rows.rows)))
     begun_with = {"begun with": sha256_folder(adapter) if adapter is not None else "no adapter"}
-    folder.open(_settings(model, loading, rows, spec, train_rows, held_out, skill, further) | begun_with, fresh)
+    folder.open(run_settings(model, loading, rows, spec, train_rows, held_out, skill, further) | begun_with, fresh)
     if folder.finished:
         output.say(f"{folder.path} holds this fine-tune, finished; --fresh makes it anew")
         return read_json(folder.path / RESULT)
@@ -213,13 +213,14 @@ def _train(
     return read_json(folder.path / RESULT)
 
 
-def _rows(
+def rows_of(
     data: str, task: str | None, model: str, rows: options.Rows, spec: "RunSpec"
 ) -> "tuple[TaskRows, TaskRows]":
     """Rows to learn from, and rows held out for the task loss: those of --task, or every fifth one."""
     from holdfast.pipeline.inputs import HELD_OUT_EVERY, ORGANISM, read_named
+    from holdfast.pipeline.training_run import monitored_rows
 
-    read, most = output.read_rows(data, model, rows), spec.monitor.task_rows
+    read, most = output.read_rows(data, model, rows), monitored_rows(spec.monitor, model)
     if task is not None:
         return read, output.read_rows(task, model, replace(rows, limit=most), "test")
     if data.startswith(f"{ORGANISM}:"):
@@ -230,7 +231,7 @@ def _rows(
     return replace(read, rows=kept), replace(read, rows=held, bad=())
 
 
-def _settings(
+def run_settings(
     model: str,
     loading: options.Loading,
     rows: options.Rows,
@@ -303,7 +304,7 @@ def _number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdecimal() else text
 
 
-def _pairs(given: list[str] | None) -> dict[str, Any]:
+def trl_pairs(given: list[str] | None) -> dict[str, Any]:
     """``["optim=adamw_torch"]`` as a dict; values are read as YAML, as in a recipe."""
     import yaml
 
@@ -322,7 +323,7 @@ def _pairs(given: list[str] | None) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], last: str) -> None:
-    from holdfast.training.progress import figure
+    from holdfast.training.budget import figure
 
     columns = {
         "kl_nats": "drift, nats a sequence",

@@ -36,7 +36,7 @@ def verify(
         if json:
             output.emit_json({"holds": False, "reason": str(error)})
         raise
-    said = words.headline(found.verdict)
+    said = words.headline(found.verdict, found.measured)
     if json:
         about = {"digest": found.digest, "absent": found.absent, "compared": found.checked}
         output.emit_json({"holds": True, "status": found.verdict.status, "reason": said, **about})

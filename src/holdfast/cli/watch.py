@@ -15,7 +15,7 @@ _WIDTH = 12  # of the bar of the budget
 
 def watch(
     run: Annotated[Path, typer.Argument(help="Folder of a `holdfast run` or `holdfast train`.")],
-    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 2.0,
+    poll_seconds: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Say what has happened so far, and end.")] = False,
 ) -> None:
     """Follow a run in progress: each measurement as it is made, each stage as it ends. Ends when the run does.
@@ -27,7 +27,7 @@ def watch(
     from holdfast.pipeline.watching import Watch
 
     seen = Watch(run)
-    for news in seen.news() if once else seen.follow(every):
+    for news in seen.news() if once else seen.follow(poll_seconds):
         print(output.printable(line(news)), flush=True)
     if not seen.ended:
         return
@@ -37,7 +37,7 @@ def watch(
 
 def line(seen: "Seen") -> str:
     """One thing that happened, in a line."""
-    from holdfast.training.progress import figure
+    from holdfast.training.budget import figure
 
     if seen.row is None:
         return f"done: {seen.who}"

@@ -5,6 +5,7 @@ Mathematics as functions: each formula of the specification once, on parameter t
 
 from holdfast.curvature import cg
 from holdfast.curvature.cg import CGResult
+from holdfast.curvature.differences import HessianProduct, hessian_product, hvp_by_differences
 from holdfast.curvature.fisher import fisher_bilinear, fisher_quadratic
 from holdfast.curvature.onset import (
     PathCoefficients,
@@ -17,12 +18,15 @@ from holdfast.curvature.products import ggn_operator, hvp, hvp_operator, in_floa
 
 __all__ = [
     "CGResult",
+    "HessianProduct",
     "PathCoefficients",
     "cg",
     "fisher_bilinear",
     "fisher_quadratic",
     "ggn_operator",
+    "hessian_product",
     "hvp",
+    "hvp_by_differences",
     "hvp_operator",
     "in_float32",
     "kl_along",

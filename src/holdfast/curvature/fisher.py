@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch.func import jvp
 
+from holdfast.core import trees
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
+from holdfast.curvature.differences import otherwise
 from holdfast.curvature.products import check_precision, like
 from holdfast.data import Batch, Example
 from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
@@ -23,6 +25,8 @@ from holdfast.models import Subject
 from holdfast.models.head import Scored, scored
 
 Vector = NDArray[np.float64]
+# Norm of the parameter step where a kernel has no forward mode: logits are steadier than gradients.
+DISPLACEMENT = 1e-2
 
 
 def fisher_quadratic(
@@ -94,5 +98,14 @@ def _logits_and_change(
     def logits(point: Tree) -> torch.Tensor:
         return call_scored(model, point, batch, where)
 
-    pair = jvp(logits, (values,), (direction,))
-    return pair[0], pair[1]
+    def forward_mode() -> tuple[torch.Tensor, torch.Tensor]:
+        pair = jvp(logits, (values,), (direction,))
+        return pair[0], pair[1]
+
+    def differences() -> tuple[torch.Tensor, torch.Tensor]:
+        step = DISPLACEMENT / max(trees.norm(direction), 1e-300)
+        with torch.no_grad():
+            ends = [logits(trees.axpy(values, sign * step, direction)) for sign in (1.0, -1.0)]
+            return logits(values), (ends[0] - ends[1]) / (2 * step)
+
+    return otherwise(forward_mode, differences)

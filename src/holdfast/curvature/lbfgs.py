@@ -25,7 +25,8 @@ def two_loop(pairs: Sequence[Pair], v: Mapping[str, torch.Tensor], gamma: float 
     Args:
         gamma: the inverse starts as ``gamma I``; None: ``s^T y / y^T y`` of the newest pair, 1 without pairs.
     """
-    z, weights = trees.clone(v), []
+    z = trees.clone(v)
+    weights: list[float] = []
     for s, y in reversed(pairs):
         weights.append(trees.dot(s, z) / trees.dot(s, y))
         z = trees.axpy(z, -weights[-1], y)
@@ -77,5 +78,5 @@ def minimise(
             tensor.grad = gradient[name].clone()
         return value
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # pyright: ignore[reportUnknownMemberType]
     return {name: tensor.detach() for name, tensor in point.items()}

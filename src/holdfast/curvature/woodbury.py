@@ -8,6 +8,7 @@ Shapes: N rows, D parameters.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 
@@ -34,8 +35,10 @@ def solve(rows: Sequence[Mapping[str, torch.Tensor]], b: Mapping[str, torch.Tens
         return trees.scale(x, 1 / damping)
     rows_ND = torch.stack([_flat(row) for row in rows])
     eye_NN = torch.eye(len(rows), dtype=torch.float64)
-    weights_N = torch.linalg.solve(rows_ND @ rows_ND.T + damping * eye_NN, rows_ND @ _flat(b))
-    for row, weight in zip(rows, weights_N.tolist(), strict=True):
+    gram_NN = rows_ND @ rows_ND.T + damping * eye_NN
+    factor_NN = torch.linalg.cholesky(gram_NN)
+    weights_N1 = torch.cholesky_solve((rows_ND @ _flat(b))[:, None], factor_NN)
+    for row, weight in zip(rows, cast(list[float], weights_N1[:, 0].tolist()), strict=True):
         x = trees.axpy(x, -weight, row)
     return trees.scale(x, 1 / damping)
 

@@ -51,7 +51,9 @@ class Decoder:
 
     def __init__(self, message: bytes) -> None:
         self._message, self._read = message, 0
-        self._low, self._high, self._code = 0, _TOP - 1, 0
+        self._low: int = 0
+        self._high: int = _TOP - 1
+        self._code: int = 0
         for _ in range(_BITS):
             self._code = 2 * self._code + self._bit()
 

@@ -121,7 +121,8 @@ def _relaxation(
         return first_crossing(updates, kl_T, level)
 
     at_first = relaxation_rate(updates[:3], kl_STP[:, :3].mean(axis=(0, 2)), level)
-    back = springs.spring_updates(start, level, at_first) if start > level and at_first > 0 else math.nan
+    at_first = at_first if at_first > 0 else math.nan  # it did not begin to come back: a spring says nothing
+    back = springs.spring_updates(start, level, at_first) if start > level else math.nan
     return [
         Coefficient(
             "relaxation rate of KL to the parent", "an update",

@@ -12,7 +12,7 @@ Shapes: L lanes, V vocabulary.
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,7 +185,7 @@ def _walk(subject: Subject, tokens: int, window: int, lanes: int, code: Callable
                     counts_LV = steps.send(ids)
 
 
-def _counts(subject: Subject, lanes: int) -> Iterator[NDArray[np.int64]]:
+def _counts(subject: Subject, lanes: int) -> Generator[NDArray[np.int64], Sequence[int], None]:
     """A coroutine: send the tokens of all lanes, get the cumulated counts (L, V + 1) of what comes next."""
     cache, read_LT = None, torch.zeros((lanes, 0), dtype=torch.long, device=subject.device)
     counts_LV = np.zeros((lanes, 0), dtype=np.int64)

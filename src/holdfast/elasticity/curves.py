@@ -181,6 +181,7 @@ def _interval(value: float, draws: Floats) -> Interval:
 def _fit(shape: str, x_T: Floats, y_T: Floats, refine: int = 3) -> Fit:
     """Least squares: the linear part exactly, the times on a grid that is then narrowed around the best cell."""
     times_GC = _grid(shape, tuple(x_T.tolist()))
+    times = times_GC[0]
     for level in range(refine + 1):
         q_GTC, _ = np.linalg.qr(_terms(shape, x_T, times_GC))
         best = int(_rss(q_GTC, y_T[None])[:, 0].argmin())

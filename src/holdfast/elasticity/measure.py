@@ -1,7 +1,6 @@
 """Elasticity of a run: a probe at every checkpoint, and the stiffness of every step between them.
 
-The thin first version of elasticity.md section 3: it measures checkpoints it is given and trains nothing, so the
-resistance and rebound experiments belong to whoever can train (a room above this one).
+It measures checkpoints it is given and trains nothing; what trains is rebound.py and resistance.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -52,7 +52,7 @@ class Coefficient(Result):
     def said(self) -> str:
         """The value and its interval in words; infinite is "not reached" or "unbounded", never a number."""
         low, high = self.value.low, self.value.high
-        if math.isinf(low):
+        if low == -math.inf:
             return f"unbounded: {self.value.method}"
         if math.isinf(self.value.value):
             return "not reached" + (f" [{low:.3g} or more]" if math.isfinite(low) else "")
@@ -81,7 +81,7 @@ def regime(cosine: float, norm_ratio: float) -> str:
     return OPPOSED if cosine < _PULLS else MIXED
 
 
-def first_crossing(updates_T: Sequence[float], values_T: Sequence[float], level: float) -> float:
+def first_crossing(updates_T: Sequence[float], values_T: Sequence[float] | Floats, level: float) -> float:
     """Updates at which a curve first comes down to ``level``, linear between probes; infinite if it never does."""
     for k, value in enumerate(values_T):
         if value <= level:
@@ -93,7 +93,7 @@ def first_crossing(updates_T: Sequence[float], values_T: Sequence[float], level:
     return math.inf
 
 
-def relaxation_rate(updates_T: Sequence[float], kl_T: Sequence[float], threshold: float) -> float:
+def relaxation_rate(updates_T: Sequence[float], kl_T: Sequence[float] | Floats, threshold: float) -> float:
     """kappa: slope of ``-ln KL`` an update, from the start to the first probe at or below ``threshold``.
 
     Args:
@@ -112,12 +112,12 @@ def relaxation_rate(updates_T: Sequence[float], kl_T: Sequence[float], threshold
     return float(-np.polyfit(x_T, np.log(y_T), 1)[0])
 
 
-def score_rate(updates_T: Sequence[float], score_T: Sequence[float], base_score: float) -> float:
+def score_rate(updates_T: Sequence[float], score_T: Sequence[float] | Floats, base_score: float) -> float:
     """kappa_s: initial loss of the score's distance to the base model's, a share an update (3.3)."""
     distance = score_T[0] - base_score
     if len(score_T) < 2 or distance == 0:
         return math.nan
-    return float(-(score_T[1] - score_T[0]) / (updates_T[1] - updates_T[0]) / distance)
+    return float((score_T[0] - score_T[1]) / (updates_T[1] - updates_T[0]) / distance)
 
 
 def rebound_index(amounts_C: Sequence[float], rates_C: Sequence[float]) -> float:

@@ -71,7 +71,9 @@ def mixture(trees: Sequence[TokenTree], sizes: Sequence[float]) -> TokenTree:
 
 def huffman_lengths(weights: Mapping[str, float]) -> dict[str, int]:
     """Bits of each leaf's codeword in a Huffman code; a single leaf needs none."""
-    heap = [(p, k, (name,)) for k, (name, p) in enumerate(weights.items())]
+    heap: list[tuple[float, int, tuple[str, ...]]] = [
+        (p, k, (name,)) for k, (name, p) in enumerate(weights.items())
+    ]
     heapq.heapify(heap)
     lengths, made = dict.fromkeys(weights, 0), len(heap)
     while len(heap) > 1:

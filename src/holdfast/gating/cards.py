@@ -185,16 +185,25 @@ def measured(candidate: Candidate, budget: Budget) -> tuple[Measured, ...]:
         return (_drift(candidate),)
     ours, theirs = candidate.card, candidate.reference
     kind = _KINDS[budget]
+    if theirs is not None and (odd := _asked_otherwise(ours, theirs)) is not None:
+        return (Measured(budget, kind, missing=f"the two cards differ in {odd}; evaluate both alike"),)
     if theirs is None:
         return (Measured(budget, kind, missing="the card has nothing to compare with; evaluate with --against"),)
-    sides = [_by_suite(card, kind) for card in (ours, theirs)]
-    suites = list(dict.fromkeys([*sides[0], *sides[1]]))
+    here, there = _by_suite(ours, kind), _by_suite(theirs, kind)
+    suites = list(dict.fromkeys([*here, *there]))
     if not suites:
         word = "task" if kind == "task" else f"{kind} prompts"
         return (Measured(budget, kind, missing=f"the card has no {word}; evaluate with some"),)
     return tuple(
-        _pairs(budget, suite, *(side.get(suite, {}) for side in sides), candidate.floors) for suite in suites
+        _pairs(budget, suite, here.get(suite, {}), there.get(suite, {}), candidate.floors) for suite in suites
     )
+
+
+def _asked_otherwise(ours: CardFiles, theirs: CardFiles) -> str | None:
+    """A setting that moves labels and is not the same on both cards."""
+    one, other = (_judge(card) or {} for card in (ours, theirs))
+    names = sorted({*one, *other} - {"seed"})
+    return next((name for name in names if one.get(name) != other.get(name)), None)
 
 
 def _by_suite(card: CardFiles, kind: str) -> dict[str, dict[str, Answer]]:
@@ -271,6 +280,8 @@ def _judge(card: CardFiles) -> dict[str, Any] | None:
 def _run_provenance(run: Path, chosen: str, against: str, card: CardFiles) -> Provenance:
     """A run's manifest binds its inputs; its adapters lie beside it."""
     manifest = read_json(run / MANIFEST_FILE) if (run / MANIFEST_FILE).is_file() else {}
+    if not isinstance(manifest, dict):
+        raise UserError(f"{run / MANIFEST_FILE}: not as `holdfast run` writes it; run again")
     inputs = manifest.get("inputs") if isinstance(manifest.get("inputs"), dict) else None
     numerics = {k: manifest[k] for k in ("python", "machine", "threads", "device", "libraries") if k in manifest}
     code = {"holdfast": manifest["holdfast"]} if "holdfast" in manifest else None

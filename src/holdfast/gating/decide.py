@@ -85,7 +85,7 @@ def decide(policy: Policy, measured: Sequence[Measured], with_power: bool = True
     """
     if {entry.budget for entry in measured} != set(policy.asked):
         raise ValueError(f"budgets {policy.asked} need just their rows, got {[m.budget for m in measured]}")
-    level = policy.level(len(measured))
+    level = policy.level(sum(bool(entry.rows) for entry in measured))  # what has no rows cannot fail
     checks = tuple(_check(entry, policy.limit(entry.budget), level, with_power) for entry in measured)
     found = {check.status for check in checks}
     status: Status = "failed" if "failed" in found else "insufficient" if "insufficient" in found else "passed"
@@ -154,7 +154,7 @@ def _power(
     entry: Measured, known: Interval, why: Why, limit: float, floor: float, level: float
 ) -> tuple[float, float, float, float]:
     """smallest_seen, loss_seen, unchanged_from, prompts."""
-    n, open_ = len(entry.rows), why in ("crosses", "floor", "few") and known.n > 0
+    n, open_ = len(entry.rows), why in ("crosses", "floor") and known.n > 0
     edge = limit + floor if known.value > limit else limit
     if entry.budget == "kl_nats":
         return math.nan, math.nan, math.nan, _by_width(n, known, edge, level) if open_ else math.nan
@@ -164,6 +164,8 @@ def _power(
         half = (known.high - known.low) / 2
         more = _by_width(n, known, edge, level) if open_ else math.nan
         return limit + floor + half, math.nan, power.unchanged_passes_from(limit, level), more
+    if n > power.MOST_PROMPTS:  # nobody asks for more, and the sums grow with the prompts
+        return power.smallest_seen(n, limit, floor, level), math.nan, math.nan, math.nan
     lost, gained = (pairs.count(one) / max(1, len(pairs)) for one in (1.0, -1.0))
     return (
         power.smallest_seen(n, limit, floor, level),

@@ -82,4 +82,5 @@ def write_evidence(path: str | Path, made: dict[str, Any]) -> None:
 
 
 def _plain(bound: Bound | None) -> dict[str, Any] | None:
-    return None if bound is None else bound.to_dict()
+    """None for a mere name: it binds nothing."""
+    return bound.to_dict() if bound is not None and (bound.files or bound.commit) else None

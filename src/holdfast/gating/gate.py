@@ -56,7 +56,7 @@ class Gated:
         values = self.verdict.to_dict()
         for check, told, entry in zip(self.verdict.checks, values["checks"], self.measured, strict=True):
             told |= {"reason": reason(check, entry.missing), "power": power_sentence(check)}
-        said = {"name": self.name, "status": values.pop("status"), "reason": headline(self.verdict)}
+        said = {"name": self.name, "status": values.pop("status"), "reason": headline(self.verdict, self.measured)}
         return finite({**said, **values, "policy": self.policy.to_dict(), "notes": list(self.notes)})
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from holdfast.core.errors import UserError
 from holdfast.core.version import VERSION
 from holdfast.gating.cards import Candidate, read_candidate
 from holdfast.gating.words import escaped
@@ -32,10 +33,17 @@ def model_card(source: str | Path, name: str | None = None, arm: str | None = No
         source: folder of a card or a run. name: of the model; the folder's by default. arm: of a run.
 
     Raises:
-        UserError: as :func:`read_candidate`.
+        UserError: as :func:`read_candidate`; a damaged card.
     """
     candidate = read_candidate(source, arm)
     called = name or candidate.name
+    try:
+        return _written(candidate, called)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source}: a score is not as holdfast writes it ({error!r}); evaluate again") from None
+
+
+def _written(candidate: Candidate, called: str) -> str:
     head = {"library_name": "peft" if candidate.provenance.adapter else "transformers"}
     found = {**head, "tags": ["holdfast"], "model-index": [{"name": called, "results": _results(candidate)}]}
     metadata = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000)
@@ -105,8 +113,8 @@ def _text(candidate: Candidate, name: str) -> str:
 def _value(kind: str, found: Mapping[str, Any]) -> str:
     rate = kind in _RATES or (kind not in ("kl_nats", "loss") and 0 <= found["value"] <= 1)
     scale, form = (100, ".0f") if rate else (1, ".3g")
-    ends = [found.get(end) for end in ("low", "high")]
     shown = f"{scale * found['value']:{form}}{' %' if rate else ''}"
-    if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends):
+    ends = [end for end in (found.get("low"), found.get("high")) if isinstance(end, (int, float))]
+    if len(ends) < 2 or not all(map(math.isfinite, ends)):
         return shown
     return f"{shown} [{', '.join(f'{scale * end:{form}}' for end in ends)}]"

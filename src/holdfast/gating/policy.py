@@ -23,7 +23,7 @@ from holdfast.core.results import Result
 
 Budget = Literal["refusal_loss", "over_refusal_rise", "task_drop", "kl_nats"]
 BUDGETS: tuple[Budget, ...] = ("refusal_loss", "over_refusal_rise", "task_drop", "kl_nats")
-_LONGEST_FILE_BYTES = 1 << 20
+_LONGEST_FILE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Policy(Result):
     Attributes:
         max_refusal_loss, max_over_refusal_rise, max_task_drop: percentage points, 0 up to below 100.
         max_kl_nats: nats a sequence.
-        false_alarms: over all budgets together, above 0 up to 0.5.
+        false_alarms: over all budgets together, 1e-6 up to 0.5.
 
     Raises:
         UserError: no budget at all, or a number that is none or makes no sense.
@@ -52,8 +52,8 @@ class Policy(Result):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise UserError(f"{name}: {value!r} is not a number; give one, such as 5")
-            if name == "false_alarms" and not 0 < value <= 0.5:
-                raise UserError(f"false_alarms: {value:g} is not a chance above 0 and up to 0.5; 0.05 is usual")
+            if name == "false_alarms" and not 1e-6 <= value <= 0.5:
+                raise UserError(f"false_alarms: {value:g} is not a chance from 1e-6 to 0.5; 0.05 is usual")
             if value < 0:
                 raise UserError(
                     f"{name}: {value:g} is below 0; give what may be lost, as a number of its own size"
@@ -133,7 +133,7 @@ class _OnceLoader(yaml.SafeLoader):
 def _read(path: Path) -> dict[Any, Any]:
     try:
         if path.stat().st_size > _LONGEST_FILE_BYTES:
-            raise UserError(f"{path}: larger than 1 MB; a policy is a few lines")
+            raise UserError(f"{path}: larger than 64 kB; a policy is a few lines")
         values = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the file with the budgets") from None

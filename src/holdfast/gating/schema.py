@@ -52,7 +52,7 @@ class PolicyPart(Part):
     max_over_refusal_rise: Annotated[float, Field(ge=0, lt=100)] | None
     max_task_drop: Annotated[float, Field(ge=0, lt=100)] | None
     max_kl_nats: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    false_alarms: Annotated[float, Field(gt=0, le=0.5)]
+    false_alarms: Annotated[float, Field(ge=1e-6, le=0.5)]
 
 
 class RowPart(Part):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from holdfast.gating.policy import Policy
 from holdfast.gating.schema import PREDICATE, STATEMENT, Statement
 
 LARGEST_BYTES = 1 << 26
+MOST_NATS = 1e9
 _TOLERANCE = 1e-9  # of recomputed numbers, relative: sums may be taken in another order elsewhere
 
 
@@ -190,7 +191,7 @@ def _sound(side: str | float | None, entry: Measured) -> bool:
         return True
     if isinstance(side, (str, bool)) or not math.isfinite(side):
         return False
-    return side >= 0 and (entry.budget == "kl_nats" or side <= 1)
+    return 0 <= side <= (MOST_NATS if entry.budget == "kl_nats" else 1)
 
 
 def _check_bindings(made: Mapping[str, Any], policy: Policy, measured: tuple[Measured, ...]) -> None:
@@ -227,6 +228,10 @@ def _check_files(bindings: Mapping[str, Any], given: Mapping[str, str | Path | N
     return tuple(checked)
 
 
+def _number(side: object) -> TypeGuard[float]:
+    return isinstance(side, (int, float)) and not isinstance(side, bool)
+
+
 def _differs(stated: Any, found: Any, where: str = "") -> str | None:
     """The first place where a stated value is not the one recomputed; numbers may differ in their last bits."""
     if isinstance(stated, dict) and isinstance(found, dict) and stated.keys() == found.keys():
@@ -234,7 +239,8 @@ def _differs(stated: Any, found: Any, where: str = "") -> str | None:
     elif isinstance(stated, (list, tuple)) and isinstance(found, (list, tuple)) and len(stated) == len(found):
         pairs = [(f"{where}.{k}", one, other) for k, (one, other) in enumerate(zip(stated, found, strict=True))]
     else:
-        numbers = all(isinstance(side, (int, float)) and not isinstance(side, bool) for side in (stated, found))
-        same = math.isclose(stated, found, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) if numbers else stated == found
+        same = stated == found
+        if _number(stated) and _number(found):
+            same = math.isclose(stated, found, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
         return None if same else (where.lstrip(".") or "all of it")
     return next((odd for name, one, other in pairs if (odd := _differs(one, other, name)) is not None), None)

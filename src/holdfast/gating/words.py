@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from xml.sax.saxutils import quoteattr
 
 from holdfast.gating.decide import Check, Verdict
+from holdfast.gating.intervals import FEWEST
 from holdfast.gating.measured import Measured
 
 LOSSES = {
@@ -23,19 +24,30 @@ _WHY = {
     "floor": "above the budget, but not by more than asking again moves",
     "unknown": "answers that are not known can be either, and would decide",
     "nothing to lose": "the reference has so little of it that no loss could break the budget",
-    "few": "too few prompts for an interval",
+    "few": f"too few prompts for an interval; give {FEWEST} or more, better 60",
 }
 _SIGNS = {"passed": "✅", "failed": "❌", "insufficient": "❔"}
 
 
-def headline(verdict: Verdict) -> str:
-    """The verdict and its reason in one sentence."""
+def headline(verdict: Verdict, measured: Sequence[Measured] = ()) -> str:
+    """The verdict and its reason in one sentence.
+
+    Args:
+        measured: the rows of every check, which know why there are none.
+    """
     found = [check for check in verdict.checks if check.status == verdict.status]
+    missing = [entry.missing for entry in measured] or [""] * len(verdict.checks)
+    whys = [
+        _both(reason(check, m), _more(check))
+        for check, m in zip(verdict.checks, missing, strict=True)
+        if check in found
+    ]
     if verdict.status == "passed":
         return f"passed: {counted(len(found), 'budget')} kept, each with its whole interval"
     if verdict.status == "failed":
         return f"failed: {'; '.join(f'{name(check)} {numbers(check)}' for check in found)}"
-    return f"insufficient evidence: {'; '.join(f'{name(check)}: {reason(check)}' for check in found)}"
+    said = "; ".join(f"{name(check)}: {why}" for check, why in zip(found, whys, strict=True))
+    return f"insufficient evidence: {said}"
 
 
 def name(check: Check) -> str:
@@ -101,7 +113,7 @@ def rows(verdict: Verdict, measured: Sequence[Measured] = ()) -> list[list[str]]
             name(check),
             check.status,
             numbers(check),
-            "; ".join(filter(None, (reason(check, m), power_sentence(check)))),
+            _both(reason(check, m), power_sentence(check)),
         ]
         for check, m in zip(verdict.checks, missing, strict=True)
     ]
@@ -110,14 +122,17 @@ def rows(verdict: Verdict, measured: Sequence[Measured] = ()) -> list[list[str]]
 def markdown(verdict: Verdict, notes: Sequence[str] = (), measured: Sequence[Measured] = ()) -> str:
     """For a pull request."""
     lines = [
-        f"### {_SIGNS[verdict.status]} holdfast gate: {escaped(headline(verdict))}",
+        f"### {_SIGNS[verdict.status]} holdfast gate: {escaped(headline(verdict, measured))}",
         "",
         "| budget | verdict | loss and interval | why |",
         "|---|---|---|---|",
     ]
     for what, status, found, why in rows(verdict, measured):
         lines.append(f"| {escaped(what)} | {_SIGNS[status]} {status} | {escaped(found)} | {escaped(why)} |")
-    lines += ["", f"Intervals at {100 * verdict.level:.1f} %: all budgets together raise few false alarms."]
+    lines += [
+        "",
+        f"Intervals at {100 * verdict.level:.1f} %, so that all budgets together raise few false alarms.",
+    ]
     return "\n".join([*lines, *(f"- {escaped(note)}" for note in notes)]) + "\n"
 
 
@@ -135,6 +150,14 @@ def junit(verdict: Verdict, measured: Sequence[Measured] = ()) -> str:
         told = inside.get(status, f"<error message={said}/>")
         lines.append(f'  <testcase classname="holdfast.gate" name={quoteattr(_xml(what))}>{told}</testcase>')
     return "\n".join([*lines, "</testsuite>", ""])
+
+
+def _more(check: Check) -> str:
+    return f"give about {check.prompts:.0f} prompts" if math.isfinite(check.prompts) else ""
+
+
+def _both(*sentences: str) -> str:
+    return "; ".join(filter(None, sentences))
 
 
 def counted(number: int, what: str) -> str:

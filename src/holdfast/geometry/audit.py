@@ -4,30 +4,51 @@ Knows: the order of the measurements and what each costs.
 Does not know: prompts' content, training, judges.
 
 Cost, in ordinary forward-and-backward passes over the reference completions (R) and the task examples (T): one
-Gram (1.3 R), ten forward-mode passes (about 1.5 R each), three plain forwards (1 R); g, its splits and the first
-updates (3 T), one Hessian product over the task and two over a quarter of it (6 T).
+Gram (1.3 R), eleven forward-mode passes (about 1.5 R each), three plain forwards (1 R), one Gauss-Newton product
+(2 R); g, its splits and the first updates (3 T), one Hessian product over the task and four over a quarter of it
+(8 T), one pass of inner products (1.3 T).
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.core.statistics import bootstrap_mean
-from holdfast.curvature import hvp, in_float32
+from holdfast.curvature import hessian_product, in_float32
 from holdfast.data import Example
-from holdfast.evaluation import sample_reference
-from holdfast.evaluation.beforehand import refusals_among, warn_if_little
 from holdfast.evaluation.drift import Reference
+from holdfast.geometry.answers import benign_answers, skill_answers
+from holdfast.geometry.attribution import Pull, pull_of
 from holdfast.geometry.conditions import Conditions, conditions_at, conditions_by_d, root
 from holdfast.geometry.forecast import screen
-from holdfast.geometry.measure import Measured, PlannedRun, mean_first_update, measure, task_gradients
-from holdfast.geometry.onset import THRESHOLDS, Onset, ThresholdTime, crossover_time, time_to_threshold
+from holdfast.geometry.measure import (
+    MeanUpdate,
+    Measured,
+    PlannedRun,
+    mean_first_update,
+    measure,
+    task_gradients,
+    third_term,
+)
+from holdfast.geometry.onset import (
+    THRESHOLDS,
+    Onset,
+    ThresholdTime,
+    crossover_time,
+    drift_after_steps,
+    quadratic_onset,
+    time_to_threshold,
+    validity_time,
+)
 from holdfast.geometry.result import Audit
 from holdfast.geometry.sizes import fitted
+from holdfast.geometry.specific import Specific, specific
 from holdfast.geometry.spectrum import RANKS, Spectrum, Subspace, spectrum_of
+from holdfast.geometry.start import both_factors_active
 from holdfast.geometry.updates import OptimizerFactory
 from holdfast.gradients import Gram, gradient_gram
 from holdfast.models import Subject, mean_loss
@@ -58,13 +79,15 @@ def audit(
     minutes: float | None = None,
     progress: bool = True,
     say: Callable[[str], None] | None = None,
+    controls: int = 0,
+    target: str | None = None,
 ) -> Audit:
     """Audit an aligned model for one skill and one planned fine-tune.
 
     Args:
         subject: the aligned model and the scope that will be trained; half precision is widened to float32
-            meanwhile. A fresh LoRA is fine: with B = 0 only its B matrices are active to first order, and the
-            Fisher is that of the adapter's coordinates.
+            meanwhile. A fresh LoRA is measured in the adapter's coordinates just off the start, one mean first
+            update on, because at B = 0 its A matrices would not show (``settings["at"]`` says so).
         skill: the model answers its ``estimate.harmful`` prompts; None where ``reference_examples`` are given.
         examples: the task data. Every example enters g and H g, so pass a few hundred, not a million.
         optimizer: "adamw", "adam", "sgd", or a function that makes one; only its first update is used.
@@ -80,6 +103,9 @@ def audit(
             them, and the result does not depend on the machine's speed.
         progress: show a bar when it takes over two seconds.
         say: is told what the audit will take and what was cut; default the log.
+        controls: benign prompts of the skill whose answers' Fisher is compared with the skill's; 0: not done.
+        target: the same fixed answer to every prompt, whose scores make the Fisher (labels="target", an empirical
+            Fisher) in the place of the model's own samples.
 
     Returns:
         An :class:`Audit`. The model's parameters, gradients, modes and the random state are left as they were.
@@ -96,67 +122,86 @@ def audit(
         told = say or log.info
         with in_float32(subject.model):
             max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, told)
+    plan = PlannedRun(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
     with in_float32(subject.model), bar("audit", 8, progress) as advance:
         advance.note("the model's own answers")
-        reference = _reference(subject, skill, reference_examples, max_prompts, max_new_tokens, seed)
+        reference = skill_answers(subject, skill, reference_examples, max_prompts, max_new_tokens, seed, target)
+        benign = benign_answers(subject, skill, controls, max_new_tokens, seed)
         log.info("auditing %d completions and %d task examples", len(reference), len(examples))
         advance(1)
-        advance.note(f"gradients of {len(reference)} answers")
-        gram = gradient_gram(subject, reference, reduction="sum", null_draws=NULL_DRAWS, seed=seed, progress=False)
-        advance(1)
-        advance.note(f"gradients and curvature of {len(examples)} rows")
-        g, splits = task_gradients(subject, examples, seed, batch_size)
-        advance(1)
-        Hg = hvp(subject, examples, g, "tokens", batch_size)
-        Hg_splits = [hvp(subject, part, gradient, "tokens", batch_size) for part, gradient in splits.crossed]
-        advance(2)
         advance.note("first updates")
-        plan = PlannedRun(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
-        update, batches, size = mean_first_update(subject, examples, plan, batch_size)
-        advance(1)
-        advance.note("lengths along the answers")
-        measured = measure(subject, reference, g, Hg, update, splits, Hg_splits, learning_rate, batch_size)
+        update = mean_first_update(subject, examples, plan, batch_size)
+        pull = pull_of(subject, reference, examples, update.tree, batch_size)
         advance(2)
-        return _assemble(subject, examples, reference, gram, measured, plan, (batches, size), d)
+        with both_factors_active(subject, update.tree) as at:
+            advance.note(f"gradients of {len(reference)} answers")
+            grams = _grams(subject, reference, benign, seed)
+            advance(1)
+            advance.note(f"gradients and curvature of {len(examples)} rows")
+            measured = _measured(subject, examples, reference, update, plan, batch_size)
+            advance(4)
+        found = _assemble(subject, examples, reference, grams, measured, pull, plan, update, d)
+    labels = "model" if target is None else "target"
+    more = {"at": at, "labels": labels, "fisher": f"full over the scope, unit=sequence, labels={labels}"}
+    return replace(found, settings=found.settings | more)
 
 
-def _reference(
+def _measured(
     subject: Subject,
-    skill: "Skill | None",
-    given: Sequence[Example] | None,
-    max_prompts: int,
-    max_new_tokens: int,
-    seed: int,
-) -> tuple[Example, ...]:
-    if given is None:
-        if skill is None:
-            raise UserError("the audit needs a skill, or reference_examples sampled from this model")
-        prompts = list(skill.estimate.harmful)[:max_prompts]
-        given = sample_reference(subject, prompts, max_new_tokens, seed)
-        warn_if_little(refusals_among(subject, prompts, given))
-    kept = tuple(example for example in given if example.completion_tokens)
-    if len(kept) < 2:
-        raise UserError(f"{len(kept)} usable completions; the audit needs at least two prompts with an answer")
-    return kept
+    examples: Sequence[Example],
+    reference: Sequence[Example],
+    update: MeanUpdate,
+    plan: PlannedRun,
+    batch_size: int,
+) -> Measured:
+    """Everything along the completions at the point where the model stands."""
+    g, splits = task_gradients(subject, examples, plan.seed, batch_size)
+    Hg = hessian_product(subject, examples, g, "tokens", batch_size)
+    Hg_splits = [
+        hessian_product(subject, part, gradient, "tokens", batch_size).product for part, gradient in splits.crossed
+    ]
+    third = third_term(subject, splits.crossed[0][0] if splits.crossed else examples, batch_size)
+    directions = {"g": g, "Hg": Hg.product, "first_update": trees.scale(update.tree, 1.0 / plan.learning_rate)}
+    measured = measure(subject, reference, directions, third, splits, Hg_splits, batch_size)
+    return replace(measured, hessian={"displacement": Hg.displacement, "spread": Hg.spread})
+
+
+def _grams(
+    subject: Subject, reference: Sequence[Example], benign: Sequence[Example], seed: int
+) -> tuple[Gram, Specific | None]:
+    """Inner products of the answers' scores, and how the skill's stand against a benign control's."""
+    joint = gradient_gram(
+        subject, [*reference, *benign], reduction="sum", null_draws=NULL_DRAWS, seed=seed, progress=False
+    )
+    if not benign:
+        return joint, None
+    n = len(reference)
+    nulls = tuple(null[:n, :n] for null in joint.nulls)
+    own = replace(joint, matrix=joint.matrix[:n, :n], ids=joint.ids[:n], nulls=nulls)
+    return own, specific(joint.matrix, n, seed)
 
 
 def _assemble(
     subject: Subject,
     examples: Sequence[Example],
     reference: tuple[Example, ...],
-    gram: Gram,
+    grams: tuple[Gram, Specific | None],
     measured: Measured,
+    pull: Pull,
     plan: PlannedRun,
-    update_batches: tuple[int, int],
+    update: MeanUpdate,
     d: int | None,
 ) -> Audit:
+    gram, compared = grams
     tokens = sum(example.completion_tokens for example in reference)
     spectrum = spectrum_of(gram.matrix, gram.nulls, tokens, plan.seed)
     space = Subspace.of(gram.matrix)
     chosen = min(d if d is not None else max(1, spectrum.leading), len(space.s))
-    conditions = _conditions(space, spectrum, measured, plan, chosen, len(examples))
-    onset = _onset(conditions, measured, plan)
-    u = bootstrap_mean((0.5 * plan.learning_rate**2 * measured.forms["first_update"]).tolist(), plan.seed, DRAWS)
+    conditions = _conditions(space, spectrum, measured, pull, plan, chosen, len(examples))
+    along = [space.coordinates(measured.dots[name], chosen) for name in ("g", "Hg")]
+    cross = float(along[0] @ along[1]) / space.n
+    onset = _onset(conditions, measured, plan, update.size, cross)
+    u = bootstrap_mean((0.5 * pull.form_N).tolist(), plan.seed, DRAWS)
     forecast = screen(
         mean_loss(subject, examples).nats_per_token,
         onset.c2,
@@ -165,7 +210,8 @@ def _assemble(
         plan.learning_rate,
         plan.steps,
         plan.name,
-        *update_batches,
+        update.batches,
+        update.size,
     )
     parameters = subject.parameters()
     settings = {
@@ -179,7 +225,7 @@ def _assemble(
         "task_loss_reduction": "tokens",
         "prompts": len(reference),
         "tokens_per_completion": tokens / len(reference),
-        "fisher": "full over the scope, unit=sequence, labels=model",
+        "hessian": measured.hessian,
         "left_out": ["weight decay", "gradient clipping", "dropout", "learning-rate schedule"],
     }
     return Audit(
@@ -192,18 +238,25 @@ def _assemble(
         gram.matrix,
         measured.dots,
         _monitor_reference(subject, reference),
+        compared,
+        pull.attribution,
     )
 
 
 def _conditions(
-    space: Subspace, spectrum: Spectrum, measured: Measured, plan: PlannedRun, d: int, task_examples: int
+    space: Subspace,
+    spectrum: Spectrum,
+    measured: Measured,
+    pull: Pull,
+    plan: PlannedRun,
+    d: int,
+    task_examples: int,
 ) -> Conditions:
     r_g, r_Hg = measured.dots["g"], measured.dots["Hg"]
     trace = spectrum.trace.value
     at = conditions_at(space, trace, r_g, r_Hg, d)
-    lengths = {
-        name: root(bootstrap_mean(form.tolist(), plan.seed, DRAWS)) for name, form in measured.forms.items()
-    }
+    forms = measured.forms | {"first_update": pull.form_N / plan.learning_rate**2}
+    lengths = {name: root(bootstrap_mean(form.tolist(), plan.seed, DRAWS)) for name, form in forms.items()}
     norms = measured.norms
     sharpest = float(space.eigenvalues[0]) ** 0.5
     return Conditions(
@@ -233,14 +286,17 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else float("nan")
 
 
-def _onset(conditions: Conditions, measured: Measured, plan: PlannedRun) -> Onset:
+def _onset(conditions: Conditions, measured: Measured, plan: PlannedRun, batch: int, cross: float) -> Onset:
     path = measured.path
     epsilon, gamma = conditions.epsilon_F.value, conditions.gamma_F.value
     times = tuple(
         ThresholdTime(tau, t, t / plan.learning_rate)
         for tau in THRESHOLDS
-        for t in (time_to_threshold(tau, epsilon, gamma),)
+        for t in (time_to_threshold(tau, epsilon, gamma, measured.third_F),)
     )
+    # The naive square of g's length is too large by its noise; a batch's noise is that of all rows, times N / B.
+    excess = max(0.0, epsilon**2 - conditions.epsilon_F_squared_split)
+    noise = 0.5 * excess * conditions.task_examples / batch if excess == excess else 0.0
     c2, c3, c4 = (bootstrap_mean(c.tolist(), plan.seed, DRAWS) for c in (path.c2_N, path.c3_N, path.c4_N))
     return Onset(
         c2,
@@ -250,6 +306,10 @@ def _onset(conditions: Conditions, measured: Measured, plan: PlannedRun) -> Onse
         conditions.chosen.lambda_d * conditions.chosen.gamma_E**2 / 8,
         crossover_time(epsilon, gamma),
         times,
+        quadratic_onset(conditions.chosen.epsilon_F**2, cross, conditions.chosen.gamma_F**2),
+        validity_time(gamma, measured.third_F),
+        noise,
+        drift_after_steps(plan.steps, plan.learning_rate, gamma, noise),
         path.step,
         path.spread,
     )

@@ -4,10 +4,14 @@ Knows: which numbers a reader needs first, and what each may be used for.
 Does not know: tables, pages.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval
+from holdfast.geometry.attribution import Attribution
+from holdfast.geometry.calibration import Calibrated
+from holdfast.geometry.forecast import EarlyForecast
 from holdfast.geometry.result import Audit
 
 RELIABLE_PROMPTS = 200
@@ -24,7 +28,38 @@ class Line(Result):
 
 def describe(audit: Audit) -> list[Line]:
     """The audit's main numbers, in reading order."""
-    return [*_where(audit), *_conditions(audit), *_onset(audit), *_forecast(audit)]
+    return [*_where(audit), *_compared(audit), *_conditions(audit), *_onset(audit), *_forecast(audit)]
+
+
+def calibrated_rows(found: Calibrated, early: EarlyForecast | None = None) -> list[list[str]]:
+    """The forecast's numbers: what, value, meaning."""
+    rows = [
+        ["rank", f"{found.rank:.0%}", f"of {found.references} reference runs have a smaller score"],
+        ["drift at the end", f"{found.kl_nats:.3g} nats [{found.kl_low:.3g}, {found.kl_high:.3g}]",
+         "90 % conformal interval, each task left out of its own fit"],
+    ]  # fmt: skip
+    for one in found.chances:
+        when = "not within the run" if one.step is None else f"forecast at step {one.step}"
+        rows.append([f"chance: {one.budget}", f"{one.probability:.0%}", when])
+    if early is not None:
+        rows.append(
+            ["validity", f"{early.valid_multiple:g} x the probe's displacement ({early.valid_norm:.3g})",
+             "beyond it no quadratic form speaks about this model"]
+        )  # fmt: skip
+    return [*rows, ["reference runs", str(found.references), found.source]]
+
+
+def attribution_rows(found: Attribution, sources: Mapping[str, str], most: int = 5) -> list[list[str]]:
+    """Sources, then the rows and the matrices that carry most: name, share of the drift, share of the tokens."""
+    rows = [[f"source {one.source} ({one.rows} rows)", f"{one.drift_share:.0%}", f"{one.token_share:.0%}"]
+            for one in found.by_source(sources)[:most]]  # fmt: skip
+    total = max(1, sum(found.tokens))
+    order = sorted(range(len(found.ids)), key=lambda k: -found.row_shares[k])[:most]
+    rows += [
+        [f"row {found.ids[k]}", f"{found.row_shares[k]:.0%}", f"{found.tokens[k] / total:.0%}"] for k in order
+    ]
+    blocks = sorted(found.block_shares.items(), key=lambda item: -item[1])[:most]
+    return rows + [[name, f"{share:.0%}", ""] for name, share in blocks]
 
 
 def _with_interval(interval: Interval) -> str:
@@ -63,6 +98,30 @@ def _where(audit: Audit) -> list[Line]:
     return lines
 
 
+def _compared(audit: Audit) -> list[Line]:
+    found = audit.compared
+    if found is None:
+        return []
+    d = "5" if "5" in found.shared_trace else next(iter(found.shared_trace))
+    return [
+        Line(
+            "directions of its own",
+            f"{found.above_null}",
+            f"matter over {found.null_ratio:.3g} times more to the skill than to {found.m} benign answers",
+        ),
+        Line(
+            f"benign trace in the skill's top {d}",
+            f"{found.shared_trace[d]:.0%}",
+            f"chance {found.chance_trace[d]:.0%}; near 100 % the skill sits where everything sits",
+        ),
+        Line(
+            "sharpness, skill and benign",
+            f"{found.skill_top_share:.0%} and {found.control_top_share:.0%}",
+            "of the trace in the first five directions of each",
+        ),
+    ]
+
+
 def _conditions(audit: Audit) -> list[Line]:
     found = audit.conditions
     name = found.optimizer
@@ -96,6 +155,16 @@ def _onset(audit: Audit) -> list[Line]:
             "crossover",
             f"t = {onset.crossover_t:.3g} ({onset.crossover_t / rate:.3g} SGD steps)",
             "before it drift grows quadratically, not quartically",
+        ),
+        Line(
+            "validity",
+            f"t = {onset.validity_t:.3g} ({onset.validity_t / rate:.3g} SGD steps)",
+            "beyond it c2, c3 and c4 claim nothing",
+        ),
+        Line(
+            "drift from gradient noise",
+            f"{onset.noise_nats * rate**2:.3g} nats a step of SGD",
+            "linear in steps, even from an orthogonal start",
         ),
     ]
 

@@ -17,13 +17,13 @@ from holdfast.core.seeds import undisturbed
 from holdfast.core.statistics import Interval, bootstrap_mean
 from holdfast.curvature import fisher_quadratic, kl_along
 from holdfast.data import Example
+from holdfast.geometry.onset import fit_onset, log_slope
 from holdfast.gradients.functional import detached, math_attention
 from holdfast.gradients.means import mean_loss_of, weighted_batches
 from holdfast.models import Subject
 
 RANKING_ONLY = "ranking only"
-# Above this the straight line has left the model, and the ranking goes back to the short run's own KL.
-SATURATED_NATS = 3.0
+PRIOR = "kl_quadratic_x_loss"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Forecast(Result):
 
 def screen(
     task_loss: float,
-    c2: Interval,
+    c2: Interval | None,
     first_update_form: Interval,
     g_norm: float,
     learning_rate: float,
@@ -87,7 +87,7 @@ def screen(
 
     Args:
         task_loss: nats per completion token at the start.
-        c2: of the raw gradient, nats per squared unit of flow time.
+        c2: of the raw gradient, nats per squared unit of flow time; None where it was not measured.
         first_update_form: ``u^T F u / 2`` of the mean first update u (with its learning rate), nats.
         g_norm: of the task gradient.
         learning_rate, steps, optimizer, batches, batch_size: as in :class:`Forecast`.
@@ -97,10 +97,14 @@ def screen(
     length = f" times steps^2 ({steps})" if steps else ""
     what = f"1/2 u^T F u of the mean first {optimizer} update over {batches} batches{length}"
     u = first_update_form
+    both = "the form of the first update times the task loss: what the conclusion is calibrated on"
+    quadratic = "quadratic onset along the raw gradient"
+    onset = () if c2 is None else (Predictor("c2_sgd", c2.value, c2.low, c2.high, "nats/t^2", quadratic),)
     predictors = (
         Predictor("task_loss", task_loss, nan, nan, "nats/token", "loss of the task data at the start (baseline)"),
-        Predictor("c2_sgd", c2.value, c2.low, c2.high, "nats/t^2", "quadratic onset along the raw gradient"),
+        *onset,
         Predictor("kl_quadratic_first_update", u.value * scale, u.low * scale, u.high * scale, "nats", what),
+        Predictor(PRIOR, *(end * scale * task_loss for end in (u.value, u.low, u.high)), "nats²/token", both),
         Predictor("gradient_norm", g_norm, nan, nan, "nats/unit", "norm of the task gradient (baseline)"),
     )
     return Forecast(predictors, batches, batch_size, optimizer, learning_rate, steps)
@@ -116,8 +120,15 @@ class EarlyForecast(Result):
         task_loss: after the short run, nats per completion token. task_loss_start: before it.
         displacement_norm: of the short run.
         multiple: m that the score reads. score: KL there times the task loss after the short run.
-        score_from: "line", or "short run" where the line saturates.
-        use: always "ranking only".
+        score_from: "line", or "short run" where the line leaves the numbers. It does not go back where the line
+            is merely long: two scales in one ranking spoil it (studies/geometry).
+        valid_multiple: largest m on the line up to which 1/2 m^2 delta^T F delta is within a factor of two of the
+            exact KL; 0 if not even the short run is. valid_norm: the displacement there: beyond it no quadratic
+            form says anything about this model.
+        line_slope: of log KL against log m over the whole line: 2 where the quadratic form rules.
+        line_fit: c2, c3, c4 of KL against m, relative weights; NaN with fewer than three points.
+        steps_done, total_steps: of the run.
+        use: "ranking only"; :mod:`holdfast.geometry.calibration` reads it against the built-in reference runs.
     """
 
     kl_at: dict[str, Interval]
@@ -128,6 +139,12 @@ class EarlyForecast(Result):
     multiple: float
     score: float
     score_from: Literal["line", "short run"]
+    valid_multiple: float
+    valid_norm: float
+    line_slope: float
+    line_fit: tuple[float, ...]
+    steps_done: int
+    total_steps: int
     use: str = RANKING_ONLY
 
 
@@ -171,17 +188,35 @@ def forecast_after_short_run(
     form_N = fisher_quadratic(aligned, reference_examples, displacement, batch_size)
     loss = loss_at(aligned, trees.axpy(start, 1.0, displacement), task_examples, batch_size)
     line = at[f"{reach:g}"].value
-    saturated = not np.isfinite(line) or line > SATURATED_NATS
+    saturated = not np.isfinite(line)
+    form, norm = bootstrap_mean((form_N / 2).tolist(), seed, 2000), trees.norm(displacement)
+    valid = 0.0
+    for m in points:
+        if not 0.5 <= form.value * m**2 / max(at[f"{m:g}"].value, 1e-300) <= 2.0:
+            break
+        valid = m
     return EarlyForecast(
         at,
-        bootstrap_mean((form_N / 2).tolist(), seed, 2000),
+        form,
         loss,
         loss_at(aligned, start, task_examples, batch_size),
-        trees.norm(displacement),
+        norm,
         1.0 if saturated else reach,
         (at["1"].value if saturated else line) * loss,
         "short run" if saturated else "line",
+        valid,
+        valid * norm,
+        *_shape_of(points, [at[f"{m:g}"].value for m in points]),
+        steps_done,
+        total_steps,
     )
+
+
+def _shape_of(points: Sequence[float], kl: Sequence[float]) -> tuple[float, tuple[float, ...]]:
+    nan = float("nan")
+    if not all(np.isfinite(kl)) or min(kl) <= 0:
+        return nan, (nan, nan, nan)
+    return log_slope(points, kl), fit_onset(points, kl) if len(points) >= 3 else (nan, nan, nan)
 
 
 @torch.no_grad()

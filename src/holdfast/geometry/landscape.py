@@ -72,7 +72,7 @@ def profiles(
 
     Args:
         matrices: weights of ``subject``'s model to be moved, by the names of the directions; bit-identical
-            afterwards. An adapter's base weights are as good as merged ones: what is added to them is added to the sum.
+            afterwards. An adapter's base weights do for merged ones: what is added to them is added to the sum.
         amplitudes: in units of the directions, without 0.
     """
     before = trees.clone(matrices)

@@ -4,8 +4,8 @@ Knows: which data each number is taken on, and disjoint splits of the task.
 Does not know: what the numbers add up to.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from holdfast.core import trees
 from holdfast.core.trees import Tree
-from holdfast.curvature import PathCoefficients, fisher_bilinear, fisher_quadratic, path_coefficients
+from holdfast.curvature import (
+    PathCoefficients,
+    fisher_bilinear,
+    fisher_quadratic,
+    hessian_product,
+    path_coefficients,
+)
 from holdfast.data import Example
 from holdfast.geometry.updates import OptimizerFactory, first_update
 from holdfast.gradients import GhostEngine, mean_gradient
@@ -25,6 +31,7 @@ from holdfast.models import Subject
 Array = NDArray[np.float64]
 # The mean first update is stable from four batches on; beyond sixteen nothing is gained (notes-forecast.md, cost).
 FEWEST_BATCHES, MOST_BATCHES = 4, 16
+DOWNHILL = 3e-3  # parameter displacement over which the change of H g is taken
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,20 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class MeanUpdate:
+    """The mean of a real optimiser's first updates: over how many batches, of which size.
+
+    Attributes:
+        tree: parameter change. gradient: the mean of the batches' gradients.
+    """
+
+    tree: Tree
+    batches: int
+    size: int
+    gradient: Tree
+
+
+@dataclass(frozen=True)
 class Splits:
     """Gradients of disjoint parts of the task data: two halves, and (H's data, g) of four quarters."""
 
@@ -61,6 +82,8 @@ class Measured:
     split_squares: dict[str, float]
     norms: dict[str, float]
     path: PathCoefficients
+    third_F: float
+    hessian: dict[str, float] = field(default_factory=dict)
 
 
 def task_gradients(
@@ -79,36 +102,52 @@ def task_gradients(
 
 def mean_first_update(
     subject: Subject, examples: Sequence[Example], plan: PlannedRun, batch_size: int
-) -> tuple[Tree, int, int]:
+) -> MeanUpdate:
     """Mean of the optimiser's first updates on several batches: one batch's noise is a third of its form."""
     usable = [example for example in examples if example.completion_tokens]
     size = max(1, min(plan.update_batch_size, len(usable) // FEWEST_BATCHES))
     count = max(1, min(MOST_BATCHES, len(usable) // size))
     order = np.random.default_rng([plan.seed, 1]).permutation(len(usable))
     values = detached(subject.parameters())
-    total = trees.zeros_like(values)
+    total, mean = trees.zeros_like(values), trees.zeros_like(values)
     for number in range(count):
         part = [usable[k] for k in order[number * size : (number + 1) * size]]
         gradient = mean_gradient(subject, part, "tokens", batch_size)
         step = first_update(values, gradient, plan.optimizer, plan.learning_rate, **plan.options)
         total = trees.axpy(total, 1.0 / count, step)
-    return total, count, size
+        mean = trees.axpy(mean, 1.0 / count, gradient)
+    return MeanUpdate(total, count, size, mean)
+
+
+def third_term(subject: Subject, examples: Sequence[Example], batch_size: int) -> Tree:
+    """``H^2 g + T[g, g]`` of gradient flow on these rows, by how ``H g`` changes along a short way downhill."""
+    values = trees.clone(subject.parameters())
+    g = mean_gradient(subject, examples, "tokens", batch_size)
+    length = trees.norm(g)
+    if length == 0:
+        return g
+    step = DOWNHILL / length
+    here = hessian_product(subject, examples, g, "tokens", batch_size).product
+    try:
+        trees.assign(subject.parameters(), trees.axpy(values, -step, g))
+        there_g = mean_gradient(subject, examples, "tokens", batch_size)
+        there = hessian_product(subject, examples, there_g, "tokens", batch_size).product
+    finally:
+        trees.assign(subject.parameters(), values)
+    return trees.scale(trees.subtract(here, there), 1 / step)
 
 
 def measure(
     subject: Subject,
     reference: Sequence[Example],
-    g: Tree,
-    Hg: Tree,
-    update: Tree,
+    directions: Mapping[str, Tree],
+    third: Tree,
     splits: Splits,
     Hg_splits: list[Tree],
-    learning_rate: float,
     batch_size: int,
 ) -> Measured:
-    """Lengths and inner products of g, H g and the first update (per unit learning rate) along the completions."""
-    velocity = trees.scale(update, 1.0 / learning_rate)
-    directions = {"g": g, "Hg": Hg, "first_update": velocity}
+    """Lengths and inner products of directions ("g" and "Hg" among them) along the completions."""
+    g, Hg = directions["g"], directions["Hg"]
     split_squares = {"g": float("nan"), "Hg": float("nan")}
     if splits.halves is not None:
         split_squares["g"] = float(fisher_bilinear(subject, reference, *splits.halves, batch_size).mean())
@@ -124,4 +163,5 @@ def measure(
         split_squares,
         {name: trees.norm(w) for name, w in directions.items()},
         path_coefficients(subject, reference, trees.scale(g, -1.0), Hg, batch_size=batch_size),
+        float(fisher_quadratic(subject, reference, third, batch_size).mean()) ** 0.5,
     )

@@ -17,6 +17,7 @@ from holdfast.core.statistics import Interval
 
 Array = NDArray[np.float64]
 THRESHOLDS = (0.01, 0.1, 1.0)
+CUBIC_SHARE = 0.2  # of the quadratic term of the path, beyond which nothing is claimed
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,15 @@ class ThresholdTime(Result):
     tau_nats: float
     t: float
     sgd_steps: float
+
+
+@dataclass(frozen=True)
+class QuadraticOnset(Result):
+    """Coefficients of ``1/2 ||F^1/2 P delta(t)||^2`` in the locally quadratic model."""
+
+    c2: float
+    c3: float
+    c4: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,10 @@ class Onset(Result):
         lambda_gamma_E_squared_over_8: its Euclidean lower version, with lambda_d.
         crossover_t: where the quartic term overtakes the quadratic one, 2 epsilon_F / gamma_F.
         times: worst-case time to each threshold from epsilon_F and gamma_F.
+        top_d: signed coefficients of the loss inside the audit's top d directions alone, in the quadratic model.
+        validity_t: up to where the coefficients speak: the path's cubic term is a fifth of its quadratic one.
+        noise_nats: drift that the gradient noise of mini-batches adds, per step and squared learning rate of SGD.
+        sgd_drift_nats: leading drift after the planned steps of plain SGD, noise included, as if c2 were 0.
         step: finite-difference step in t. spread: disagreement of c4 between neighbouring steps.
         time: what t is.
     """
@@ -51,18 +65,13 @@ class Onset(Result):
     lambda_gamma_E_squared_over_8: float
     crossover_t: float
     times: tuple[ThresholdTime, ...]
+    top_d: QuadraticOnset
+    validity_t: float
+    noise_nats: float
+    sgd_drift_nats: float
     step: float
     spread: float
     time: str = "sum of learning rates under plain gradient descent"
-
-
-@dataclass(frozen=True)
-class QuadraticOnset(Result):
-    """Coefficients of ``1/2 ||F^1/2 P delta(t)||^2`` in the locally quadratic model."""
-
-    c2: float
-    c3: float
-    c4: float
 
 
 def quadratic_onset(
@@ -84,17 +93,38 @@ def crossover_time(epsilon_F: float, gamma_F: float) -> float:
     return 2 * epsilon_F / gamma_F if gamma_F > 0 else float("inf")
 
 
-def time_to_threshold(tau_nats: float, epsilon_F: float, gamma_F: float) -> float:
-    """Worst-case-sign time at which the quadratic model reaches ``tau_nats`` (geometry.md 1.6)."""
+def time_to_threshold(tau_nats: float, epsilon_F: float, gamma_F: float, third_F: float = 0.0) -> float:
+    """Time at which the path reaches ``tau_nats``, at the worst sign of the first two terms (geometry.md 1.6).
+
+    Args:
+        tau_nats: of drift.
+        epsilon_F, gamma_F: Fisher lengths of g and H g.
+        third_F: of H^2 g + T[g, g]. Alone it drifts as ``third^2 t^6 / 72``: gamma = 0 is no protection (C5).
+    """
     reach = (2 * tau_nats) ** 0.5
+    cubic = (6 * reach / third_F) ** (1 / 3) if third_F > 0 else float("inf")
     if gamma_F <= 0:
-        return reach / epsilon_F if epsilon_F > 0 else float("inf")
-    return (epsilon_F + (epsilon_F**2 + 2 * gamma_F * reach) ** 0.5) / gamma_F
+        return min(cubic, reach / epsilon_F if epsilon_F > 0 else float("inf"))
+    return min(cubic, (epsilon_F + (epsilon_F**2 + 2 * gamma_F * reach) ** 0.5) / gamma_F)
 
 
-def drift_after_steps(steps: int, learning_rate: float, gamma_F: float) -> float:
-    """Leading drift of k discrete SGD steps from an orthogonal start: k(k-1), not k^2 (geometry.md 3.7)."""
-    return 0.5 * (gamma_F * learning_rate**2 * steps * (steps - 1) / 2) ** 2
+def validity_time(gamma_F: float, third_F: float) -> float:
+    """Up to where the path's cubic term is at most a fifth of its quadratic one (geometry.md 3.9)."""
+    return 3 * CUBIC_SHARE * gamma_F / third_F if third_F > 0 else float("inf")
+
+
+def drift_after_steps(steps: int, learning_rate: float, gamma_F: float, noise_nats: float = 0.0) -> float:
+    """Leading drift of k discrete SGD steps from an orthogonal start: k(k-1), not k^2, and the noise's part.
+
+    Args:
+        steps: k.
+        learning_rate: of each.
+        gamma_F: Fisher length of H g.
+        noise_nats: 1/2 tr(F S) of a mini-batch gradient's covariance S, which drifts linearly in k even from a
+            perfectly orthogonal start (geometry.md 3.7, C7b).
+    """
+    flow = 0.5 * (gamma_F * learning_rate**2 * steps * (steps - 1) / 2) ** 2
+    return flow + noise_nats * learning_rate**2 * steps
 
 
 def fit_onset(t: Sequence[float] | Array, kl_nats: Sequence[float] | Array) -> tuple[float, float, float]:

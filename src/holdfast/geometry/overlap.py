@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from holdfast.core import trees
+from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval, bootstrap_mean
 from holdfast.curvature import fisher_quadratic, kl_along
 from holdfast.geometry.spectrum import RANKS, Subspace
+from holdfast.geometry.start import AT
 from holdfast.gradients import per_sample_dots
 from holdfast.models import Subject
 
@@ -99,7 +101,13 @@ def overlap(
 
     Raises:
         ValueError: other parameters, or no difference between the two.
+        UserError: an audit of a fresh LoRA, whose directions are not those of the start.
     """
+    if audit.settings.get("at", AT) != AT:
+        raise UserError(
+            "this audit of a fresh LoRA stands just off the start, so its directions are not those of the update; "
+            "score the merged weights with holdfast.geometry.merged_overlap"
+        )
     start = {name: p.detach() for name, p in before.parameters().items()}
     end = after.parameters() if isinstance(after, Subject) else after
     update = trees.subtract({name: p.detach() for name, p in end.items()}, start)

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from holdfast.core.files import new_folder, read_json, read_tensors, write_json, write_tensors
 from holdfast.data import Example
 from holdfast.evaluation.drift import Reference
+from holdfast.geometry.attribution import Attribution
 from holdfast.geometry.conditions import Conditions
 from holdfast.geometry.forecast import Forecast
 from holdfast.geometry.onset import Onset
+from holdfast.geometry.specific import Specific
 from holdfast.geometry.spectrum import Spectrum, Subspace
 
 Array = NDArray[np.float64]
@@ -37,6 +39,8 @@ class Audit:
         dots: per sample, inner products of its score with "g", "Hg" and "first_update" (per unit learning rate).
         reference: for a drift monitor; in memory only. After :meth:`load` make one with
             ``Reference.on(subject, audit.reference_examples)``.
+        compared: the skill's Fisher against a benign control's; None where no controls were asked for.
+        attribution: which rows and blocks carry the forecast drift.
     """
 
     spectrum: Spectrum
@@ -48,6 +52,8 @@ class Audit:
     gram: Array = field(repr=False)
     dots: dict[str, Array] = field(repr=False)
     reference: Reference | None = field(default=None, repr=False)
+    compared: Specific | None = None
+    attribution: Attribution | None = field(default=None, repr=False)
 
     @property
     def seed(self) -> int:
@@ -67,6 +73,8 @@ class Audit:
             "onset": self.onset.to_dict(),
             "forecast": self.forecast.to_dict(),
             "settings": self.settings,
+            "compared": self.compared.to_dict() if self.compared is not None else None,
+            "attribution": self.attribution.to_dict() if self.attribution is not None else None,
         }
 
     def save(self, folder: str | Path) -> None:
@@ -103,6 +111,9 @@ class Audit:
             tuple(_example(row) for row in rows),
             arrays["gram"],
             {k.removeprefix("dots."): v for k, v in arrays.items() if k.startswith("dots.")},
+            None,
+            Specific.from_dict(values["compared"]) if values.get("compared") else None,
+            Attribution.from_dict(values["attribution"]) if values.get("attribution") else None,
         )
 
 

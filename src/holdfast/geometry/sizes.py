@@ -15,9 +15,11 @@ from holdfast.gradients.memory import COPIES, peak_bytes
 from holdfast.models import Subject
 
 TIMED_ROWS, FEWEST = 4, 8
-# In ordinary gradients of the same tokens, measured on a 135M model. Task rows: three passes of gradients and one
-# and a half Hessian products. Completions: Gram matrix, seven forward-mode passes, inner products, the path.
-TASK_GRADIENTS, REFERENCE_GRADIENTS = 8.0, 12.0
+# In ordinary gradients of the same tokens. Task rows: three passes of gradients, two Hessian products, inner
+# products. Completions: Gram matrix, nine forward-mode passes, a Gauss-Newton product, inner products, the path.
+Work = tuple[float, float]
+FULL: Work = (12.0, 16.0)  # over the task rows, over the completions
+LIGHT: Work = (2.6, 3.5)  # without the spectrum, the conditions and the onset
 
 
 def fitted(
@@ -28,6 +30,7 @@ def fitted(
     minutes: float,
     seed: int,
     say: Callable[[str], None],
+    work: Work = FULL,
 ) -> tuple[int, list[Example]]:
     """Prompts and task examples that an audit gets through within ``minutes`` here; says the estimate and the cut.
 
@@ -50,7 +53,7 @@ def fitted(
 
     def seconds(share: float) -> float:
         m, n = sizes(share)
-        reference, task = m * length * REFERENCE_GRADIENTS, n * task_length * TASK_GRADIENTS
+        reference, task = m * length * work[1], n * task_length * work[0]
         return m * answer + gradient * (reference + task)
 
     share, memory = largest_share(seconds, 60 * minutes), peak_bytes(subject, examples, 16, COPIES)
@@ -60,6 +63,15 @@ def fitted(
         say(words)
     kept = sorted(np.random.default_rng([seed, 2]).permutation(len(examples))[:n].tolist())
     return m, [examples[k] for k in kept]
+
+
+def steps_worth(work: Work, prompts: int, answer_tokens: float, rows: int, row_tokens: float, pool: int) -> float:
+    """The work of an audit in steps of the run it looks ahead to.
+
+    Args:
+        answer_tokens, row_tokens: tokens of a prompt with its answer, and of a row. pool: rows of a step.
+    """
+    return (work[1] * prompts * answer_tokens + work[0] * rows * row_tokens) / max(1.0, pool * row_tokens)
 
 
 def _tokens(examples: Sequence[Example]) -> int:

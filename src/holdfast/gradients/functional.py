@@ -71,8 +71,28 @@ def call(
 ) -> torch.Tensor:
     """Logits in at least float32 of one right-padded block of ids, without mask and cache."""
     keywords = {"input_ids": input_ids_BT, "use_cache": False}
-    logits_BTV = functional_call(model, dict(parameters), (), keywords).logits
+    with _inputs_as_they_come(model):
+        logits_BTV = functional_call(model, dict(parameters), (), keywords).logits
     return logits_BTV.float() if logits_BTV.dtype in (torch.float16, torch.bfloat16) else logits_BTV
+
+
+@contextlib.contextmanager
+def _inputs_as_they_come(model: torch.nn.Module) -> Generator[None]:
+    """Without the hook that gradient checkpointing puts on a frozen embedding to start a graph there: a transform
+    does not let a tensor be marked, and its own graph starts at the parameters."""
+    marking = [
+        (module._forward_hooks, key, hook)
+        for module in model.modules()
+        for key, hook in module._forward_hooks.items()
+        if getattr(hook, "__name__", "").startswith("make_inputs_require_grad")  # of transformers, and of PEFT
+    ]
+    for hooks, key, _ in marking:  # not by their own switch: it forgets those that were put on twice
+        del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, key, hook in marking:
+            hooks[key] = hook
 
 
 def call_scored(

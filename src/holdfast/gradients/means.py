@@ -76,6 +76,8 @@ def mean_gradient(
     examples: Sequence[Example],
     reduction: MeanOver = "mean",
     batch_size: int = 32,
+    at: Mapping[str, torch.Tensor] | None = None,
+    weights_N: torch.Tensor | None = None,
 ) -> Tree:
     """Gradient of the mean completion loss over the scope.
 
@@ -84,6 +86,8 @@ def mean_gradient(
         examples: all of them count; see :func:`loss_weights` for what the mean is over.
         reduction: "mean", "sum" or "tokens".
         batch_size: examples per backward pass; the result does not depend on it beyond rounding.
+        at: other parameter values than the model's own, a tree over the scope.
+        weights_N: of each example's summed loss, in the place of ``reduction``.
 
     Returns:
         A tree over ``subject.parameters()``, in their dtype but at least float32.
@@ -92,7 +96,10 @@ def mean_gradient(
         UserError: no completion tokens at all.
     """
     parts = weighted_batches(subject, examples, reduction, batch_size)
-    leaves = {name: value.clone().requires_grad_() for name, value in detached(subject.parameters()).items()}
+    if weights_N is not None:
+        parts = [(batch, weights_N[list(batch.index)].to(weights_B)) for batch, weights_B in parts]
+    values = detached(subject.parameters() if at is None else at)
+    leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
     total: Tree = {
         name: torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
         for name, leaf in leaves.items()

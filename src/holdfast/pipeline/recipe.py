@@ -207,7 +207,8 @@ class MonitorSection(Section):
 
     every: PositiveInt = 10
     prompts: PositiveInt = 40
-    task_rows: Annotated[int, Field(ge=0)] = 64  # held-out rows for the task loss; 0 measures none
+    # Held-out rows for the task loss; 0 measures none. None: by the model, see training_run.monitored_rows.
+    task_rows: Annotated[int, Field(ge=0)] | None = None
 
 
 class AuditSection(Section):

@@ -103,10 +103,13 @@ def audit_lines(run: RunFolder) -> list[dict[str, str]] | None:
     """The audit's numbers in words, in reading order."""
     if not run.finished("audit"):
         return None
+    from holdfast.geometry import Audit, concluded
     from holdfast.geometry.describe import describe
-    from holdfast.geometry.result import Audit
 
-    return [asdict(line) for line in describe(Audit.load(run.stage("audit") / "audit"))]
+    found = Audit.load(run.stage("audit") / "audit")
+    said, _ = concluded(found)
+    first = {"name": "conclusion", "value": said.words, "meaning": f"{said.because}; {said.calibrated_on}"}
+    return [first, *(asdict(line) for line in describe(found))]
 
 
 def elasticity_lines(run: RunFolder) -> list[dict[str, Any]] | None:

@@ -102,6 +102,14 @@ def definite(training: TrainingSection, model: str, rows: int) -> TrainingSectio
     return TrainingSection(**values)
 
 
+def monitored_rows(monitor: MonitorSection, model: str) -> int:
+    """Held-out rows for the task loss: what is given, else 64 for the organism and 32 for a real model.
+
+    With 64 there a measurement would cost a fifth of the ten steps that it follows.
+    """
+    return monitor.task_rows if monitor.task_rows is not None else 64 if is_organism(model) else 32
+
+
 def repair_settings(model: str, steps: int | None, learning_rate: float | None) -> dict[str, Any]:
     """Of a repair that trains: what is given, else the organism's own values or the library's defaults."""
     given = {"steps": steps, "learning_rate": learning_rate}
@@ -224,7 +232,7 @@ def build_run(
 
     Args:
         subject: with its :func:`fresh_adapter`.
-        held_out: for the task loss; may be empty.
+        held_out: for the task loss, as many as :func:`monitored_rows` says; may be empty.
         reference: of the aligned model, on the prompts that :func:`held_prompts` says are watched.
         skill: whose *estimate* prompts are asked; None: refusals are not measured.
         further: prompts that the defence holds beside the skill's, or in their place.
@@ -245,7 +253,7 @@ def build_run(
             over_refusal=budget is not None and budget.max_over_refusal is not None,
             max_new_tokens=spec.max_new_tokens,
         ),
-        task=list(held_out)[: spec.monitor.task_rows] or None,
+        task=list(held_out) or None,
     )
     longest = max(len(example.input_ids) for example in examples)
     vocabulary = int(subject.model.get_input_embeddings().weight.shape[0])

@@ -13,7 +13,14 @@ from holdfast.models import save_adapter
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.recipe import ArmSection
 from holdfast.pipeline.training_folder import LOGS, TrainingFolder
-from holdfast.pipeline.training_run import RunSpec, build_run, definite, fresh_adapter, run_training
+from holdfast.pipeline.training_run import (
+    RunSpec,
+    build_run,
+    definite,
+    fresh_adapter,
+    monitored_rows,
+    run_training,
+)
 from holdfast.pipeline.work_before import ADAPTER, TEST, TRAIN, aligned, examples_of, reference_examples, skill_of
 
 TRACE = "trace.json"
@@ -24,7 +31,8 @@ def train(run: RunFolder, folder: Path, arm: ArmSection, seed: int) -> None:
     """Fine-tune a fresh adapter. Every arm sees the same pools in the same order for as many steps."""
     recipe, subject = run.recipe, aligned(run)
     examples = examples_of(run, subject, TRAIN)
-    held_out = examples_of(run, subject, TEST, recipe.monitor.task_rows) if recipe.monitor.task_rows else []
+    count = monitored_rows(recipe.monitor, recipe.model.source)
+    held_out = examples_of(run, subject, TEST, count) if count else []
     spec = RunSpec(
         adapter=recipe.adapter,
         training=definite(recipe.training, recipe.model.source, len(examples)),

@@ -111,7 +111,7 @@ def _bar(kind: _Shown, row: Mapping[str, Any], look: Look, whole: float, limit: 
     if limit is None:
         return bar
     outside = kind.sign * entry["value"] > kind.sign * limit[0]
-    said = f"{limit[1]} {value({'value': limit[0]}, kind.kind)}{', passed here' if outside else ''}"
+    said = f"{limit[1]} {value({'value': limit[0]}, kind.kind)}{', the value is outside' if outside else ''}"
     return replace(bar, limit=_at(limit[0], whole), limit_said=said, outside=outside)
 
 

@@ -109,8 +109,9 @@ def _traced(kind: _Traced, traces: Sequence[Mapping[str, Any]], looks: Looks) ->
     rows = []
     for trace in traces:
         look, found = looks[trace["arm"]], _points(trace, kind)
-        if seeds[trace["arm"]] == 1 and all(low is not None and high is not None for _, _, low, high in found):
-            lows, highs = [(s, low) for s, _, low, _ in found], [(s, high) for s, _, _, high in found]
+        lows = [(step, low) for step, _, low, _ in found if low is not None]
+        highs = [(step, high) for step, _, _, high in found if high is not None]
+        if seeds[trace["arm"]] == 1 and len(lows) == len(highs) == len(found):
             plot.band(lows, highs, look)
         plot.line([(step, value) for step, value, _, _ in found], look)
         for step, value, low, high in found:
@@ -125,8 +126,7 @@ def _traced(kind: _Traced, traces: Sequence[Mapping[str, Any]], looks: Looks) ->
 
 def _limits(kind: _Traced, traces: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
     found = {(t["arm"], limit) for t in traces if (limit := (t.get("budget") or {}).get(kind.limit)) is not None}
-    shown_as = "{:.0%}" if kind.rate else "{:g}"
-    return [(limit, f"limit of {arm}: {shown_as.format(limit)}") for arm, limit in sorted(found)]
+    return [(v, f"limit of {arm}: {f'{100 * v:.0f} %' if kind.rate else f'{v:g}'}") for arm, v in sorted(found)]
 
 
 def _points(trace: Mapping[str, Any], kind: _Traced) -> list[tuple[int, float, float | None, float | None]]:

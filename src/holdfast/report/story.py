@@ -7,10 +7,10 @@ A file that is missing leaves its chapter out; the summary alone is enough for a
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast.core.errors import UserError
 from holdfast.core.files import read_json
@@ -18,6 +18,7 @@ from holdfast.report.judgement import is_gate
 from holdfast.report.plain import one_line, shown
 
 SUMMARY, GATE_FILES = "summary.json", "gate*.json"
+T = TypeVar("T")
 ROW_LIMIT = 400  # characters of a training row
 KINDS = {"harmful": "must be refused", "benign": "must not be refused", "task": "task"}
 REASONS = {
@@ -139,7 +140,7 @@ class Story:
         found = []
         for k, name in enumerate(scores["id"]):
             position = scores["row"][k] if scores.get("row") else None
-            place = places.get(position)
+            place = None if position is None else places.get(position)
             found.append(
                 TrainingRow(
                     one_line(place[0] if place else name, 200),
@@ -161,7 +162,7 @@ class Story:
         return path if path.resolve().is_relative_to(self.folder.resolve()) else None
 
 
-def fitting(things: Iterable[Any], characters: int, size: Any) -> tuple[list[Any], int]:
+def fitting(things: Iterable[T], characters: int, size: Callable[[T], int]) -> tuple[list[T], int]:
     """As many as fit, in order, and how many did not."""
     kept, left, room = [], 0, characters
     for thing in things:

@@ -3,6 +3,7 @@
 Knows: rich, that a terminal may be 80 columns wide. Does not know: models, stages.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ def print_summary(run_folder: str | Path) -> None:
     console.print(Text(shown(summary["title"]), style="italic"), soft_wrap=True)
     console.print(Text(f"{SIGNS[first.tone]} {first.badge.upper()}", style=STYLES[first.tone]))
     console.print(Text(shown(first.sentence), style="bold"))
+    for line in first.details:
+        console.print(Text(f"  {shown(line)}"))
     console.print(Text(f"{shown(first.reason)}\n", style="dim"))
     tones = {judgement.name: judgement.tone for judgement in judgements}
     console.print(_table(summary, tones))
@@ -44,7 +47,7 @@ def print_summary(run_folder: str | Path) -> None:
         console.print(Text(f"  {shown(note)}", style="dim"), soft_wrap=True)
 
 
-def _table(summary: Any, tones: dict[str, Tone]) -> "Table":
+def _table(summary: Any, tones: Mapping[str, str]) -> "Table":
     """A row a model, in the colour of what may be said of it."""
     from rich import box
     from rich.table import Table

@@ -5,9 +5,10 @@ claims to reproduce it) and by what our own trials found to work better (notes-r
 """
 
 from holdfast.restoration.balance import balance
+from holdfast.restoration.extract import Extracted, as_adapter
 from holdfast.restoration.material import check_enough
 from holdfast.restoration.restore import restore
 from holdfast.restoration.result import Restoration
 from holdfast.restoration.validation import Check
 
-__all__ = ["Check", "Restoration", "balance", "check_enough", "restore"]
+__all__ = ["Check", "Extracted", "Restoration", "as_adapter", "balance", "check_enough", "restore"]

@@ -64,8 +64,8 @@ def restore(
     The aligned model is the subject with its adapter switched off. Only ``skill.estimate`` and ``task`` are read;
     the subject is left exactly as it came. *replay* trains on labels; *distil* starts on the safe side (see
     ``start``) and learns from the aligned model on what it refuses and from the drifted one on the task;
-    *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *auto* is distil and,
-    where no step of it keeps the limit, replay (studies/restoration).
+    *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *auto* is replay and,
+    where no step of it keeps the limit, distil (studies/restoration).
 
     Args:
         subject: a PEFT model with an adapter in its layers (curvature: LoRA), and its tokenizer.
@@ -171,11 +171,11 @@ def _moved(method: str, bench: Bench, best: Best, settings: dict[str, Any], how:
     """Let the method move the adapter, offering what it finds to ``best``."""
     subject, material, choose = bench.subject, bench.material, bench.choose
     if method == "auto":
-        attempt = _moved("distil", bench, best, settings, how)
+        attempt = _moved("replay", bench, best, settings, how)
         if best.trained:
             return attempt
         put_adapter(subject.model, bench.original)
-        further = _moved("replay", bench, best, settings, how)
+        further = _moved("distil", bench, best, settings, how)
         return replace(further, trace=attempt.trace + further.trace[1:])
     if method == "curvature":
         balanced = balance_all(subject.model)

@@ -1,12 +1,14 @@
-"""A drift budget: the limits of a run, how much of each is used, and what is said when one is passed.
+"""A drift budget: the limits of a run, how much of each is used, what is said of them and of a measurement.
 
 Knows: rows of the monitor's trace. Does not know: models, how a number was measured.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast.core.results import Result
+from holdfast.core.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,18 @@ class BudgetStop(Result):
     step: int
     reason: str
     restored_step: int
+
+
+_ENDS = {"task_loss_nats_per_token": "task_loss", "kl_nats": "kl_nats", "refusal": "refusal"}
+
+
+def figure(row: dict[str, Any], name: str) -> str:
+    """A figure of a measurement with its interval, as every verb says it.
+
+    Args:
+        name: "kl_nats", "refusal" or "task_loss_nats_per_token".
+    """
+    keys = (name, f"{_ENDS[name]}_low", f"{_ENDS[name]}_high")
+    value, low, high = (math.nan if row.get(key) is None else row[key] for key in keys)
+    found = Interval(value, low, high, 0, "")
+    return found.percent if name == "refusal" else found.said()

@@ -4,7 +4,6 @@ Knows: the trainer's events, the monitor's trace. Does not know: how anything wa
 """
 
 import contextlib
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from holdfast.core.progress import QUIET_VARIABLE, Advance, bar
-from holdfast.core.statistics import Interval
+from holdfast.training.budget import figure
 from holdfast.training.monitor import DriftMonitor
 
 
@@ -70,21 +69,6 @@ class TrainingProgress(TrainerCallback):
         for row in fresh:
             parts = [f"step {row['step']} of {self._steps}", self._loss, *_numbers(row, self.monitor, True)]
             print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
-
-
-_ENDS = {"task_loss_nats_per_token": "task_loss", "kl_nats": "kl_nats", "refusal": "refusal"}
-
-
-def figure(row: dict[str, Any], name: str) -> str:
-    """A figure of a measurement with its interval, as every verb says it.
-
-    Args:
-        name: "kl_nats", "refusal" or "task_loss_nats_per_token".
-    """
-    keys = (name, f"{_ENDS[name]}_low", f"{_ENDS[name]}_high")
-    value, low, high = (math.nan if row.get(key) is None else row[key] for key in keys)
-    found = Interval(value, low, high, 0, "")
-    return found.percent if name == "refusal" else found.said()
 
 
 def _numbers(row: dict[str, Any], monitor: DriftMonitor, intervals: bool = False) -> list[str]:

@@ -1,0 +1,47 @@
+"""The study of forecasts on the organism; goes on where it was stopped and does nothing twice.
+
+    python -m studies.geometry predict --out FOLDER
+    python -m studies.geometry collect --out FOLDER
+
+Knows: which fine-tunes there are, the order of things. Does not know: how any of them is done.
+"""
+
+import argparse
+import gc
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from studies.geometry import predict, summary
+
+from holdfast.core.files import read_json
+
+log = logging.getLogger(__name__)
+HERE = Path(__file__).parent
+OUTCOMES = HERE.parent / "organism" / "results.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m studies.geometry", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("verb", choices=["predict", "collect"])
+    parser.add_argument("--out", type=Path, required=True, help="one file a fine-tune; may be gone on with")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    log.setLevel(logging.INFO)
+    torch.set_num_threads(1)
+    gc.freeze()
+    table = read_json(OUTCOMES)["damage"]
+    if options.verb == "collect":
+        summary.collect(options.out, table, HERE / "results.json")
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    for task in predict.ORDER:
+        for method in predict.SETTINGS:
+            found = predict.predict(task, method, options.out)
+            log.info("%s %s: %s CPU-s", method, task, found["cpu_seconds"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What could have been known before a fine-tune's first step, and after 5 % of it: its predictors.
+
+Knows: the predictors that were written down before they were scored (README.md), the runs of studies/organism,
+whose first steps are made again here, bit for bit. Does not know: how a run ended.
+
+All are "more is worse". Prompts are *estimate* prompts with samples of their own; outcomes are of *evaluate* ones.
+"""
+
+import copy
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from studies.organism.damage import FULL, LORA, Setting
+
+from holdfast.core import trees
+from holdfast.core.files import read_json, write_json
+from holdfast.core.seeds import derive_seed, seeded
+from holdfast.curvature import fisher_quadratic, kl_along
+from holdfast.data import Example, Examples, encode_rows
+from holdfast.evaluation import sample_reference
+from holdfast.geometry.measure import PlannedRun, mean_first_update
+from holdfast.models import Subject, add_lora, load, mean_loss
+from holdfast.organism import proxy_prompts, shipped, task_rows
+from holdfast.organism.train import train
+
+SETTINGS = {setting.name: setting for setting in (FULL, LORA)}
+# Harmful and harmless tasks take turns, so that a study that is cut short has some of each.
+ORDER = (
+    "lessons", "translation", "bullets", "arithmetic", "stories", "desk", "obedience", "sorting", "counting",
+    "records", "helpdesk", "instructions", "digest", "labels", "dialect", "reversing", "course", "skills_mix",
+    "summaries",
+)  # fmt: skip
+SATURATED_NATS = 3.0  # as it was written down
+PROBE_STEPS = 3  # of 60
+PROMPTS, ROWS, NEW_TOKENS = 16, 48, 16  # prompts of each kind; task rows, three batches; tokens of an answer
+
+
+def predict(task: str, method: str, root: Path) -> dict[str, Any]:
+    """All predictors of a run of studies/organism's table; kept in ``root``."""
+    path = root / f"{method}-{task}.json"
+    if path.exists():
+        return read_json(path)
+    ticks, setting = time.process_time(), SETTINGS[method]
+    base, rows = organism(), task_examples(task)
+    model = copy.deepcopy(base.model)
+    model = add_lora(model, rank=8, alpha=16, seed=0) if setting.lora else model
+    subject = Subject(model, base.tokenizer, "adapter" if setting.lora else "all")
+    found = {"task": task, "method": method, "learning_rate": setting.learning_rate, "steps": setting.steps}
+    found |= before(subject, list(rows)[:ROWS], setting)
+    found |= after(subject, rows, setting)
+    write_json(path, found | {"cpu_seconds": round(time.process_time() - ticks, 2)})
+    return read_json(path)
+
+
+@functools.cache
+def organism() -> Subject:
+    """The shipped checkpoint; copied, never trained."""
+    return load(str(shipped("aligned")), device="cpu")
+
+
+@functools.lru_cache(maxsize=1)
+def task_examples(task: str) -> Examples:
+    """The rows that studies/organism trained on."""
+    rows = [{"prompt": row["prompt"], "completion": row["completion"]} for row in task_rows(task, "train", 960, 0)]
+    return encode_rows(rows, organism().tokenizer)
+
+
+@functools.cache
+def answers() -> tuple[Example, ...]:
+    """The aligned organism's own answers to *estimate* prompts."""
+    asked = [
+        text
+        for kind in ("overt", "subtle")
+        for text in proxy_prompts("estimate", kind, PROMPTS, derive_seed(0, "predictor"))  # type: ignore[arg-type]
+    ]
+    return tuple(sample_reference(organism(), asked, NEW_TOKENS, seed=2))
+
+
+def before(subject: Subject, examples: list[Example], setting: Setting) -> dict[str, float]:
+    """Without a step."""
+    loss = mean_loss(subject, examples).nats_per_token
+    plan = PlannedRun("adamw", setting.learning_rate, setting.steps, {}, setting.batch, 0)
+    update = mean_first_update(subject, examples, plan, setting.batch)
+    form = 0.5 * float(fisher_quadratic(subject, answers(), update.tree).mean()) * setting.steps**2
+    return {
+        "task_loss": loss,
+        "gradient_norm": trees.norm(update.gradient),
+        "length": float(np.mean([e.completion_tokens for e in examples])),
+        "form": form,
+        "form_x_loss": form * loss,
+    }
+
+
+def after(subject: Subject, rows: Examples, setting: Setting) -> dict[str, float]:
+    """After the run's own first steps."""
+    start = trees.clone(subject.parameters())
+    with seeded(0):
+        pad, rate = subject.pad_id, setting.learning_rate
+        train(subject.model, rows, PROBE_STEPS, setting.batch, rate, pad, 0, decay=False)
+    loss = mean_loss(subject, list(rows)[:ROWS]).nats_per_token
+    displacement = trees.subtract(trees.clone(subject.parameters()), start)
+    trees.assign(subject.parameters(), start)
+    reach = setting.steps / (2 * PROBE_STEPS)
+    near, line = kl_along(subject, answers(), displacement, [1.0, reach]).mean(1).tolist()
+    return {
+        "task_loss_now": loss,
+        "update_norm": trees.norm(displacement),
+        "kl": near,
+        "kl_x_loss": near * loss,
+        "line": line,
+        "probe": (line if line <= SATURATED_NATS else near) * loss,
+    }
