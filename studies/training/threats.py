@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.training import cell as runs
+from studies.training import kept
 from studies.training.cell import Cell, Setting
 from transformers import TrainerCallback
 
@@ -29,6 +30,7 @@ TASKS = ("lessons",)
 SHARES = (0.0, 0.1, 0.01, 0.05)  # in the order of their worth
 PREFILLED = 3  # tokens
 RELEARNED = (10, 50, 200)  # updates
+FILE = kept.FILE.with_name("threats.jsonl")
 OTHER_TASK, RATE, ROWS = "bullets", 5e-4, 16
 
 
@@ -50,6 +52,8 @@ def run(threat: Threat, root: Path, setting: Setting) -> dict[str, Any]:
     folder, cell = threat.folder(root, setting), threat.cell
     if (folder / "threat.json").exists():
         return read_json(folder / "threat.json")
+    if (known := kept.load(FILE).get(folder.name)) is not None:
+        return known
     subject = runs.start(cell.seed, setting)
     runs.train(cell, subject, setting, poisoned(cell, threat.share, setting))
     asked = runs.prompts(runs.REFUSED, "evaluate", setting.prompts, 7)
@@ -121,5 +125,7 @@ def relearned(subject: Subject, seed: int, asked: list[str]) -> dict[str, list[i
 
 
 def read(root: Path) -> list[dict[str, Any]]:
-    """All records that are there."""
-    return [read_json(path) for path in sorted((root / "threats").glob("*/threat.json"))]
+    """All records, of folders and kept earlier; those of folders are kept from now on."""
+    found = {path.parent.name: read_json(path) for path in sorted((root / "threats").glob("*/threat.json"))}
+    kept.save(found, FILE)
+    return list(kept.load(FILE).values())
