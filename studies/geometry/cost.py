@@ -30,9 +30,10 @@ def measure() -> dict[str, Any]:
     skill = Skill("refusal", estimate=half, evaluate=half)
     options: dict[str, Any] = {"learning_rate": 1e-3, "steps": 60, "update_batch_size": POOL, "progress": False,
                                "max_prompts": PROMPTS}  # fmt: skip
+    few_prompts: dict[str, Any] = {**options, "max_prompts": 4}
     few, all_rows = list(rows)[:8], list(rows)[:ROWS]
-    look_ahead(subject, skill, few, **(options | {"max_prompts": 4}))
-    audit(subject, skill, few, **(options | {"max_prompts": 4}))
+    look_ahead(subject, skill, few, **few_prompts)
+    audit(subject, skill, few, **few_prompts)
     light = _seconds(lambda: look_ahead(subject, skill, all_rows, **options))
     full = _seconds(lambda: audit(subject, skill, all_rows, **options))
     train(subject.model, rows, 1, POOL, 1e-3, subject.pad_id, decay=False)

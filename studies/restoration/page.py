@@ -145,10 +145,9 @@ def shape_claims(shapes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(shapes) < 2:
         return [_claim(name, None, False) for name in ("gain_over_identity", "landscape_correlation_centred")]
     ratio = bootstrap_mean([s["worth"]["ggn-cg"] / s["worth"]["identity"] for s in shapes])
-    ends = np.mean(
-        [[s["landscape"]["refusals"]["centred"][k] for k in ("value", "low", "high")] for s in shapes], 0
-    )
-    alike = Interval(*map(float, ends), len(shapes), "mean over tasks of intervals over directions")
+    ends = [[s["landscape"]["refusals"]["centred"][k] for k in ("value", "low", "high")] for s in shapes]
+    value, low, high = (float(end) for end in np.mean(ends, axis=0))
+    alike = Interval(value, low, high, len(shapes), "mean over tasks of intervals over directions")
     return [
         _claim("gain_over_identity", ratio, ratio.low > 1, ratio.high < 1),
         _claim("landscape_correlation_centred", alike, alike.low > 0, alike.high <= 0),

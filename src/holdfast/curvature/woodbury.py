@@ -10,7 +10,9 @@ Shapes: N rows, D parameters.
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from holdfast.core import trees
 from holdfast.core.trees import Tree
@@ -35,11 +37,10 @@ def solve(rows: Sequence[Mapping[str, torch.Tensor]], b: Mapping[str, torch.Tens
         return trees.scale(x, 1 / damping)
     rows_ND = torch.stack([_flat(row) for row in rows])
     eye_NN = torch.eye(len(rows), dtype=torch.float64)
-    gram_NN = rows_ND @ rows_ND.T + damping * eye_NN
-    factor_NN = torch.linalg.cholesky(gram_NN)
-    weights_N1 = torch.cholesky_solve((rows_ND @ _flat(b))[:, None], factor_NN)
-    for row, weight in zip(rows, cast(list[float], weights_N1[:, 0].tolist()), strict=True):
-        x = trees.axpy(x, -weight, row)
+    gram_NN = (rows_ND @ rows_ND.T + damping * eye_NN).numpy()
+    weights_N = cast(NDArray[np.float64], np.linalg.solve(gram_NN, (rows_ND @ _flat(b)).numpy()))
+    for row, weight in zip(rows, weights_N, strict=True):
+        x = trees.axpy(x, -float(weight), row)
     return trees.scale(x, 1 / damping)
 
 

@@ -97,6 +97,7 @@ def screen(
     length = f" times steps^2 ({steps})" if steps else ""
     what = f"1/2 u^T F u of the mean first {optimizer} update over {batches} batches{length}"
     u = first_update_form
+    by = scale * task_loss
     both = "the form of the first update times the task loss: what the conclusion is calibrated on"
     quadratic = "quadratic onset along the raw gradient"
     onset = () if c2 is None else (Predictor("c2_sgd", c2.value, c2.low, c2.high, "nats/t^2", quadratic),)
@@ -104,7 +105,7 @@ def screen(
         Predictor("task_loss", task_loss, nan, nan, "nats/token", "loss of the task data at the start (baseline)"),
         *onset,
         Predictor("kl_quadratic_first_update", u.value * scale, u.low * scale, u.high * scale, "nats", what),
-        Predictor(PRIOR, *(end * scale * task_loss for end in (u.value, u.low, u.high)), "nats²/token", both),
+        Predictor(PRIOR, u.value * by, u.low * by, u.high * by, "nats²/token", both),
         Predictor("gradient_norm", g_norm, nan, nan, "nats/unit", "norm of the task gradient (baseline)"),
     )
     return Forecast(predictors, batches, batch_size, optimizer, learning_rate, steps)

@@ -14,6 +14,7 @@ padding side and width, and avoids the data-dependent mask building that vmap ca
 import contextlib
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch.func import functional_call
@@ -80,10 +81,11 @@ def call(
 def _inputs_as_they_come(model: torch.nn.Module) -> Generator[None]:
     """Without the hook that gradient checkpointing puts on a frozen embedding to start a graph there: a transform
     does not let a tensor be marked, and its own graph starts at the parameters."""
+    tables = [cast(dict[int, object], vars(module)["_forward_hooks"]) for module in model.modules()]
     marking = [
-        (module._forward_hooks, key, hook)
-        for module in model.modules()
-        for key, hook in module._forward_hooks.items()
+        (hooks, key, hook)
+        for hooks in tables
+        for key, hook in hooks.items()
         if getattr(hook, "__name__", "").startswith("make_inputs_require_grad")  # of transformers, and of PEFT
     ]
     for hooks, key, _ in marking:  # not by their own switch: it forgets those that were put on twice

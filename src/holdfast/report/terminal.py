@@ -33,7 +33,7 @@ def print_summary(run_folder: str | Path) -> None:
     for line in first.details:
         console.print(Text(f"  {shown(line)}"))
     console.print(Text(f"{shown(first.reason)}\n", style="dim"))
-    tones = {judgement.name: judgement.tone for judgement in judgements}
+    tones: dict[str, Tone] = {judgement.name: judgement.tone for judgement in judgements}
     console.print(_table(summary, tones))
     console.print(Text(f"{INTERVALS}\n", style="dim"), soft_wrap=True)
     for judgement in judgements:
@@ -47,7 +47,7 @@ def print_summary(run_folder: str | Path) -> None:
         console.print(Text(f"  {shown(note)}", style="dim"), soft_wrap=True)
 
 
-def _table(summary: Any, tones: Mapping[str, str]) -> "Table":
+def _table(summary: Any, tones: Mapping[str, Tone]) -> "Table":
     """A row a model, in the colour of what may be said of it."""
     from rich import box
     from rich.table import Table
