@@ -23,7 +23,7 @@ def claims_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
     differences = {(d["measure"], d["first"], d["second"]): d for d in summary["differences"]}
     aligned, plain, repaired = (rows[name]["refusal"] for name in ("aligned", "plain", "plain-replay"))
     against_plain = differences["refusals", "guarded", "plain"]
-    against_random = differences["refusals", "guarded", "random-half"]
+    against_selected = differences["refusals", "guarded", "selected"]
     task = differences["task score", "guarded", "plain"]
     repair_task = differences["task score", "plain-replay", "plain"]
     return [
@@ -43,10 +43,11 @@ def claims_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
             against_plain["low"] > 0,
         ),
         _claim(
-            "guarded_keeps_more_than_random_half",
-            "guarded training keeps more refusals than a random half (difference, paired by seed and prompt)",
-            against_random,
-            against_random["low"] > 0,
+            "guarded_keeps_more_than_selected",
+            "the anchor keeps more refusals than the paper's selection (difference, paired by seed and prompt)",
+            against_selected,
+            against_selected["low"] > 0,
+            against_selected["high"] <= 0,
         ),
         _claim(
             "guarded_task_within_5_points",
