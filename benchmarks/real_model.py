@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path = options.out or (None if options.quick else results.default_path("real_model", "cpu"))
         if options.show:
-            print(table(read_json(path)))
+            print(table(read_json(path or results.default_path("real_model", "cpu"))))
             return 0
         torch.set_num_threads(1)
         kept = options.kept

@@ -8,7 +8,6 @@ Shapes: N rows, D parameters.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ def solve(rows: Sequence[Mapping[str, torch.Tensor]], b: Mapping[str, torch.Tens
     rows_ND = torch.stack([_flat(row) for row in rows])
     eye_NN = torch.eye(len(rows), dtype=torch.float64)
     gram_NN = (rows_ND @ rows_ND.T + damping * eye_NN).numpy()
-    weights_N = cast(NDArray[np.float64], np.linalg.solve(gram_NN, (rows_ND @ _flat(b)).numpy()))
+    weights_N: NDArray[np.float64] = np.linalg.solve(gram_NN, (rows_ND @ _flat(b)).numpy())
     for row, weight in zip(rows, weights_N, strict=True):
         x = trees.axpy(x, -float(weight), row)
     return trees.scale(x, 1 / damping)
