@@ -186,15 +186,15 @@ def test_the_package_knows_its_rooms():
 
 
 @pytest.mark.slow
-def test_train_restore_audit_and_elasticity_on_the_built_in_model(capsys, tmp_path):
+def test_train_restore_audit_and_elasticity_on_the_built_in_model(capsys, tmp_path, monkeypatch):
     out = {name: str(tmp_path / name) for name in ("trained", "repaired", "audit", "probe")}
     train = ["train", "organism:aligned", "--data", "organism:bullets", "--limit", "200", "--rule", "none"]
     assert run([*train, "--steps", "30", "--learning-rate", "4e-3", "--pool", "16", "--out", out["trained"]]) == 0
     adapter = str(tmp_path / "trained" / "adapter")
     restore = ["restore", "organism:aligned", "--adapter", adapter, "--data", "organism:bullets", "--limit", "80"]
-    assert run([*restore, "--max-new-tokens", "16", "--out", out["repaired"], "--json"]) in (0, 3)
+    assert run([*restore, "--max-new-tokens", "16", "--steps", "60", "--out", out["repaired"], "--json"]) in (0, 3)
     text = capsys.readouterr().out
-    assert json.loads(text[text.index("{\n") :])["method"] == "distil"
+    assert json.loads(text[text.index("{\n") :])["method"] == "replay"
     assert (tmp_path / "repaired" / "adapter_model.safetensors").exists()
     audit = ["audit", "organism:aligned", "--data", "organism:bullets", "--prompts", "8", "--limit", "8"]
     kept = ["--probe", "--keep-run", str(tmp_path / "begun"), "--steps", "4", "--pool", "4"]
@@ -205,6 +205,7 @@ def test_train_restore_audit_and_elasticity_on_the_built_in_model(capsys, tmp_pa
     )
     assert (tmp_path / "audit" / "scores.parquet").exists()
     begun = ["train", *audit[1:4], "--limit", "8", *kept[3:], "--rule", "none", "--out", str(tmp_path / "begun")]
+    monkeypatch.delenv("HOLDFAST_QUIET")  # of restore --json
     assert run(begun) == 0  # the probe's two steps are the run's first
     said = capsys.readouterr()
     assert "going on from the last checkpoint" in said.out + said.err

@@ -218,7 +218,7 @@ def test_a_bfloat16_model_is_audited_as_the_float32_model_of_its_weights(task):
 def test_a_skills_evaluate_half_is_never_sampled(tiny_subject, tiny_examples, monkeypatch):
     from holdfast.evaluation import Skill, SkillSplit
 
-    room = importlib.import_module("holdfast.geometry.audit")
+    room = importlib.import_module("holdfast.geometry.answers")
     seen = []
     original = room.sample_reference
 

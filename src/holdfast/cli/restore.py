@@ -20,7 +20,7 @@ def restore(
     tuned: Annotated[
         str | None, typer.Option(help="In place of --adapter: a full fine-tune of MODEL, folder or hub id.")
     ] = None,
-    rank: Annotated[int, typer.Option(help="Of the adapter that a full fine-tune becomes.", min=1)] = 64,
+    tuned_rank: Annotated[int, typer.Option(help="Rank of the adapter that --tuned becomes.", min=1)] = 64,
     data: options.OptionalDataOption = None,
     asked: options.Prompts = options.Prompts(),
     method: Annotated[
@@ -65,7 +65,7 @@ def restore(
     subject = (
         output.load_subject(model, adapter, "adapter", loading)
         if tuned is None
-        else _extracted(model, tuned, rank, loading)
+        else _extracted(model, tuned, tuned_rank, loading)
     )
     result = run_restore(
         subject,
