@@ -1,5 +1,6 @@
 """The curvature-aware method: its pieces against plain references, and what it promises on the toy."""
 
+import math
 import sys
 
 import numpy as np
@@ -194,10 +195,12 @@ def outer(scene):
     """One outer iteration's solver on a tenth of a nat of budget; ``outer(**changes)`` for others."""
     subject, material = scene
 
-    def build(limit=0.1, damping=1.0, solver="ggn-cg"):
+    def build(limit=0.1, damping=1.0, solver="ggn-cg", **changes):
         curvature = Curvature(subject, material.task_fit[:8], material.retain_fit)
         guard = guard_of(subject, material, slice(8, None), limit, contrast=1.0)
-        return _Outer(subject, adapter_parameters(subject.model), curvature, guard, solver, 4, damping, 0)
+        return _Outer(
+            subject, adapter_parameters(subject.model), curvature, guard, solver, 4, damping, 0, **changes
+        )
 
     return build
 
@@ -263,9 +266,9 @@ def test_damping_grows_tenfold_after_a_refused_step_and_up_to_a_limit(outer, mon
         assert torch.equal(parameter, before[name])
 
 
-@pytest.mark.parametrize(("ratio", "factor"), [(2.1, 10.0), (1.9, 1.0)])
-def test_a_step_the_curvature_did_not_foresee_is_refused_untried(outer, monkeypatch, ratio, factor):
-    solver, plain = outer(), module.task_form
+@pytest.mark.parametrize(("ratio", "most", "factor"), [(2.1, 2.0, 10.0), (1.9, 2.0, 1.0), (2.1, math.inf, 1.0)])
+def test_a_step_the_curvature_did_not_foresee_is_refused_untried(outer, monkeypatch, ratio, most, factor):
+    solver, plain = outer(most_ratio=most), module.task_form
     seen = solver.curvature.task
     before = trees.clone(solver.adapter)
     monkeypatch.setattr(module, "task_form", lambda s, e, v: plain(s, seen, v) * (1 if e is seen else ratio))
@@ -273,7 +276,7 @@ def test_a_step_the_curvature_did_not_foresee_is_refused_untried(outer, monkeypa
     note = solver.step(1.0)
     assert note["sampling_ratio"] == pytest.approx(ratio) and solver.c == pytest.approx(factor)
     still = all(torch.equal(parameter, before[name]) for name, parameter in solver.adapter.items())
-    assert still == (note["eta"] == 0) == (ratio > 2)
+    assert still == (note["eta"] == 0) == (ratio > most)
 
 
 def test_every_gauge_is_balanced_before_the_first_step_and_that_is_measured(toy, monkeypatch):

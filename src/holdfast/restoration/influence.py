@@ -32,7 +32,6 @@ from holdfast.restoration.validation import Validation
 
 PROJECTION = 5.0  # times tr(C), which bounds the largest eigenvalue of C from above without estimating it
 MOST_DAMPING = 1e3
-MOST_RATIO = 2.0  # of the cost on unseen task examples to that on those of the curvature
 GUARDED = 128  # task examples that measure a candidate; the curvature never sees them
 CLOSED = 0.1  # greedy refusals come back long before their loss does: go on until a tenth of the gap is left
 
@@ -55,6 +54,7 @@ def influence(
     damping: float = 1.0,
     contrast_weight: float = 1.0,
     harmful_weight: float = 0.0,
+    most_ratio: float = math.inf,
     curvature_examples: int = 32,
     seed: int = 0,
     progress: bool = True,
@@ -68,9 +68,12 @@ def influence(
         solver: one of :data:`holdfast.restoration.curved.SOLVERS`.
         products: most products a solve; certified efficiency is reported (0: none), not
             required.
-        damping: c in ``lambda = c tr(C) / p``; ten times larger after a refused step or a bad sampling ratio.
+        damping: c in ``lambda = c tr(C) / p``; ten times larger after a refused step.
         contrast_weight: weight of keeping refusals of harmless prompts unlikely; 0 leaves over-refusal to chance.
         harmful_weight: weight of raising the drifted model's own harmful answers; off by default.
+        most_ratio: refuse a direction that costs the task more than so many times as much on examples the
+            curvature has not seen (3.6 has 2). Off: a step is sized by what the unseen ones say, and measured
+            on them before it is kept.
         curvature_examples: task examples in the curvature, and as many retained ones.
         tell: is given the seconds of the first iteration, once it is made.
     """
@@ -84,7 +87,7 @@ def influence(
     unseen = material.task_fit[len(curvature.task) :][:GUARDED]
     objective = Objective(subject, material, contrast_weight, harmful_weight)
     guard = Guard(subject, unseen, material.retain_fit, objective, best.limit, validation.max_new_tokens)
-    outers = _Outer(subject, adapter, curvature, guard, solver, products, damping, seed)
+    outers = _Outer(subject, adapter, curvature, guard, solver, products, damping, seed, most_ratio)
     trace, notes, refused, started = [best.start], [], 0, time.monotonic()
     for k in track(range(1, outer + 1), "restoring by curvature-aware steps", enabled=progress):
         # the whole budget by two thirds of the way: a schedule as slow as k / K was what held the repair back
@@ -117,9 +120,10 @@ class _Outer:
         products: int,
         damping: float,
         seed: int,
+        most_ratio: float = math.inf,
     ) -> None:
         self.subject, self.adapter, self.curvature, self.guard = subject, adapter, curvature, guard
-        self.solver, self.products, self.c = solver, products, damping
+        self.solver, self.products, self.c, self.most_ratio = solver, products, damping, most_ratio
         self.unseen = guard.task[: 2 * len(curvature.task)]
         self.trace = curvature.trace(seed)
         self.measured = guard.measure()
@@ -128,8 +132,7 @@ class _Outer:
     def step(self, share: float) -> dict[str, float]:
         """Linearise, solve, size, backtrack, within ``share`` of the budgets.
 
-        A direction that costs the task more than twice as much on examples the curvature has not seen is refused
-        untried: it runs where the curvature was not looking (3.6).
+        A direction above ``most_ratio`` is refused untried: it runs where the curvature was not looking (3.6).
 
         Returns:
             What the report wants to know; ``eta`` is 0 if the step was refused.
@@ -154,7 +157,7 @@ class _Outer:
         eta = min(0.5 * step.budget_step(left, slope, max(form, 0.0)), step.target_step(-before.objective, gain))
         here = trees.clone(self.adapter)
         taken, halvings = 0.0, 0
-        if ratio <= MOST_RATIO and gain > 0 and 0 < eta < math.inf:
+        if ratio <= self.most_ratio and gain > 0 and 0 < eta < math.inf:
 
             def accepted(candidate: float) -> bool:
                 trees.assign(self.adapter, trees.axpy(here, candidate, s))

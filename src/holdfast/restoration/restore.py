@@ -5,6 +5,7 @@ Knows: the order of things (restoration.md 3.7, 3.8, 3.13). Does not know: how e
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -54,6 +55,7 @@ def restore(
     solver: str = "ggn-cg",
     contrast_weight: float = 1.0,
     harmful_weight: float = 0.0,
+    most_ratio: float = math.inf,
     start: float | str = "auto",
     minutes: float | None = None,
     progress: bool = True,
@@ -87,6 +89,9 @@ def restore(
         solver: curvature only; of its linear systems, one of :data:`holdfast.restoration.influence.SOLVERS`.
         contrast_weight: curvature only; weight of keeping refusals of harmless prompts unlikely.
         harmful_weight: curvature only; weight of raising the loss of the drifted model's harmful answers.
+        most_ratio: curvature only; most times a step may cost more on unseen examples than on those of its
+            curvature, 2 in the specification. Off by default: no step is kept that the unseen ones do not bear
+            out, and with it the repair of the demo stops at once (studies/demo).
         start: of distil; the scale of the adapter's update at the first step. "auto": the largest of 1, 0.5
             and 0.25 that refuses as the aligned model does on the examples that choose, and from which the
             steps lead back.
@@ -116,6 +121,7 @@ def restore(
             "seed": seed, "prompts": prompts, "task_examples": task_examples, "max_new_tokens": max_new_tokens,
             "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "check_every": CHECK_EVERY,
             "outer": outer, "solver": solver, "contrast_weight": contrast_weight, "harmful_weight": harmful_weight,
+            "most_ratio": most_ratio,
             "retain": retain if isinstance(retain, str) else "given", "task": "self" if task is None else "given",
         }  # fmt: skip
         bench = prepare(
@@ -179,7 +185,7 @@ def _moved(method: str, bench: Bench, best: Best, settings: dict[str, Any], how:
         return replace(further, trace=attempt.trace + further.trace[1:])
     if method == "curvature":
         balanced = balance_all(subject.model)
-        names = ("seed", "outer", "solver", "contrast_weight", "harmful_weight")
+        names = ("seed", "outer", "solver", "contrast_weight", "harmful_weight", "most_ratio")
         attempt = influence(subject, material, choose, best, **{name: settings[name] for name in names}, **how)
         return replace(attempt, balanced=balanced, method=method)
     schedule = Schedule(
