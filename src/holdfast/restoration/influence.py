@@ -54,7 +54,7 @@ def influence(
     damping: float = 1.0,
     contrast_weight: float = 1.0,
     harmful_weight: float = 0.0,
-    most_ratio: float = math.inf,
+    most_ratio: float | None = None,
     curvature_examples: int = 32,
     seed: int = 0,
     progress: bool = True,
@@ -120,10 +120,10 @@ class _Outer:
         products: int,
         damping: float,
         seed: int,
-        most_ratio: float = math.inf,
+        most_ratio: float | None = None,
     ) -> None:
         self.subject, self.adapter, self.curvature, self.guard = subject, adapter, curvature, guard
-        self.solver, self.products, self.c, self.most_ratio = solver, products, damping, most_ratio
+        self.solver, self.products, self.c, self.most_ratio = solver, products, damping, most_ratio or math.inf
         self.unseen = guard.task[: 2 * len(curvature.task)]
         self.trace = curvature.trace(seed)
         self.measured = guard.measure()

@@ -5,7 +5,6 @@ Knows: the order of things (restoration.md 3.7, 3.8, 3.13). Does not know: how e
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -55,7 +54,7 @@ def restore(
     solver: str = "ggn-cg",
     contrast_weight: float = 1.0,
     harmful_weight: float = 0.0,
-    most_ratio: float = math.inf,
+    most_ratio: float | None = None,
     start: float | str = "auto",
     minutes: float | None = None,
     progress: bool = True,
