@@ -16,21 +16,19 @@ Shapes: B rows, T tokens, H width, M labelled tokens, V vocabulary.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from holdfast.core.defence import Defence, Material
+from holdfast.core.defence import Material
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed, generator
 from holdfast.data import Batch
-from holdfast.defences.start import Start, first_rows
-from holdfast.evaluation.remembered import batch_logits
-from holdfast.models import Subject
+from holdfast.defences.start import NearStart
 
 
-class AdversarialKL(Defence):
+class AdversarialKL(NearStart):
     """See the formula above.
 
     Args:
@@ -45,37 +43,22 @@ class AdversarialKL(Defence):
     """
 
     name = "adversarial-kl"
-    knob = "weight"
-    needs = frozenset({"rows"})  # type: ignore[assignment]
 
     def __init__(
         self, weight: float = 0.3, radius: float = 0.05, ascents: int = 2, per_step: int = 8, seed: int = 0
     ) -> None:
         if not radius > 0:
             raise UserError(f"adversarial-kl: radius={radius}: give a share of the embeddings' norm above 0")
-        self.weight, self.radius, self.ascents = weight, radius, ascents
-        self.per_step, self.seed = per_step, seed
-        self.notes: Mapping[str, float] = {}
-        self._start: Start | None = None
-        self._rows: Batch | None = None
+        super().__init__(weight, per_step)
+        self.radius, self.ascents, self.seed = radius, ascents, seed
 
     @classmethod
     def build(cls, material: Material, knob: float | None) -> "AdversarialKL":
         return cls(seed=material.seed) if knob is None else cls(knob, seed=material.seed)
 
-    def begin(self, subject: Subject) -> None:
-        self._start = Start(subject)
-
-    def see(self, rows: Batch) -> None:
-        self._rows = first_rows(rows, self.per_step)
-
-    def loss(self, model: Any, step: int) -> torch.Tensor | None:
-        assert self._start is not None and self._rows is not None
-        batch = self._rows.to(next(model.parameters()).device)
-        log_p_MV = self._start.log_probabilities(model, batch)
-        kl = _kl(model, batch, log_p_MV, self.nudge(model, batch, log_p_MV, step))
-        self.notes = {"kl_nats_per_token": float(kl.detach())}
-        return self.weight * kl
+    def kl(self, model: Any, batch: Batch, log_p_MV: torch.Tensor, step: int) -> torch.Tensor:
+        with _nudged(model, self.nudge(model, batch, log_p_MV, step)):
+            return super().kl(model, batch, log_p_MV, step)
 
     def nudge(self, model: Any, batch: Batch, log_p_MV: torch.Tensor, step: int) -> torch.Tensor:
         """The δ (B, T, H) of update ``step``, without a graph."""
@@ -88,17 +71,12 @@ class AdversarialKL(Defence):
         for _ in range(self.ascents):
             delta_BTH.requires_grad_()
             with torch.enable_grad():
-                kl = _kl(model, batch, log_p_MV, delta_BTH)
+                with _nudged(model, delta_BTH):
+                    kl = super().kl(model, batch, log_p_MV, step)
                 (gradient_BTH,) = torch.autograd.grad(kl, delta_BTH)
             uphill_BTH = _at_length(gradient_BTH * mask_BT1, limit_B11)
             delta_BTH = _at_length(delta_BTH.detach() + uphill_BTH, limit_B11)
         return delta_BTH
-
-
-def _kl(model: Any, batch: Batch, log_p_MV: torch.Tensor, delta_BTH: torch.Tensor) -> torch.Tensor:
-    with _nudged(model, delta_BTH):
-        log_q_MV = batch_logits(model, batch).log_softmax(-1)
-    return (log_p_MV.exp() * (log_p_MV - log_q_MV)).sum(-1).mean()
 
 
 @contextlib.contextmanager

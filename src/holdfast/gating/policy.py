@@ -12,7 +12,7 @@ Knows: names of budgets, their units, what a sensible number is. Does not know: 
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,11 +106,6 @@ def read_policy(path: str | Path | None, flags: Mapping[str, float | None] | Non
         return Policy(**{**values, **given})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def same_policy(one: Policy, other: Policy) -> bool:
-    """Whether two policies ask the same."""
-    return replace(one) == replace(other)
 
 
 class _OnceLoader(yaml.SafeLoader):

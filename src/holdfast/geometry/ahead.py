@@ -79,10 +79,7 @@ def look_ahead(
         raise UserError("the forecast needs task examples; give at least one")
     if minutes is not None and skill is not None and reference_examples is None:
         prompts = skill.estimate.harmful[:max_prompts]
-        with in_float32(subject.model):
-            max_prompts, examples = fitted(
-                subject, prompts, examples, max_new_tokens, minutes, seed, say or (lambda _: None), LIGHT
-            )
+        max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, say, LIGHT)
     plan = PlannedRun(optimizer, learning_rate, steps, {}, update_batch_size, seed)
     with in_float32(subject.model), bar("forecast", 3, progress) as advance:
         advance.note("the model's own answers")

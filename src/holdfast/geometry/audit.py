@@ -119,9 +119,7 @@ def audit(
         raise UserError("the audit needs task examples; give at least one")
     if minutes is not None and skill is not None and reference_examples is None:
         prompts = skill.estimate.harmful[:max_prompts]
-        told = say or log.info
-        with in_float32(subject.model):
-            max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, told)
+        max_prompts, examples = fitted(subject, prompts, examples, max_new_tokens, minutes, seed, say)
     plan = PlannedRun(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
     with in_float32(subject.model), bar("audit", 8, progress) as advance:
         advance.note("the model's own answers")

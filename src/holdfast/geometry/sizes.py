@@ -3,17 +3,20 @@
 Knows: what an audit runs how often, in gradients of a token. Does not know: what it measures.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from holdfast.core.estimates import fit_words, largest_share, timed
+from holdfast.curvature import in_float32
 from holdfast.data import Example
 from holdfast.evaluation import sample_answers
 from holdfast.gradients import mean_gradient
 from holdfast.gradients.memory import COPIES, peak_bytes
 from holdfast.models import Subject
 
+log = logging.getLogger(__name__)
 TIMED_ROWS, FEWEST = 4, 8
 # In ordinary gradients of the same tokens. Task rows: three passes of gradients, two Hessian products, inner
 # products. Completions: Gram matrix, nine forward-mode passes, a Gauss-Newton product, inner products, the path.
@@ -29,10 +32,11 @@ def fitted(
     max_new_tokens: int,
     minutes: float,
     seed: int,
-    say: Callable[[str], None],
+    say: Callable[[str], None] | None,
     work: Work = FULL,
 ) -> tuple[int, list[Example]]:
-    """Prompts and task examples that an audit gets through within ``minutes`` here; says the estimate and the cut.
+    """Prompts and task examples that an audit gets through within ``minutes`` here; says the estimate and the cut
+    (to the log, unless to somebody). A half-precision model is timed widened, as it is audited.
 
     Returns:
         How many of the prompts, and a seeded choice of the examples, in order.
@@ -42,8 +46,9 @@ def fitted(
     if not asked or not rows:
         return len(prompts), list(examples)  # which the audit refuses in its own words
     answers: list[Example] = []
-    answer = timed(lambda: answers.extend(sample_answers(subject, asked, max_new_tokens, seed=0))) / len(asked)
-    gradient = timed(lambda: mean_gradient(subject, rows)) / _tokens(rows)
+    with in_float32(subject.model):
+        answer = timed(lambda: answers.extend(sample_answers(subject, asked, max_new_tokens, seed=0))) / len(asked)
+        gradient = timed(lambda: mean_gradient(subject, rows)) / _tokens(rows)
     length = _tokens(answers) / len(answers)
     task_length = _tokens(examples) / len(examples)
 
@@ -60,7 +65,7 @@ def fitted(
     m, n = sizes(share)
     cuts: dict[str, tuple[object, object]] = {"prompts": (len(prompts), m), "task rows": (len(examples), n)}
     for words in fit_words("audit", minutes, seconds, share, memory, cuts):
-        say(words)
+        (say or log.info)(words)
     kept = sorted(np.random.default_rng([seed, 2]).permutation(len(examples))[:n].tolist())
     return m, [examples[k] for k in kept]
 
