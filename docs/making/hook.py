@@ -1,5 +1,5 @@
-"""MkDocs hook: a picture that a page names is put into the page, so that it follows the page's colours; the roles of
-docstrings (``:class:`Subject```) are left out."""
+"""MkDocs hook: a picture that a page names is put into the page, so that it follows the page's colours; the roles
+of docstrings (``:class:`Subject```) are left out."""
 
 import re
 from pathlib import Path
