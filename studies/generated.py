@@ -5,6 +5,7 @@ Knows: which document has which table, and who writes it. Does not know: prose (
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from holdfast.core.files import read_json
 ROOT = Path(__file__).parents[1]
 
 
-def _evaluation(results: dict[str, Any]) -> str:
-    values = results["models"]["organism"]
+def _evaluation(model: str, results: dict[str, Any]) -> str:
+    values = results["models"][model]
     return tables.markdown([*values["plain"], *values["attacks"]], values["costs"])
 
 
@@ -39,7 +40,8 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "members": ("elasticity", elasticity.members_table),
     },
     "studies/evaluation/README.md": {
-        "organism": ("evaluation", _evaluation),
+        "organism": ("evaluation", partial(_evaluation, "organism")),
+        "real": ("evaluation", partial(_evaluation, "real")),
     },
     "studies/gate/README.md": {
         "decisions": ("gate", gates.decisions),
