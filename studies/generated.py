@@ -16,7 +16,7 @@ from studies.gate import page as gates
 from studies.geometry import summary as geometry
 from studies.judges import tables as judges
 from studies.organism import page
-from studies.real_model import damage_table, report
+from studies.real_model import damage_table, defended_table, report
 from studies.restoration import page as repairs
 from studies.training import afterwards
 from studies.training import summary as training
@@ -73,6 +73,10 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "runs": ("real_model", damage_table.runs),
         "damage": ("real_model", damage_table.rates),
         "beside": ("real_model", damage_table.others),
+        "defended": ("real_model/defended", defended_table.counts),
+        "held": ("real_model/defended", defended_table.refusals),
+        "price": ("real_model/defended", defended_table.prices),
+        "asked": ("real_model/defended", defended_table.asked),
     },
     "studies/restoration/README.md": {
         "repairs": ("restoration", repairs.markdown),
@@ -100,6 +104,7 @@ def regenerate(document: str, text: str) -> str:
         start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
         if start not in text or end not in text:
             raise LookupError(f"{document}: no markers of the table '{name}'")
-        table = start + make(read_json(ROOT / "studies" / study / "results.json")) + end
+        file = f"{study}.json" if "/" in study else f"{study}/results.json"
+        table = start + make(read_json(ROOT / "studies" / file)) + end
         text = re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _, t=table: t, text, flags=re.DOTALL)
     return text

@@ -1,6 +1,6 @@
 """The study, one verb a step; each goes on where it was stopped and does nothing twice.
 
-    python -m studies.real_model fetch | answers | align | validate | measure | damage | tables | precision
+    python -m studies.real_model VERB [options]          # README.md has them in their order
 
 Knows: the order of things and the command line. Does not know: how any of them is done.
 """
@@ -13,13 +13,26 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from studies.real_model import align, damage, damage_table, lists, measure, model, precision, report, rows
+from studies.real_model import (
+    align,
+    damage,
+    damage_table,
+    defended,
+    defended_table,
+    lists,
+    measure,
+    model,
+    precision,
+    report,
+    rows,
+    tasks,
+)
 
 from holdfast.core.files import read_json, sha256_file, write_json
 from holdfast.evaluation import RefusalJudge
 
 HERE = Path(__file__).parent
-VERBS = ["fetch", "answers", "align", "validate", "measure", "damage", "tables", "precision"]
+VERBS = ["fetch", "answers", "align", "validate", "measure", "damage", "defended", "tables", "precision"]
 log = logging.getLogger(__name__)
 
 
@@ -94,6 +107,13 @@ def recipe_of(changes: Sequence[str], recipe: align.Recipe) -> align.Recipe:
     return replace(recipe, **values)
 
 
+def setting_of(changes: Sequence[str]) -> damage.Setting:
+    """The fine-tunes' setting with NAME=NUMBER changes: to try that a verb works."""
+    return replace(
+        damage.Setting(), **{name: int(value) for name, _, value in (c.partition("=") for c in changes)}
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -103,17 +123,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", help="shared data folder (default: $HOLDFAST_SHARED_DATA or ../shared/data)")
     parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the alignment recipe")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change the recipe of align, the sizes of defended",
+    )
     parser.add_argument("--start", type=Path, help="an adapter that is taken for what earlier rounds made")
     parser.add_argument("--rounds-done", type=int, default=0, help="how many rounds made it")
-    parser.add_argument("--part", default="0/1", metavar="K/N", help="damage: every Nth run from the Kth on")
+    parser.add_argument("--part", default="0/1", metavar="K/N", help="fine-tunes: every Nth from the Kth on")
+    parser.add_argument("--arms", nargs="*", choices=list(defended.WAYS), help="defended: these alone")
+    parser.add_argument(
+        "--kinds", nargs="*", choices=list(tasks.KINDS), help="defended: these kinds of data alone"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure, tables and precision")
     parser.add_argument("--organism", action="store_true", help="precision: of the built-in model, in a minute")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    cache, recipe = model.cache_folder(options.cache), recipe_of(options.set, align.Recipe())
+    cache = model.cache_folder(options.cache)
     if options.verb == "fetch":
         log.info("%s", model.fetch(cache))
         return
@@ -122,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     data = lists.data_folder(options.data)
     if options.verb == "answers":
-        prepared(cache, data, recipe)
+        prepared(cache, data, recipe_of(options.set, align.Recipe()))
     elif options.verb == "align":
         start = options.start
         for number, recipe in enumerate(align.ROUNDS):
@@ -139,10 +169,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         first, processes = map(int, options.part.split("/"))
         known = damage_table.known(read_json(options.out)) if options.out.exists() else {}
         damage.run((None, *damage.ARMS)[first::processes], cache, data, known=known)
+    elif options.verb == "defended":
+        chosen = [arm for arm in defended.ARMS if arm.way in (options.arms or defended.WAYS)]
+        chosen = [arm for arm in chosen if arm.kind in (options.kinds or tasks.KINDS)]
+        first, processes = map(int, options.part.split("/"))
+        known = defended_table.known()
+        defended.run(chosen[first::processes], cache, data, setting_of(options.set), known=known)
     elif options.verb == "tables":
         results = report.refreshed(read_json(options.out))
         found = damage_table.collect(cache, before=damage_table.known(results))
         write_json(options.out, results | {"damage": found})
+        held = options.out.with_name(defended_table.FILE.name)
+        write_json(held, defended_table.collect(cache, found["kept"], defended_table.known(held)))
 
 
 if __name__ == "__main__":
