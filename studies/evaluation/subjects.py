@@ -1,7 +1,7 @@
 """The models of this study and what they are asked: the organism and the real model, aligned and fine-tuned.
 
-Knows: how the organism's plain fine-tune is made and where the real model's stand (`studies.real_model damage`), which
-prompts and attacks they get. Does not know: tables.
+Knows: how the organism's plain fine-tune is made and where the real model's stand (`studies.real_model damage`),
+which prompts and attacks they get. Does not know: tables.
 """
 
 from collections.abc import Sequence
