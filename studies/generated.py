@@ -16,7 +16,7 @@ from studies.gate import page as gates
 from studies.geometry import summary as geometry
 from studies.judges import tables as judges
 from studies.organism import page
-from studies.real_model import damage_table, defended_table, report
+from studies.real_model import damage_table, defended_table, pairs, repaired_table, report
 from studies.restoration import page as repairs
 from studies.training import afterwards
 from studies.training import summary as training
@@ -76,7 +76,10 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "defended": ("real_model/defended", defended_table.counts),
         "held": ("real_model/defended", defended_table.refusals),
         "price": ("real_model/defended", defended_table.prices),
-        "asked": ("real_model/defended", defended_table.asked),
+        "asked": ("real_model/defended", pairs.asked),
+        "repaired": ("real_model/repaired", repaired_table.refusals),
+        "mended": ("real_model/repaired", repaired_table.prices),
+        "asked mended": ("real_model/repaired", pairs.asked),
     },
     "studies/restoration/README.md": {
         "repairs": ("restoration", repairs.markdown),

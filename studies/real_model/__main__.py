@@ -22,7 +22,10 @@ from studies.real_model import (
     lists,
     measure,
     model,
+    pairs,
     precision,
+    repaired,
+    repaired_table,
     report,
     rows,
     tasks,
@@ -32,7 +35,18 @@ from holdfast.core.files import read_json, sha256_file, write_json
 from holdfast.evaluation import RefusalJudge
 
 HERE = Path(__file__).parent
-VERBS = ["fetch", "answers", "align", "validate", "measure", "damage", "defended", "tables", "precision"]
+VERBS = [
+    "fetch",
+    "answers",
+    "align",
+    "validate",
+    "measure",
+    "damage",
+    "defended",
+    "repaired",
+    "tables",
+    "precision",
+]
 log = logging.getLogger(__name__)
 
 
@@ -114,6 +128,35 @@ def setting_of(changes: Sequence[str]) -> damage.Setting:
     )
 
 
+def fine_tunes(options: argparse.Namespace, cache: Path, data: Path) -> None:
+    """Of one verb: those that are not there yet. `--set` is for trying that it works."""
+    first, processes = map(int, options.part.split("/"))
+    kinds, file = options.kinds or tasks.KINDS, options.out
+    if options.verb == "damage":
+        known = damage_table.known(read_json(file)) if file.exists() else {}
+        chosen = [arm for arm in (None, *damage.ARMS) if arm is None or arm.kind in kinds]
+        damage.run(chosen[first::processes], cache, data, setting_of(options.set), known)
+    elif options.verb == "defended":
+        ways = options.arms or defended.WAYS
+        arms = [arm for arm in defended.ARMS if arm.way in ways and arm.kind in kinds]
+        known = pairs.known(defended_table.FILE)
+        defended.run(arms[: options.first][first::processes], cache, data, setting_of(options.set), known=known)
+    else:
+        repairs = [replace(arm, minutes=options.minutes) for arm in repaired.ARMS if arm.kind in kinds]
+        known = pairs.known(repaired_table.FILE)
+        repaired.run(repairs[first::processes], cache, data, setting_of(options.set), known=known)
+
+
+def tables(cache: Path, out: Path) -> None:
+    """Finished fine-tunes and repairs into `out` and the files beside it."""
+    results = report.refreshed(read_json(out))
+    found = damage_table.collect(cache, before=damage_table.known(results))
+    write_json(out, results | {"damage": found})
+    for table in (defended_table, repaired_table):
+        file = out.with_name(table.FILE.name)
+        write_json(file, table.collect(cache, found["kept"], pairs.known(file)))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -134,9 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds-done", type=int, default=0, help="how many rounds made it")
     parser.add_argument("--part", default="0/1", metavar="K/N", help="fine-tunes: every Nth from the Kth on")
     parser.add_argument("--arms", nargs="*", choices=list(defended.WAYS), help="defended: these alone")
-    parser.add_argument(
-        "--kinds", nargs="*", choices=list(tasks.KINDS), help="defended: these kinds of data alone"
-    )
+    parser.add_argument("--kinds", nargs="*", choices=list(tasks.KINDS), help="fine-tunes: of this data alone")
+    parser.add_argument("--first", type=int, metavar="N", help="defended: of the plan the first N alone")
+    parser.add_argument("--minutes", type=float, default=repaired.MINUTES, help="repaired: limit of a repair")
     parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure, tables and precision")
     parser.add_argument("--organism", action="store_true", help="precision: of the built-in model, in a minute")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
@@ -165,22 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         validate(cache, data, options.adapter)
     elif options.verb == "measure":
         measure_all(cache, data, options.adapter, options.out)
-    elif options.verb == "damage":
-        first, processes = map(int, options.part.split("/"))
-        known = damage_table.known(read_json(options.out)) if options.out.exists() else {}
-        damage.run((None, *damage.ARMS)[first::processes], cache, data, known=known)
-    elif options.verb == "defended":
-        chosen = [arm for arm in defended.ARMS if arm.way in (options.arms or defended.WAYS)]
-        chosen = [arm for arm in chosen if arm.kind in (options.kinds or tasks.KINDS)]
-        first, processes = map(int, options.part.split("/"))
-        known = defended_table.known()
-        defended.run(chosen[first::processes], cache, data, setting_of(options.set), known=known)
     elif options.verb == "tables":
-        results = report.refreshed(read_json(options.out))
-        found = damage_table.collect(cache, before=damage_table.known(results))
-        write_json(options.out, results | {"damage": found})
-        held = options.out.with_name(defended_table.FILE.name)
-        write_json(held, defended_table.collect(cache, found["kept"], defended_table.known(held)))
+        tables(cache, options.out)
+    else:
+        fine_tunes(options, cache, data)
 
 
 if __name__ == "__main__":

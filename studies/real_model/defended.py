@@ -73,14 +73,14 @@ ARMS: tuple[Defended, ...] = (
 )
 
 
-def given(data: Path, setting: damage.Setting) -> Skill:
+def given(data: Path, setting: damage.Setting, count: int = GIVEN) -> Skill:
     """A user's lists: what the alignment refused and answered, without what drift is measured on."""
     sets = rows.prompt_sets(data)
-    drawn = lists.drawn([p.text for p in sets.harmful], setting.drift_prompts + 2 * GIVEN)
+    drawn = lists.drawn([p.text for p in sets.harmful], setting.drift_prompts + 2 * count)
     drift = drawn[: setting.drift_prompts]
     others = [lists.Prompt("given", text) for text in drawn[setting.drift_prompts :]]
-    bad = [p.text for p in lists.without_copies(others, {"drift": drift})[0]][:GIVEN]
-    good = lists.drawn([p.text for p in sets.lookalike], GIVEN)
+    bad = [p.text for p in lists.without_copies(others, {"drift": drift})[0]][:count]
+    good = lists.drawn([p.text for p in sets.lookalike], count)
     return Skill("given", estimate=SkillSplit(tuple(bad), tuple(good)))
 
 
