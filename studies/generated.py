@@ -16,7 +16,7 @@ from studies.gate import page as gates
 from studies.geometry import summary as geometry
 from studies.judges import tables as judges
 from studies.organism import page
-from studies.real_model import damage_table, defended_table, pairs, repaired_table, report
+from studies.real_model import damage_table, defended_table, front, pairs, repaired_table, report
 from studies.restoration import page as repairs
 from studies.training import afterwards
 from studies.training import summary as training
@@ -27,12 +27,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def _evaluation(model: str, results: dict[str, Any]) -> str:
-    values = results["models"][model]
+    values = results["models"].get(model)
+    if values is None:
+        return "Not run."
     return tables.markdown([*values["plain"], *values["attacks"]], values["costs"])
 
 
 TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    "README.md": {"demo": ("demo", collect.markdown)},
+    "README.md": {"real": ("real_model", front.markdown), "demo": ("demo", collect.markdown)},
     "studies/elasticity/README.md": {
         "claims": ("elasticity", elasticity.claims_table),
         "coding": ("elasticity", elasticity.coding_table),
