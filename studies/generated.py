@@ -106,10 +106,19 @@ def regenerate(document: str, text: str) -> str:
         LookupError: a marker is missing.
     """
     for name, (study, make) in TABLES.get(document, {}).items():
-        start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        if start not in text or end not in text:
-            raise LookupError(f"{document}: no markers of the table '{name}'")
         file = f"{study}.json" if "/" in study else f"{study}/results.json"
-        table = start + make(read_json(ROOT / "studies" / file)) + end
-        text = re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _, t=table: t, text, flags=re.DOTALL)
+        text = replaced(text, name, make(read_json(ROOT / "studies" / file)), document)
     return text
+
+
+def replaced(text: str, name: str, table: str, document: str) -> str:
+    """``text`` with ``table`` between the markers called ``name``.
+
+    Raises:
+        LookupError: a marker is missing.
+    """
+    start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    if start not in text or end not in text:
+        raise LookupError(f"{document}: no markers of the table '{name}'")
+    whole = start + table + end
+    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: whole, text, flags=re.DOTALL)
