@@ -35,6 +35,7 @@ def _evaluation(model: str, results: dict[str, Any]) -> str:
 
 TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "README.md": {"real": ("real_model", front.markdown), "demo": ("demo", collect.markdown)},
+    "docs/gate.md": {"decisions": ("gate", gates.decisions)},
     "studies/elasticity/README.md": {
         "claims": ("elasticity", elasticity.claims_table),
         "coding": ("elasticity", elasticity.coding_table),

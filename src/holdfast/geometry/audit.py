@@ -156,6 +156,8 @@ def _measured(
     """Everything along the completions at the point where the model stands."""
     g, splits = task_gradients(subject, examples, plan.seed, batch_size)
     Hg = hessian_product(subject, examples, g, "tokens", batch_size)
+    if Hg.displacement:
+        log.warning("this model has no exact second derivatives; central differences instead")
     Hg_splits = [
         hessian_product(subject, part, gradient, "tokens", batch_size).product for part, gradient in splits.crossed
     ]
