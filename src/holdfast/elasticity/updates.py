@@ -73,6 +73,7 @@ def make_updates(
     seed: int,
     look: Callable[[int], None] | None = None,
     at: Sequence[int] | None = None,
+    penalty: Callable[[int], torch.Tensor] | None = None,
 ) -> Trace:
     """Train the subject's scope in place; whoever needs it as it was keeps a copy.
 
@@ -80,6 +81,7 @@ def make_updates(
         seed: of the order, and of nothing else.
         look: called with the number of updates made, before the first and after those of ``at``.
         at: update counts; None: the plan's grid.
+        penalty: added to each update's loss, told how many were made before; no part of the trace.
 
     Raises:
         UserError: no examples, or a plan without an update.
@@ -101,7 +103,8 @@ def make_updates(
         total = batch_nll(subject.model, batch, "sum").sum()
         counted = int(batch.completion_mask_BT[:, 1:].sum())
         optimizer.zero_grad(set_to_none=True)
-        (total / max(1, counted)).backward()
+        loss = total / max(1, counted)
+        (loss if penalty is None else loss + penalty(made - 1)).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         nats.append(float(total.detach()))
