@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import peers
 from benchmarks.models import loop_norms
 from holdfast import Anchor, DriftMonitor, GuardedTrainer, Skill, Subject, audit, cpu_safe_args, evaluate, restore
 from holdfast.core.seeds import derive_seed
@@ -119,6 +120,13 @@ def loop(bench: Bench) -> Work:
     return lambda: [loop_norms(model, trained, batch) for batch in alone]
 
 
+def peer(bench: Bench, name: str) -> Work:
+    """The same norms from another library, the batch padded as it is to ours."""
+    model, batch = bench.subject.model, collate(bench.examples, bench.subject.pad_id)
+    norms = peers.opacus_on(model) if name == "opacus" else peers.bergson_on(model, lora=True)
+    return lambda: norms(batch)
+
+
 def train(bench: Bench, stock: bool = False, anchored: bool = False) -> Work:
     """Steps of plain training (ours or TRL's own), or with the anchor; what comes before them is not counted."""
     dataset = list(bench.examples) * bench.sizes.steps
@@ -202,6 +210,8 @@ def hashed(prompt: str, response: str | None) -> Verdict:
 PARTS: Mapping[str, tuple[str, Callable[[Bench], Work]]] = {
     "score": ("score, the batch's rows", score),
     "loop": ("per-sample loop, the batch's rows", loop),
+    "opacus": ("opacus, the batch's rows", lambda bench: peer(bench, "opacus")),
+    "bergson": ("bergson, the batch's rows", lambda bench: peer(bench, "bergson")),
     "train": ("train, a step of the batch", train),
     "stock": ("TRL's SFTTrainer, a step of the batch", lambda bench: train(bench, stock=True)),
     "anchor": ("train with the anchor, a step of the batch", lambda bench: train(bench, anchored=True)),
