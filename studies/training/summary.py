@@ -27,6 +27,7 @@ BUDGET = "anchor-budget"
 RULES = ("moderate-0.5", "moderate-0.2", "inverse-length", "random-half")
 Cells = dict[tuple[str, int], dict[str, Any]]
 _DRAWS = 4000
+REAL = Path(__file__).parents[1] / "real_model" / "defended.json"
 
 
 def records(root: Path) -> dict[str, dict[str, Any]]:
@@ -129,12 +130,17 @@ def results(
         "seconds": round(sum(cell["cpu_seconds"] for cell in everything)),
         "setting": dict(settings),
         "runs": len(everything),
-        "claims": [*claims(arms), afterwards.claim(threatened)],
+        "claims": [*claims(arms), afterwards.claim(threatened), *_of_real_model()],
         "table": table(arms),
         "by_task": by_task(arms),
         "threats": afterwards.table(threatened),
         "cost": list(cost),
     }
+
+
+def _of_real_model() -> list[dict[str, Any]]:
+    """Claims on the real model, as studies/real_model has them today."""
+    return read_json(REAL)["claims"] if REAL.is_file() else []
 
 
 def markdown(found: Mapping[str, Any]) -> str:

@@ -79,11 +79,11 @@ def check_further(defence: str | None, rule: str) -> None:
         raise UserError(f"defence '{defence}' holds no further prompts; leave them out, or use anchor")
 
 
-def defences_of(spec: "RunSpec", watch: Reference, held: HeldPrompts) -> "list[Defence]":
+def defences_of(spec: "RunSpec", watch: Reference | None, held: HeldPrompts) -> "list[Defence]":
     """The arm's defence, if it has one.
 
     Args:
-        watch: the aligned model's answers to ``held.watched``.
+        watch: the aligned model's answers to ``held.watched``; None where there is no budget to hold on them.
     """
     from holdfast.defences import build
     from holdfast.training import DriftBudget
