@@ -158,6 +158,8 @@ class HoldCallback(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         assert self.monitor is not None and self._guards is not None
+        if not self._guards.all:
+            return
         bare = subject_of(model, processing_class).model
         bare.train()  # as it is a moment later for the task's own loss
         for added in self._guards.losses(bare, int(state.global_step) + 1):
