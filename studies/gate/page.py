@@ -75,8 +75,11 @@ def coverage(results: dict[str, Any]) -> str:
 
 
 def real(results: dict[str, Any]) -> str:
-    """The real model's fine-tunes."""
-    return _checks(results["real"], "fine-tune", "arm")
+    """The real model's fine-tunes; those that were planned and have no card are named below the table."""
+    found = [row for row in results["real"] if "budget" in row]
+    missing = [row["arm"] for row in results["real"] if "budget" not in row]
+    named = f"\n\nPlanned, and without a card when this was made: {', '.join(missing)}." if missing else ""
+    return _checks(found, "fine-tune", "arm") + named
 
 
 def organism(results: dict[str, Any]) -> str:
