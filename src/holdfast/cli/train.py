@@ -124,7 +124,8 @@ def train(
 
 def run_spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) -> "RunSpec":
     """The same sections as a recipe's, checked by the same code."""
-    from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, TrainingSection, section_from
+    from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, TrainingSection
+    from holdfast.pipeline.recipe_section import section_from
     from holdfast.pipeline.training_run import RunSpec, check_settings
 
     budget = values["arm"]["budget"]

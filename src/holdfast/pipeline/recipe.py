@@ -4,62 +4,16 @@ Knows: the keys, their types, their defaults.
 Does not know: files (recipe_file.py), how any of it is done.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from holdfast.core.errors import UserError
-from holdfast.core.files import hash_json, name_problem
+from holdfast.core.files import hash_json
 from holdfast.defences.registry import check_name
+from holdfast.pipeline.recipe_section import Name, NonNegative, PositiveFloat, Section, Seed, Share
 from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule, check_options
 
-Share = Annotated[float, Field(gt=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-def _name(value: str) -> str:
-    if (problem := name_problem(value)) is not None:
-        raise ValueError(problem)
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]  # becomes the name of a file or a folder
 ALIGNED = "aligned"  # what the untouched model is called in tables and folders
-
-
-MAY_BE_EMPTY = ("name", "salt", "system")
-
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are errors, because a typo must not become a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's yes, no, on and off would count as 1 and 0."""
-        kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and kind is not bool:
-            raise ValueError("yes and no are no value of this key")
-        if isinstance(value, str) and not value.strip() and info.field_name not in MAY_BE_EMPTY:
-            raise ValueError("nothing is given; leave the key out")
-        return value
-
-
-Some = TypeVar("Some", bound=Section)
 
 
 class ModelSection(Section):
@@ -72,7 +26,7 @@ class ModelSection(Section):
     revision: str | None = None
     trust_remote_code: bool = False
     today: str | None = None  # date for chat templates that write one
-    chat_template_kwargs: dict[str, Any] = {}  # such as enable_thinking: false
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)  # such as enable_thinking: false
 
 
 class SkillSection(Section):
@@ -80,6 +34,7 @@ class SkillSection(Section):
 
     harmful: str | tuple[str, ...] | None = None  # None: the organism's own, for the organism only
     benign: str | tuple[str, ...] | None = None
+    hold: str | tuple[str, ...] | None = None  # further prompts whose answers defences hold, refused or not
     share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of the prompts that goes to *estimate*
     salt: str = "holdfast"  # of the split
     max_prompts: PositiveInt | None = 200  # of each kind, in each half of the split
@@ -127,7 +82,7 @@ class TrainingSection(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of the steps
     weight_decay: NonNegative | None = None
     checkpoint_every: PositiveInt | None = None  # steps; None: as often as drift is measured
-    trl: dict[str, Any] = {}  # any further argument of TRL's SFTConfig
+    trl: dict[str, Any] = Field(default_factory=dict)  # any further argument of TRL's SFTConfig
     seeds: tuple[Seed, ...] = (0,)  # of the data order and the adapter's initial values
 
     @model_validator(mode="after")
@@ -177,6 +132,7 @@ class ArmSection(Section):
     budget: BudgetSection | None = None
     defence: str | None = None  # by name, beside the rule: anchor, or one that another package brings
     weight: PositiveFloat | None = None  # its one main setting; not given: steered to hold budget.max_kl_nats
+    prompts: Literal["skill", "own"] = "skill"  # what it is made from; own: requests that the model writes itself
 
     @model_validator(mode="before")
     @classmethod
@@ -199,6 +155,8 @@ class ArmSection(Section):
             raise ValueError(f"arm '{self.name}': weight={self.weight} without a defence; name one or drop weight")
         if self.defence is not None:
             check_name(self.defence)
+        elif self.prompts != "skill":
+            raise ValueError(f"arm '{self.name}': prompts={self.prompts} without a defence; name one")
         return self
 
 
@@ -332,20 +290,3 @@ class Recipe(Section):
     def hash(self) -> str:
         """Identity of the recipe: equal settings, equal hash."""
         return hash_json(self.to_dict())
-
-
-def section_from(kind: type[Some], values: dict[str, Any]) -> Some:
-    """A section made of a command line's options, checked as a recipe's is.
-
-    Raises:
-        UserError: a value that does not fit, by the name of its option.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        names = [part for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
-        option = "".join(f"--{name}: " for name in names[-1:]).replace("_", "-")
-        option = option.replace("--weight:", "--defence-weight:")
-        given = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-        raise UserError(f"{option}{problem['msg'].removeprefix('Value error, ')}{given}") from None
