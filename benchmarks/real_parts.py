@@ -22,6 +22,7 @@ from holdfast import Anchor, DriftMonitor, GuardedTrainer, Skill, Subject, audit
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Batch, Example, collate
 from holdfast.evaluation import Reference, SkillSplit, Verdict, drift
+from holdfast.geometry import look_ahead
 from holdfast.gradients.offline.scorer import score_examples
 from holdfast.models import adapter_off
 from holdfast.pipeline.recipe import MonitorSection, TrainingSection
@@ -182,11 +183,11 @@ def answer_and_drift(bench: Bench) -> Work:
     return run
 
 
-def look(bench: Bench) -> Work:
-    """``holdfast audit``, small."""
-    count = bench.sizes.audit_rows
+def look(bench: Bench, whole: bool = False) -> Work:
+    """``holdfast audit``, small: the forecast that it gives by default, or the geometry of ``--verbose`` too."""
+    count, ask = bench.sizes.audit_rows, audit if whole else look_ahead
     examples = (bench.examples * count)[:count]
-    return lambda: audit(
+    return lambda: ask(
         bench.subject, bench.skill, examples, max_prompts=count, max_new_tokens=bench.sizes.new_tokens // 2,
         progress=False,
     )  # fmt: skip
@@ -219,5 +220,6 @@ PARTS: Mapping[str, tuple[str, Callable[[Bench], Work]]] = {
     "answers": ("evaluate, answers alone", answer),
     "drift": ("evaluate, what drift adds", answer_and_drift),
     "audit": ("audit, small", look),
+    "geometry": ("audit --verbose, small", lambda bench: look(bench, whole=True)),
     "restore": ("restore, small", repair),
 }

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from holdfast.core.errors import UserError
 from holdfast.pipeline.places import PLACES, located
-from holdfast.pipeline.recipe import TWINS, Recipe, Section, TrainingSection
+from holdfast.pipeline.recipe import TWINS, Recipe, TrainingSection
+from holdfast.pipeline.sections import Section
 
 
 class OnceLoader(yaml.SafeLoader):
