@@ -43,7 +43,7 @@ CLAIMS = {
     "strong_rebound": "the more aligned slice relaxes faster (beta above 0; a linear spring: 0)",
     "grows_with_size": "the relaxation rate grows with the number of parameters (slope of logarithms)",
     "grows_with_pretraining": "the relaxation rate grows with the volume of pre-training (slope of logarithms)",
-    "roles_reversed": "with roles reversed, too, more training is lost faster (beta above 0)",
+    "roles_reversed": "with roles reversed, too, more training is lost in fewer updates (log ratio above 0)",
     "recipe_harder_to_undo": "another recipe's refusals survive longer than plain ones (best log ratio above 0)",
     "false_phase_change_rate": "single exponentials said to change phase at the base level: 5 % at most",
     "real_harder_to_undo": "SmolLM2 aligned longer, or anchored, keeps more refusals than the study's (share)",
@@ -171,15 +171,22 @@ def _scaled(cell: Cell) -> float:
 
 
 def _roles_reversed(cells: Sequence[Cell], enough: bool) -> dict[str, Any]:
-    found = over(cells, lambda c: beta(c, role="reversed"))
+    """By what is lost of the first behaviour: its curve starts at the parent's level, so KL says nothing here."""
 
-    def lost(cell: Cell) -> float:
-        less, more = (survived(cell, name) for name in slices_of(cell, "reversed"))
+    def lost(cell: Cell, role: str) -> float:
+        less, more = (survived(cell, name) for name in slices_of(cell, role))
         return log_ratio(less, more)
 
+    def left(cell: Cell, name: str) -> float:
+        curve = curve_of(cell, name)
+        return math.nan if curve is None else score_T(curve)[-1]
+
+    found = over(cells, lambda c: lost(c, "roles"))
     controls = {
-        "updates that help survives, less over more trained, ln": over(cells, lost),
-        "kappa of the more trained slice": over(cells, lambda c: kappa(c, slices_of(c, "reversed")[1])),
+        "roles as published, ln": over(cells, lambda c: lost(c, "aligned")),
+        "help left after all updates": over(cells, lambda c: left(c, slices_of(c, "roles")[1])),
+        "help left at the rate of undoing": over(cells, lambda c: left(c, slices_of(c, "reversed")[1])),
+        "rebound index (KL)": over(cells, lambda c: beta(c, role="roles")),
     }
     return _told("roles_reversed", found, enough, found.low > 0, found.high < 0, controls)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from studies.elasticity import cells, claims, pictures, real_page, recipes, reference
+from studies.elasticity import cells, claims, members, pictures, real_page, recipes, reference
 
 from holdfast.core.files import read_json, write_json
 from holdfast.elasticity import springs
@@ -66,7 +66,7 @@ def _end(cell: cells.Cell, name: str) -> dict[str, float] | None:
 
 def collect(work: Path) -> None:
     """Write results.json beside this file, from whatever there is; what is not in the folder stays as it was."""
-    found = [read_json(place) for place in sorted(work.glob("member-*.json"))]
+    found = members.read_cells(work)
     known = read_json(HERE / "results.json")
     coded = [read_json(place) for place in sorted(work.glob("coding-*.json"))] or known["coding"]
     place = work / "laboratory.json"
