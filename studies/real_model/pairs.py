@@ -63,12 +63,12 @@ def paired(arms: Sequence[Any], cache: Path, plain: Kept, every: Kept, setting: 
         twin = plain.get(run_folder(cache, arm.plain, setting).name)
         if ours is None or twin is None or aligned is None:
             continue
-        values = [_with_sums(damage_table.unpacked(run, arm.kind)) for run in (aligned, twin, ours)]
+        values = [with_sums(damage_table.unpacked(run, arm.kind)) for run in (aligned, twin, ours)]
         found.append(Pair(arm, *values, run=ours["run"], plain_run=twin["run"]))
     return found
 
 
-def _with_sums(of: Values) -> Values:
+def with_sums(of: Values) -> Values:
     """Both lists of a kind as one: rates of all that is to be refused, and of all that is not."""
     sums = {"refusal": REFUSED, "over_refusal": OVER}
     return of | {name: [x for part in parts for x in of[part]] for name, parts in sums.items()}

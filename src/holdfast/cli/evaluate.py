@@ -87,8 +87,7 @@ def evaluate(
     from holdfast.pipeline.evaluating import evaluate_against
     from holdfast.pipeline.measures import read_asked
     from holdfast.pipeline.provenance import PROVENANCE_FILE, provenance
-    from holdfast.pipeline.recipe import EvaluateSection
-    from holdfast.pipeline.recipe_section import section_from
+    from holdfast.pipeline.recipe import EvaluateSection, section_from
 
     output.quiet_for_json(json)
     if attack == ["list"]:

@@ -38,7 +38,7 @@ def train(
     ] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps; 0.03, for the organism 0.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's; 0.")] = None,
-    rank: options.RankOption = 8,
+    rank: options.TrainedRankOption = 8,
     alpha: options.AlphaOption = 16,
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit: QLoRA, with bitsandbytes.")] = None,
     trl: Annotated[
@@ -124,8 +124,7 @@ def train(
 
 def run_spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) -> "RunSpec":
     """The same sections as a recipe's, checked by the same code."""
-    from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, TrainingSection
-    from holdfast.pipeline.recipe_section import section_from
+    from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, TrainingSection, section_from
     from holdfast.pipeline.training_run import RunSpec, check_settings
 
     budget = values["arm"]["budget"]

@@ -73,6 +73,7 @@ def make_updates(
     seed: int,
     look: Callable[[int], None] | None = None,
     at: Sequence[int] | None = None,
+    penalty: Callable[[int], torch.Tensor] | None = None,
 ) -> Trace:
     """Train the subject's scope in place; whoever needs it as it was keeps a copy.
 
@@ -80,6 +81,7 @@ def make_updates(
         seed: of the order, and of nothing else.
         look: called with the number of updates made, before the first and after those of ``at``.
         at: update counts; None: the plan's grid.
+        penalty: added to each update's loss, told how many were made before; no part of the trace.
 
     Raises:
         UserError: no examples, or a plan without an update.
@@ -90,7 +92,7 @@ def make_updates(
     wanted = set(plan.grid(len(examples)) if at is None else at)
     weights = list(subject.parameters().values())
     kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.SGD
-    optimizer = kind(weights, lr=plan.learning_rate, weight_decay=0.0)
+    optimizer = kind(weights, lr=plan.learning_rate, weight_decay=0.0, fused=True)  # small models: one call
     order = _orders(len(examples), plan.batch_size, seed)
     nats: list[float] = []
     tokens: list[int] = []
@@ -101,7 +103,8 @@ def make_updates(
         total = batch_nll(subject.model, batch, "sum").sum()
         counted = int(batch.completion_mask_BT[:, 1:].sum())
         optimizer.zero_grad(set_to_none=True)
-        (total / max(1, counted)).backward()
+        loss = total / max(1, counted)
+        (loss if penalty is None else loss + penalty(made - 1)).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         nats.append(float(total.detach()))
