@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from holdfast.core.errors import UserError
 from holdfast.pipeline.places import PLACES, located
-from holdfast.pipeline.recipe import TWINS, Recipe, TrainingSection
-from holdfast.pipeline.sections import Section
+from holdfast.pipeline.recipe import TWINS, Recipe, Section, TrainingSection
 
 
 class OnceLoader(yaml.SafeLoader):

@@ -77,7 +77,7 @@ class SkillSection(Section):
     # (`advbench`, `xstest`, ...), or prompts. Without them the built-in model gets its own; for others an error
     harmful: str | tuple[str, ...] | None = None
     benign: str | tuple[str, ...] | None = None  # the same, of prompts that must not be refused
-    # as above, of further prompts: a defence that can (`anchor`) holds their answers as they are, refused or not
+    # the same, of further prompts: a defence that can (`anchor`) holds their answers as they are, refused or not
     hold: str | tuple[str, ...] | None = None
     share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of *estimate*; 0 or 1 for a list that is one half already
     salt: str = "holdfast"  # names the split
@@ -176,7 +176,7 @@ class ArmSection(Section):
     # `anchor`, `mixing`, `task-kl`, `adversarial-kl`, `ewc`, `token-wise`, `projection`, or another package's
     defence: str | None = None
     weight: PositiveFloat | None = None  # its one main setting; not given: steered to hold `budget.max_kl_nats`
-    # what the defence is made from; `own`: requests that the model writes itself, for those who have no list
+    # what the defence is made from: the skill's prompts, or requests that the model writes itself (`own`)
     prompts: Literal["skill", "own"] = "skill"
 
     @model_validator(mode="before")
