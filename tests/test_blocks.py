@@ -15,11 +15,11 @@ from holdfast import organism
 ROOT = Path(__file__).parents[1]
 PAGES = blocks.pages()
 RUNNING = [page for page in PAGES if page.name != "README.md" and any(block.runs for block in blocks.blocks(page))]
-RUN_ELSEWHERE = {  # files that pages show
-    "examples/trl_two_lines.py": "tests/training/test_two_lines.py",
-    "examples/first_hour.sh": "tests/test_blocks.py",
-    "examples/gate/workflow.yml": "tests/cli/test_gate.py",
-    "examples/gate/pre-commit-config.yaml": "tests/cli/test_gate.py",
+RUN_ELSEWHERE = {  # files that pages show: what runs them, and where one sees it
+    "examples/trl_two_lines.py": ("tests/training/test_two_lines.py", "trl_two_lines.py"),
+    "examples/first_hour.sh": ("tests/test_blocks.py", "bash"),
+    "examples/gate/workflow.yml": ("tests/cli/test_gate.py", '"examples" / "gate").iterdir()'),
+    "examples/gate/pre-commit-config.yaml": ("tests/cli/test_gate.py", '"examples" / "gate").iterdir()'),
 }
 TINY = {
     "name": "first",
@@ -70,6 +70,7 @@ def after_readme(tmp_path_factory):
     return folder, said
 
 
+@pytest.mark.slow
 def test_readmes_blocks_run(after_readme):
     folder, said = after_readme
     assert len(said) == 2
@@ -104,8 +105,9 @@ def test_every_block_says_what_it_is(page):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for block in blocks.blocks(page):
         if block.included is not None:
-            runner = RUN_ELSEWHERE[block.included]
-            assert Path(block.included).name in (ROOT / runner).read_text(), block.where
+            runner, needle = RUN_ELSEWHERE[block.included]
+            assert needle in (ROOT / runner).read_text(), block.where
+            assert (ROOT / block.included).is_file(), block.where
         for target in re.findall(r"make ([\w-]+)", block.text if block.mark == "install" else ""):
             assert target in targets, block.where
         if block.runs:
