@@ -1,4 +1,4 @@
-"""The notebook runs: its cells in their order in one namespace, by the plain interpreter; Jupyter is not needed."""
+"""The notebook runs: its cells in their order in one namespace, by the plain interpreter, without Jupyter."""
 
 import json
 from pathlib import Path
