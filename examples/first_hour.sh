@@ -35,7 +35,7 @@ holdfast() { "$VENV/bin/holdfast" "$@"; }
 echo "== install"
 if [ ! -x "$VENV/bin/holdfast" ]; then
   expect 0 "$PYTHON" -m venv "$VENV"
-  expect 0 "$VENV/bin/pip" install --quiet -c "$HERE/constraints.txt" "$HERE"
+  expect 0 "$VENV/bin/pip" install --quiet --no-compile -c "$HERE/constraints.txt" "$HERE"
 fi
 mkdir -p "$WORK"
 cd "$WORK"
@@ -87,20 +87,20 @@ expect 3 holdfast gate plain-card --budgets gate.yaml
 echo "== restore"
 expect 0 holdfast restore "$MODEL" --adapter plain/adapter --data train.csv --skip-bad-rows "${PROMPTS[@]}" \
   --out repaired
-expect 0 holdfast evaluate "$MODEL" --adapter repaired/adapter --against "$MODEL" "${PROMPTS[@]}" --task test.jsonl \
+expect 0 holdfast evaluate "$MODEL" --adapter repaired --against "$MODEL" "${PROMPTS[@]}" --task test.jsonl \
   --out repaired-card
-expect 0 holdfast gate repaired-card --budgets gate.yaml --adapter repaired/adapter --evidence evidence.json
+expect 0 holdfast gate repaired-card --budgets gate.yaml --adapter repaired --evidence evidence.json
 
 echo "== verify elsewhere: only the evidence, the adapter and the budgets, and a Python without torch"
 rm -rf elsewhere
 mkdir elsewhere
-cp -r evidence.json gate.yaml repaired/adapter elsewhere/
+cp -r evidence.json gate.yaml repaired elsewhere/
 cd elsewhere
 expect 0 "$PYTHON" -m venv venv
 expect 0 venv/bin/pip install --quiet -c "$HERE/constraints.txt" numpy pydantic PyYAML rich typer
 expect 0 venv/bin/pip install --quiet --no-deps "$HERE"
 expect 1 venv/bin/python -c "import torch"
-expect 0 venv/bin/holdfast verify evidence.json --adapter adapter --budgets gate.yaml
+expect 0 venv/bin/holdfast verify evidence.json --adapter repaired --budgets gate.yaml
 sed 's/refused/complied/' evidence.json > forged.json
 expect 3 venv/bin/holdfast verify forged.json
 echo "== done in $SECONDS s"

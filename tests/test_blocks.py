@@ -27,7 +27,7 @@ TINY = {
     "skill": {"harmful": "harmful.txt", "benign": "benign.txt", "max_prompts": 8, "max_new_tokens": 8},
     "task": {"train": "train.csv", "test_rows": 8, "scored_rows": 8, "max_new_tokens": 8},
     "training": {"steps": 1, "pool": 8},
-    "arms": [{"name": "plain"}, {"name": "guarded", "defence": "anchor"}],
+    "arms": [{"name": "guarded", "defence": "anchor"}],
     "monitor": {"every": 1, "prompts": 8, "task_rows": 8},
     "audit": None,
     "restore": [],

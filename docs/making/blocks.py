@@ -129,8 +129,11 @@ def _block(page: str, line: int, info: str, comment: str, text: str) -> Block:
     return block
 
 
-def run(block: Block) -> str:
+def run(block: Block, short: bool = True) -> str:
     """Run a block in the current folder.
+
+    Args:
+        short: with the flags of ``SHORT``.
 
     Returns:
         What it printed.
@@ -144,11 +147,11 @@ def run(block: Block) -> str:
             exec(compile(block.shortened(), block.where, "exec"), {"__name__": "block"})
         else:
             for line in block.shortened().replace("\\\n", " ").splitlines():
-                _shell(block, line)
+                _shell(block, line, short)
     return printed.getvalue()
 
 
-def _shell(block: Block, line: str) -> None:
+def _shell(block: Block, line: str, short: bool) -> None:
     allowed = re.search(r"# exit ([\d, or]+)", line)
     codes = [int(code) for code in re.findall(r"\d+", allowed[1])] if allowed else [0]
     for command in re.split(r" && ", line):
@@ -157,12 +160,12 @@ def _shell(block: Block, line: str) -> None:
             words.pop(0)
         if not words:
             continue
-        code = _command(words)
+        code = _command(words, SHORT if short else {})
         if code not in codes:
             raise RuntimeError(f"{block.where}: `{command.strip()}` ended with {code}, not with {codes}")
 
 
-def _command(words: list[str]) -> int:
+def _command(words: list[str], flags: dict[str, dict[str, str]]) -> int:
     from holdfast.cli import run as run_verb
 
     if words[0] != "holdfast":
@@ -175,8 +178,9 @@ def _command(words: list[str]) -> int:
             code = run_verb(words[1:])
         target.write_text(said.getvalue(), encoding="utf-8")
         return code
-    verb = words[1]
-    extra = [part for flag, value in SHORT.get(verb, {}).items() if flag not in words for part in (flag, value)]
+    extra = [
+        part for flag, value in flags.get(words[1], {}).items() if flag not in words for part in (flag, value)
+    ]
     return run_verb([*words[1:], *extra])
 
 

@@ -10,6 +10,7 @@ Knows: which page has which table. Does not know: what any key does.
 import inspect
 import io
 import re
+import textwrap
 import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def comments(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _own_comments(part: type[BaseModel]) -> dict[str, str]:
-    lines = inspect.getsource(part).splitlines(keepends=True)
+    lines = textwrap.dedent(inspect.getsource(part)).splitlines(keepends=True)
     tokens = tokenize.generate_tokens(io.StringIO("".join(lines)).readline)
     said = {
         token.start[0]: (token.string[1:].strip(), token.line)

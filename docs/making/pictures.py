@@ -17,7 +17,7 @@ from holdfast.core.files import read_json, write_text
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parents[1] / "methods"
-WIDTH, LABELS, RIGHT, ROW, TOP = 500, 150, 20, 34, 34
+WIDTH, LABELS, RIGHT, ROW, TOP = 500, 150, 30, 34, 34
 COLOURS = ("#2f7ec4", "#cf6a17")  # either readable on white and on dark
 STYLE = (
     "<style>svg.picture{color:#1f2328;font:15px system-ui,sans-serif}"
