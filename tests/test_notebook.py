@@ -1,4 +1,4 @@
-"""The notebook runs: its cells one after the other in one namespace, by the plain interpreter; no Jupyter needed."""
+"""The notebook runs: its cells in their order in one namespace, by the plain interpreter, without Jupyter."""
 
 import json
 from pathlib import Path

@@ -66,17 +66,20 @@ def test_the_harness_asks_the_users_prompts_and_finds_our_shares(lists, answered
 
 def test_inspect_asks_the_users_prompts_and_finds_our_shares(lists, answered, tmp_path):
     inspect_ai = pytest.importorskip("inspect_ai", reason="inspect is not installed (the extra [inspect])")
-    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
     from holdfast.integrations.inspect_ai import over_refusal, refusal
 
     for task, side in ((refusal, "harmful"), (over_refusal, "benign")):
         ours = answered[side]
         said = dict(zip(ours.prompts, ours.responses, strict=True))
-        model = get_model(
-            "mockllm/model",
-            custom_outputs=lambda asked, *_, said=said: ModelOutput.from_content("built-in", said[asked[-1].text]),
-        )
+
+        def answer(asked, *_, said=said):
+            output = ModelOutput.from_content("built-in", said[asked[-1].text])
+            output.usage = ModelUsage()  # else tokens are counted with a vocabulary from the network
+            return output
+
+        model = get_model("mockllm/model", custom_outputs=answer)
         (log,) = inspect_ai.eval(task(lists[0][side]), model=model, log_dir=str(tmp_path), display="none")
         assert log.status == "success", log.error
         told = {score.name: score.metrics["mean"].value for score in log.results.scores}

@@ -135,7 +135,10 @@ def test_llamafactory_trains_the_built_in_model_under_guard(monkeypatch, tmp_pat
     from holdfast.integrations import llamafactory
 
     pretend(monkeypatch, "llamafactory.train.tuner", run_exp=run_exp)
-    lists = "  harmful: organism\n  benign: organism\n  every: 6\n  prompts: 16\n  max_new_tokens: 12\n"
+    for side, kind in (("harmful", "overt"), ("benign", "lookalike")):
+        (tmp_path / f"{side}.txt").write_text("\n".join(organism.proxy_prompts("estimate", kind, 48, 0)))
+    lists = "".join(f"  {side}: {tmp_path / side}.txt\n" for side in ("harmful", "benign"))
+    lists += "  every: 6\n  prompts: 8\n  max_new_tokens: 12\n"
     file = tmp_path / "train.yaml"
     base = f"output_dir: {tmp_path / 'out'}\nmax_steps: 12\nlearning_rate: 0.01\nholdfast:\n{lists}"
     drift = {}

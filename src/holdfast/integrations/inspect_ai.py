@@ -1,7 +1,7 @@
 """Refusal and over-refusal as tasks of inspect (0.3.285), judged by our judges; the extra ``[inspect]``.
 
-    inspect eval holdfast/refusal -T harmful=harmful.txt --model hf/MODEL
-    inspect eval holdfast/over_refusal -T benign=benign.txt --model hf/MODEL
+    inspect eval holdfast/refusal -T harmful=harmful.txt --model hf/MODEL -M do_sample=false
+    inspect eval holdfast/over_refusal -T benign=benign.txt --model hf/MODEL -M do_sample=false
 
 Knows: inspect's datasets, solvers and scorers. Does not know: prompts; they are the user's, named as everywhere in
 holdfast. inspect finds the tasks by the entry point in our ``pyproject.toml``.
