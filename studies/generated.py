@@ -11,6 +11,7 @@ from typing import Any
 
 from studies.demo import collect
 from studies.elasticity import page as elasticity
+from studies.elasticity import real_page, recipes
 from studies.evaluation import tables
 from studies.gate import page as gates
 from studies.geometry import summary as geometry
@@ -41,6 +42,11 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "coding": ("elasticity", elasticity.coding_table),
         "phases": ("elasticity", elasticity.phases_table),
         "members": ("elasticity", elasticity.members_table),
+        "mixtures": ("elasticity", elasticity.mixtures_table),
+        "controls": ("elasticity", elasticity.controls_table),
+        "recipes": ("elasticity", recipes.table),
+        "real": ("elasticity", real_page.table),
+        "nulls": ("elasticity", real_page.nulls),
     },
     "studies/evaluation/README.md": {
         "organism": ("evaluation", partial(_evaluation, "organism")),

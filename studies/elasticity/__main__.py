@@ -18,7 +18,7 @@ from studies.elasticity import coding, laboratory, members, page, real
 
 from holdfast.core.files import write_json
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("studies.elasticity")
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     if options.verb == "laboratory":
-        write_json(options.work / "laboratory.json", {"law": laboratory.law(), "phases": laboratory.phases()})
+        write_json(options.work / "laboratory.json", laboratory.everything())
     elif options.verb == "coding":
         coding.run(options.work, options.data)
     elif options.verb == "real":

@@ -48,7 +48,6 @@ class Laboratory:
     def __post_init__(self) -> None:
         amounts = self.setting.amounts
         self.first, self.final = amounts[0], amounts[-1]
-        self._put(self.slices["aligned"][self.final])
         self._between = Divergence(
             self.subject, pair(self.subject, self.base), self.material.overt[: self.setting.prompts],
             self.setting.tokens, 64, self.seed,
@@ -82,6 +81,18 @@ class Laboratory:
             found.append(self._undo(f"safe rows {made}", self.slices["aligned"][made], "with safe rows", safe))
         return found
 
+    def roles(self) -> list[dict[str, Any]]:
+        """The roles reversed at the alignment's own rate: help first, then the rows that refuse."""
+        setting, kept = self.setting, self.slices["reversed"]
+        plan = Plan(setting.role_updates, setting.batch_size, setting.align_rate)
+        return [
+            self._undo(
+                f"roles {made}", kept[made], "positive", self.material.refusals, refusing=False, plan=plan,
+                at=setting.role_probes,
+            )
+            for made in (self.first, self.final)
+        ]  # fmt: skip
+
     def _main(self) -> list[dict[str, Any]]:
         """Experiment B: first and last slice, the parent on the same data (c0), the roles reversed."""
         ours, other = self.slices["aligned"], self.slices["reversed"]
@@ -101,7 +112,7 @@ class Laboratory:
         found = []
         for made in (self.first, self.final):
             found.append(self._undo(f"c1 aligned {made}", ours[made], "neutral", neutral))
-            found.append(self._undo(f"c4 aligned {made}", ours[made], optimizer="sgd"))
+            found.append(self._undo(f"c4 aligned {made}", ours[made], plan=self.setting.plan("sgd")))
         epochs = self._aligned(self._few_rows(), False)
         found.append(self._undo(f"c2 epochs {self.final}", epochs[self.final]))
         found.append(
@@ -164,7 +175,7 @@ class Laboratory:
         rows: Sequence[Example] | None = None,
         *,
         refusing: bool = True,
-        optimizer: str = "adamw",
+        plan: Plan | None = None,
         at: Sequence[int] | None = None,
         texts: bool = False,
     ) -> dict[str, Any]:
@@ -179,7 +190,7 @@ class Laboratory:
         return _lean(
             rebound_curve(
                 self.subject, self.base, material.help if rows is None else rows,
-                plan=setting.plan(optimizer), texts=material.texts if texts else None, prompts=prompts,
+                plan=plan or setting.plan(), texts=material.texts if texts else None, prompts=prompts,
                 scorer=score, names=(name, data), seed=self.seed, max_new_tokens=setting.tokens, batch_size=64,
                 at=setting.few if at is None else at,
             )

@@ -29,6 +29,27 @@ def law() -> dict[str, Any]:
     return {"largest": max(found), "cases": len(found), "leaves": 2000}
 
 
+def mixtures() -> list[dict[str, Any]]:
+    """Two opposed sets under the code of their union: the large one keeps its rate, the small one pays.
+
+    Bits a string, ideal and by Huffman's code (T9); the normalised rate is the large set's, ideal.
+    """
+    large, small = (
+        tree.TokenTree(dict(zip(("00", "01", "10", "11"), weights, strict=True)))
+        for weights in ((1 / 2, 1 / 4, 1 / 8, 1 / 8), (1 / 8, 1 / 8, 1 / 4, 1 / 2))
+    )
+    rows = []
+    for size in (1, 3, 10, 100, 1000):
+        both = tree.mixture([large, small], [size, 1])
+        rates = {
+            name: (tree.ideal_rate_bits(data, both), tree.huffman_rate_bits(data, both))
+            for name, data in (("large", large), ("small", small))
+        }
+        normalised = tree.normalised_rate_bits(rates["large"][0], both)
+        rows.append({"size": size, "normalised": normalised, **rates})
+    return rows
+
+
 def phases(seed: int = 0) -> list[dict[str, Any]]:
     """One exponential with noise, many times: labelled two-phase, and claimed to change phase at the base level.
 
@@ -57,3 +78,8 @@ def phases(seed: int = 0) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def everything() -> dict[str, Any]:
+    """All of it, as the page reads it."""
+    return {"law": law(), "mixtures": mixtures(), "phases": phases()}

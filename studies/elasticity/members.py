@@ -20,7 +20,7 @@ from typing import Any
 from studies.elasticity import experiments
 
 from holdfast.core import trees
-from holdfast.core.files import read_tensors, write_json, write_tensors
+from holdfast.core.files import read_json, read_tensors, write_json, write_tensors
 from holdfast.core.seeds import derive_seed, seeded
 from holdfast.data import Example, encode_rows
 from holdfast.elasticity import Plan
@@ -44,6 +44,8 @@ class Setting:
         answers: prompts of each kind in experiment R.
         anchor: weight of KL to the parent (nats a token) in the anchored recipe.
         control_seeds: seeds of which every member runs c1 to c4.
+        role_updates, role_probes: of the second pass of the roles reversed, at the alignment's own rate: at the
+            rate of undoing, refusals are not learned at all within its updates.
     """
 
     widths: tuple[int, ...] = (16, 24, 32, 48)
@@ -63,6 +65,8 @@ class Setting:
     documents: int = 24
     anchor: float = 1.0
     control_seeds: tuple[int, ...] = (0,)
+    role_updates: int = 24
+    role_probes: tuple[int, ...] = (0, 4, 8, 12, 16, 20, 24)
 
     def plan(self, optimizer: Any = "adamw") -> Plan:
         """Of undoing; SGD's rate is what makes its first step about as long as AdamW's."""
@@ -94,7 +98,7 @@ class Material:
 
 def run(setting: Setting, width: int, seed: int, work: Path, say: Any = print) -> None:
     """All volumes of one size and seed that are not there yet."""
-    wanted = [v for v in setting.volumes if not (work / cell_name(width, v, seed)).exists()]
+    wanted = [v for v in setting.volumes if _missing(work, width, v, seed)]
     if not wanted:
         return
     started = time.process_time()
@@ -105,17 +109,48 @@ def run(setting: Setting, width: int, seed: int, work: Path, say: Any = print) -
     for volume in wanted:
         trees.assign(subject.parameters(), states[volume])
         base = Subject(copy.deepcopy(subject.model).eval(), tokenizer)
-        slices = {role: _slices(subject, states[volume], role, material, setting, seed) for role in ROLES}
+        missing = _missing(work, width, volume, seed)
+        roles = ROLES if cell_name(width, volume, seed) in missing else ROLES[1:]
+        slices = {role: _slices(subject, states[volume], role, material, setting, seed) for role in roles}
         lab = experiments.Laboratory(subject, base, states[volume], slices, material, setting, seed)
-        found = lab.measured(controls=seed in setting.control_seeds)
-        if volume == setting.volumes[-1]:
-            found["recipes"] = lab.recipes()
-        size = trees.size(subject.parameters())
-        head = {"width": width, "volume": volume, "seed": seed, "parameters": size, "setting": asdict(setting)}
-        seconds = time.process_time() - started
-        write_json(work / cell_name(width, volume, seed), head | found | {"cpu_seconds": seconds})
-        say(f"width {width}, volume {volume}, seed {seed}: {seconds:.0f} CPU-seconds")
-        started = time.process_time()
+        head = {"width": width, "volume": volume, "seed": seed}
+        for name in missing:
+            found = {"roles": lab.roles()} if name.startswith("roles") else _cell(lab, volume)
+            seconds = time.process_time() - started
+            write_json(work / name, head | found | {"cpu_seconds": seconds})
+            say(f"{name}: {seconds:.0f} CPU-seconds")
+            started = time.process_time()
+
+
+def _missing(work: Path, width: int, volume: int, seed: int) -> list[str]:
+    names = (cell_name(width, volume, seed), roles_name(width, volume, seed))
+    return [name for name in names if not (work / name).exists()]
+
+
+def _cell(lab: experiments.Laboratory, volume: int) -> dict[str, Any]:
+    setting = lab.setting
+    found = lab.measured(controls=lab.seed in setting.control_seeds)
+    if volume == setting.volumes[-1]:
+        found["recipes"] = lab.recipes()
+    return found | {"parameters": trees.size(lab.subject.parameters()), "setting": asdict(setting)}
+
+
+def read_cells(work: Path) -> list[dict[str, Any]]:
+    """All cells, each with the second pass of its roles where that was run."""
+    cells = []
+    for place in sorted(work.glob("member-*.json")):
+        cell = read_json(place)
+        more = work / roles_name(cell["width"], cell["volume"], cell["seed"])
+        second = read_json(more) if more.exists() else {"roles": [], "cpu_seconds": 0.0}
+        cell["roles"] = second["roles"]
+        cell["cpu_seconds"] += second["cpu_seconds"]
+        cells.append(cell)
+    return cells
+
+
+def roles_name(width: int, volume: int, seed: int) -> str:
+    """The file of a cell's second pass of the roles reversed."""
+    return f"roles-{width}-{volume}-{seed}.json"
 
 
 def cell_name(width: int, volume: int, seed: int) -> str:

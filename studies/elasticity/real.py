@@ -58,8 +58,8 @@ class Setting:
     probes: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)
     seeds: tuple[int, ...] = (0, 1)
     harmful: int = 24
-    harmless: int = 12
-    asked: int = 12
+    harmless: int = 6
+    asked: int = 8
     tokens: int = 16
     documents: int = 8
 
@@ -92,7 +92,7 @@ def _curve(setting: Setting, name: str, seed: int, work: Path, data: Path) -> No
         subject, None, _rows(subject, setting, data),
         plan=Plan(setting.updates, setting.batch_size, setting.undo_rate),
         texts=_texts(subject, setting, data), prompts=harmful[: setting.asked], scorer=refused,
-        names=(name, "Alpaca"), seed=seed, max_new_tokens=setting.tokens, batch_size=12, at=setting.probes,
+        names=(name, "Alpaca"), seed=seed, max_new_tokens=setting.tokens, batch_size=8, at=setting.probes,
     )  # fmt: skip
     seconds = time.process_time() - started
     head = {"variant": name, "seed": seed, "setting": asdict(setting), "cpu_seconds": seconds}

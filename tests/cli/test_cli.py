@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from holdfast.cli import run
+from holdfast.cli import run, stiffness
 from holdfast.core import files
 
 VERBS = ("demo", "init", "run", "audit", "doctor", "score", "select", "train", "evaluate", "restore", "elasticity")
@@ -225,8 +225,14 @@ def test_elasticity_prints_what_its_help_promises(capsys, tmp_path, organism_row
         assert words in promised and words in printed
     assert "linear spring" in promised
     undone = [*command, "--data", organism_rows, "--steps", "2", "--learning-rate", "1e-5", "--json"]
-    assert run([*map(str, undone), "--limit", "4", "--max-new-tokens", "8"]) == 0
+    kept = tmp_path / "held"
+    assert run([*map(str, undone), "--limit", "4", "--max-new-tokens", "8", "--out", str(kept)]) == 0
     text = capsys.readouterr().out
     card = json.loads(text[text.index("{\n") :])
     assert card["sentence"].startswith(f"After 2 updates on {organism_rows}, 100 % of the refusals are left")
     assert [c["name"].split()[0] for c in card["coefficients"]] == ["relaxation", "updates", "updates", "initial"]
+    stiffness.say(stiffness.read(kept))  # as the audit shows it beside its forecast
+    printed = capsys.readouterr().out
+    assert printed.startswith(card["sentence"]) and "linear spring" in printed
+    audit = ["audit", "organism:aligned", "--data", str(organism_rows), "--elasticity", str(tmp_path)]
+    assert run(audit) == 2 and "no card.json" in capsys.readouterr().err

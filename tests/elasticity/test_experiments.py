@@ -117,6 +117,23 @@ def test_every_batch_is_an_update_and_is_read_before_it_is_learned(tiny_subject,
             make_updates(tiny_subject, examples, plan, 0)
 
 
+def test_a_penalty_moves_the_weights_and_stays_out_of_the_trace(tiny_subject, tiny_examples):
+    weights = tiny_subject.parameters()
+    before = trees.clone(weights)
+    told = []
+
+    def penalty(made):
+        told.append(made)
+        return 1e6 * sum(p.sum() for p in weights.values())  # its gradient is all there is after clipping
+
+    plain = make_updates(tiny_subject, tiny_examples, Plan(1, 9, 0.1, "sgd"), 0)
+    trees.assign(weights, before)
+    held = make_updates(tiny_subject, tiny_examples, Plan(1, 9, 0.1, "sgd"), 0, penalty=penalty)
+    moved = torch.cat([(p.detach() - before[name]).flatten() for name, p in weights.items()])
+    torch.testing.assert_close(moved, torch.full_like(moved, -0.1 / len(moved) ** 0.5), rtol=1e-3, atol=1e-7)
+    assert told == [0] and held == plain
+
+
 def test_the_first_updates_are_those_of_the_optimiser_named(tiny_subject, tiny_examples):
     """One update by hand: gradient of the token-weighted loss, clipped to norm one."""
     from holdfast.data import collate

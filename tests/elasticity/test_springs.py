@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from holdfast.elasticity import GradientReading, Plan, ReboundCurve, read_card, springs
+from holdfast.elasticity import GradientReading, Plan, ReboundCurve, Reference, packaged, read_card, springs
 from holdfast.elasticity.coefficients import extrapolated_stiffness
 from holdfast.elasticity.rebound import Point
 from holdfast.elasticity.updates import Trace
@@ -151,6 +151,16 @@ def test_the_card_says_first_what_it_takes_and_finds_a_linear_spring_to_be_one()
         f"{number} updates on harmless rows take half of the refusals (95 % interval: "
     )
     assert card.shape is not None and card.shape.base_level == pytest.approx(0.1)
+
+
+def test_the_sentence_ends_with_the_reference_models():
+    others = Reference("a family", "rows", "AdamW", 1e-3, 8, 16, (3.0, 4.2, None), "a study")
+    card = read_card([spring_curve(0)], reference=others, draws=20)
+    assert card.sentence.endswith(
+        "; the median of the 3 reference models (a family, rows, 8 rows an update at 0.001): 5."
+    )
+    shipped = packaged()
+    assert shipped is None or len(shipped.updates_to_half) >= 16
 
 
 def test_a_card_of_what_does_not_move():

@@ -51,7 +51,6 @@ def test_inner_nodes_and_cuts_are_sums_of_leaves():
     assert data.leaves == {"00": 0.25, "01": 0.5, "1": 0.25}
     assert (data.weight(""), data.weight("0"), data.weight("01")) == (1.0, 0.75, 0.5)
     assert data.cut(1).leaves == {"0": 0.75, "1": 0.25} and data.cut(5) == data
-    assert tree.blocks_bits(7, 2, data) == 4 * math.ceil(1.5)
     assert tree.ideal_rate_bits(data, tree.TokenTree({"1": 1.0})) == math.inf
     with pytest.raises(ValueError, match="sum to"):
         tree.TokenTree({"0": 0.3})

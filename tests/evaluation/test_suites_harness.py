@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from holdfast.core.errors import UserError
-from holdfast.elasticity import predicted_bits
+from holdfast.elasticity import code_length, predicted_bits
 from holdfast.evaluation.suites import (
     NORMS,
     HarnessSuite,
@@ -145,6 +145,8 @@ def test_rolling_perplexity_is_the_harness_one_with_and_without_windows(
         worst = relative(ours.nats, logs)
         record_property(f"worst_relative_difference_{length}", worst)
         assert worst <= RELATIVE, worst
+        coded = code_length(organism, suite.documents, window=length, batch_size=1)
+        assert relative(coded.bits, [nats / math.log(2) for nats in logs]) <= RELATIVE
         assert [sample["word_perplexity"][1] for sample in theirs] == list(ours.words)
         if length is None:  # one window a document: what the codec predicts is the harness's sum, in bits
             ids = [text_ids(text, organism.tokenizer) for text in suite.documents]
@@ -200,7 +202,7 @@ def test_the_harness_leaves_modes_and_random_state_alone(harness, organism, fold
 
 def test_without_the_extra_it_says_what_to_install(tiny_subject, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"pip install 'holdfast\[eval\]'"):
+    with pytest.raises(UserError, match=r"pip install 'holdfast-llm\[eval\]'"):
         run_harness(tiny_subject, ["arc_easy"])
     with pytest.raises(UserError, match="no such folder"):
         run_harness(tiny_subject, ["arc_easy"], tmp_path / "none")

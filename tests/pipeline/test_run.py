@@ -72,7 +72,8 @@ def test_a_run_leaves_what_it_promises(whole):
     ]
     assert yaml.safe_load((whole / "recipe.yaml").read_text())["name"] == "tiny"
     assert not list(whole.rglob("*.partial"))
-    assert "plain: effective stiffness of this fine-tune" in {line["name"] for line in summary["elasticity"]}
+    for lines in (summary["elasticity"], summary["audit"]):  # beside the drift, too
+        assert "plain: effective stiffness of this fine-tune" in {line["name"] for line in lines}
 
 
 def test_the_floor_of_a_difference_is_what_another_seed_moves_on_the_noisier_side(whole):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import options, output
+from holdfast.cli import options, output, stiffness
 
 if TYPE_CHECKING:
     from holdfast.data import Examples
@@ -68,6 +68,9 @@ def audit(
         Path | None, typer.Option(help="Folder in which the probe's steps stay, for `holdfast train` to go on.")
     ] = None,
     max_kl_nats: options.MaxKlOption = None,
+    elasticity: Annotated[
+        Path | None, typer.Option(help="A folder of `holdfast elasticity --out`, shown beside.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Every number behind the conclusion.")] = False,
     minutes: options.MinutesOption = 10,
     loading: options.Loading = options.Loading(),
@@ -85,6 +88,7 @@ def audit(
 
     output.quiet_for_json(json)
     output.check_new_folder(out)
+    card = stiffness.read(elasticity) if elasticity is not None else None
     values = {
         "adapter": {"rank": rank, "alpha": alpha},
         "training": {"steps": steps, "learning_rate": learning_rate, "pool": pool, "schedule": schedule,
@@ -100,6 +104,7 @@ def audit(
         "conclusion": conclusion.to_dict(),
         "calibrated": calibrated.to_dict(),
         "probe": early.to_dict() if early is not None else None,
+        **({"elasticity": card.to_dict()} if card is not None else {}),
         **found.to_dict(),
     }
     if out is not None and isinstance(found, Audit):
@@ -110,6 +115,8 @@ def audit(
         output.emit_json(result)
         return
     _show(conclusion, calibrated, found, early, sources, verbose, f"{model} before {steps} steps")
+    if card is not None:
+        stiffness.say(card, table=verbose)
     if keep_run is not None:
         made = early.steps_done if early is not None else 0
         print(f"the first {made} steps are in {keep_run}; `holdfast train` with the same "

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli import options, output
+from holdfast.cli import options, output, stiffness
 
 if TYPE_CHECKING:
-    from holdfast.elasticity import Card, Probe
+    from holdfast.elasticity import Probe
 
 FEW = 64  # rows of a text, and prompts, unless --limit says otherwise; what is learned from is read whole
 
@@ -43,7 +43,7 @@ def elasticity(
     """
     from holdfast.core.errors import UserError
     from holdfast.core.files import check_name, new_folder
-    from holdfast.elasticity import Plan, probe
+    from holdfast.elasticity import CARD_FILE, Plan, probe
     from holdfast.models import Subject, add_lora
     from holdfast.pipeline.recipe import TrainingSection
     from holdfast.pipeline.training_run import definite
@@ -86,29 +86,16 @@ def elasticity(
         with new_folder(out) as folder:
             reading.save(folder / "probe.json")
             if card is not None:
-                card.save(folder / "card.json")
+                card.save(folder / CARD_FILE)
     if json:
         told = {k: v for k, v in reading.to_dict().items() if not k.startswith("document_")}
         output.emit_json(told if card is None else {**card.to_dict(), "probe": told})
         return
     if card is not None:
-        _say_card(card)
+        stiffness.say(card)
     _say_probe(reading, model)
     if out is not None:
         print(f"wrote {out}")
-
-
-def _say_card(card: "Card") -> None:
-    print(card.sentence)
-    cells = []
-    for coefficient in card.coefficients:
-        null = "" if coefficient.null != coefficient.null else f"{coefficient.null:.3g}"
-        unit = f", {coefficient.unit}" if coefficient.unit else ""
-        cells.append([f"{coefficient.name}{unit}", coefficient.said(), null, coefficient.regime])
-    output.emit_table("undone by harmless updates", ["coefficient", "value", "linear spring", "regime"], cells)
-    if card.shape is not None:
-        at_base = "; a change of phase at the parent's level" if card.shape.phase_change_at_base else ""
-        print(f"shape of the curve: {card.shape.chosen}{at_base}")
 
 
 def _say_probe(reading: "Probe", model: str) -> None:

@@ -20,8 +20,10 @@ from holdfast.elasticity.coefficients import extrapolated_stiffness
 from holdfast.elasticity.curves import CurveReading, read_curve
 from holdfast.elasticity.probe import GradientReading
 from holdfast.elasticity.rebound import ReboundCurve
+from holdfast.elasticity.reference import Reference
 from holdfast.elasticity.springs import Coefficient, first_crossing, over_seeds_and_prompts, relaxation_rate
 
+CARD_FILE = "card.json"
 RETURNED = 0.05  # of KL at the start: what counts as back at the parent, unless an epsilon is given
 SHORT = 8  # updates over which stiffness is read
 
@@ -50,6 +52,7 @@ def read_card(
     nominal_k: float = math.nan,
     noise_floor_bits: float = 0.0,
     margin: float = 0.05,
+    reference: Reference | None = None,
     seed: int = 0,
     draws: int = springs.DRAWS,
 ) -> Card:
@@ -63,6 +66,7 @@ def read_card(
         nominal_k: tokens of pre-training over tokens of alignment, if known: what the law predicts for k_eff.
         noise_floor_bits: of the probe; smaller differences are not read as stiffness.
         margin: of the score around the base model's, for "phase change at base level".
+        reference: other models' updates to half, whose median the sentence ends with.
 
     Raises:
         ValueError: no curves, or curves that were probed at different updates.
@@ -87,7 +91,10 @@ def read_card(
     shape = None
     if len(updates) >= 6:
         shape = read_curve(updates, mean_T.tolist(), base_level=base, margin=margin, seed=seed)
-    return Card(_sentence(updates, mean_T, halved.value, what, curves[0].data), (*found, halved, speed), shape)
+    sentence = _sentence(updates, mean_T, halved.value, what, curves[0].data)
+    if reference is not None and mean_T[0] > 0:
+        sentence = f"{sentence.removesuffix('.')}; {reference.said()}."
+    return Card(sentence, (*found, halved, speed), shape)
 
 
 def _stack(curves: Sequence[ReboundCurve], measure: str) -> np.ndarray:

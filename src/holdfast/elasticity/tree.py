@@ -104,11 +104,6 @@ def normalised_rate_bits(rate_bits: float, model: TokenTree) -> float:
     return rate_bits - math.log2(len(model.leaves))
 
 
-def blocks_bits(length: int, depth: int, data: TokenTree) -> int:
-    """Bits of a response of ``length`` edges coded in blocks of ``depth`` (1.3, Theorem 3.4 of the paper)."""
-    return math.ceil(length / depth) * math.ceil(data.cut(depth).entropy_bits)
-
-
 def pareto_tree(leaves: int, alpha: float, seed: int) -> TokenTree:
     """Random leaf masses with a Pareto tail of exponent ``alpha``, on the binary strings of one length."""
     rng = np.random.default_rng(seed)

@@ -100,7 +100,7 @@ def spectrum(run: RunFolder) -> dict[str, Any] | None:
 
 
 def audit_lines(run: RunFolder) -> list[dict[str, str]] | None:
-    """The audit's numbers in words, in reading order."""
+    """The audit's numbers in words, in reading order; the alignment's stiffness last, beside the drift."""
     if not run.finished("audit"):
         return None
     from holdfast.geometry import Audit, concluded
@@ -109,7 +109,8 @@ def audit_lines(run: RunFolder) -> list[dict[str, str]] | None:
     found = Audit.load(run.stage("audit") / "audit")
     said, _ = concluded(found)
     first = {"name": "conclusion", "value": said.words, "meaning": f"{said.because}; {said.calibrated_on}"}
-    return [first, *(asdict(line) for line in describe(found))]
+    lines = [first, *(asdict(line) for line in describe(found))]
+    return lines + [{key: line[key] for key in ("name", "value", "meaning")} for line in stiffness_lines(run)]
 
 
 def elasticity_lines(run: RunFolder) -> list[dict[str, Any]] | None:
@@ -124,10 +125,13 @@ def elasticity_lines(run: RunFolder) -> list[dict[str, Any]] | None:
             lines.append(_line(name, told, interval, "code length; a rise is forgetting"))
         lines.append(_line(name, "KL(current ‖ parent)", probe["kl_to_base_nats"], "nats a sequence"))
         lines.append(_line(name, "KL(parent ‖ current)", probe["kl_from_base_nats"], "nats a sequence"))
+    return lines + stiffness_lines(run)
+
+
+def stiffness_lines(run: RunFolder) -> list[dict[str, Any]]:
+    """The effective stiffness, if the elasticity stage was run; runs of older versions have none."""
     place = run.stage("elasticity") / "stiffness.json"
-    if place.exists():  # runs of older versions have none
-        lines.append(_stiffness(read_json(place)))
-    return lines
+    return [_stiffness(read_json(place))] if run.finished("elasticity") and place.exists() else []
 
 
 def _stiffness(found: dict[str, Any]) -> dict[str, Any]:

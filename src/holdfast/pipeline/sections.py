@@ -77,6 +77,8 @@ class SkillSection(Section):
     # (`advbench`, `xstest`, ...), or prompts. Without them the built-in model gets its own; for others an error
     harmful: str | tuple[str, ...] | None = None
     benign: str | tuple[str, ...] | None = None  # the same, of prompts that must not be refused
+    # the same, of further prompts: a defence that can (`anchor`) holds their answers as they are, refused or not
+    hold: str | tuple[str, ...] | None = None
     share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of *estimate*; 0 or 1 for a list that is one half already
     salt: str = "holdfast"  # names the split
     max_prompts: PositiveInt | None = 200  # of each kind, in each half of the split; null: all
@@ -174,6 +176,8 @@ class ArmSection(Section):
     # `anchor`, `mixing`, `task-kl`, `adversarial-kl`, `ewc`, `token-wise`, `projection`, or another package's
     defence: str | None = None
     weight: PositiveFloat | None = None  # its one main setting; not given: steered to hold `budget.max_kl_nats`
+    # what the defence is made from: the skill's prompts, or requests that the model writes itself (`own`)
+    prompts: Literal["skill", "own"] = "skill"
 
     @model_validator(mode="before")
     @classmethod
@@ -196,6 +200,8 @@ class ArmSection(Section):
             raise ValueError(f"arm '{self.name}': weight={self.weight} without a defence; name one or drop weight")
         if self.defence is not None:
             check_name(self.defence)
+        elif self.prompts != "skill":
+            raise ValueError(f"arm '{self.name}': prompts={self.prompts} without a defence; name one")
         return self
 
 

@@ -6,7 +6,7 @@ Knows: which judge scores, where the base model is. Does not know: what a curve 
 from collections.abc import Mapping, Sequence
 
 from holdfast.data import Example
-from holdfast.elasticity import Card, Plan, Probe, read_card, rebound_curve
+from holdfast.elasticity import Card, Plan, Probe, packaged, read_card, rebound_curve
 from holdfast.evaluation import RefusalJudge
 from holdfast.evaluation.behaviour import ask_and_judge
 from holdfast.models import Subject
@@ -50,4 +50,10 @@ def undo(
         seed=seed,
         max_new_tokens=max_new_tokens,
     )
-    return read_card([curve], reading.gradients, noise_floor_bits=reading.noise_floor_bits, seed=seed)
+    return read_card(
+        [curve],
+        reading.gradients,
+        noise_floor_bits=reading.noise_floor_bits,
+        reference=packaged(),
+        seed=seed,
+    )
