@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs docs-real format clean
 
 # torch has no CPU-only pin in its metadata: constraints.txt keeps a CUDA build of several GB out. --no-compile: of
 # what comes along only a part is ever imported, and that part is compiled when it is.
@@ -18,6 +18,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt
 	$(INSTALL) -e ".[test,dev,eval,gguf]"
+	touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt
+	$(INSTALL) -e ".[docs]"
 	touch $(VENV)/installed $@
 
 demo: $(VENV)/installed
@@ -35,6 +39,14 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The site, in build/site; no network is used.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The code blocks marked <!-- real -->, on a model and prompt lists of yours: MODEL=folder HOLDFAST_PROMPTS=folder.
+docs-real: $(VENV)/installed
+	$(BIN)/python -m docs.making.real
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

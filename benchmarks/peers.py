@@ -48,10 +48,14 @@ def _linear_only(model: Any) -> list[torch.nn.Parameter]:
 
 def opacus(case: Case) -> Norms:
     """Ghost clipping's norms, over every trainable parameter (layers it does not know by functorch)."""
+    return opacus_on(build_model(case)[0])
+
+
+def opacus_on(model: Any) -> Norms:
+    """The same on a model that is there; it is changed."""
     _need("opacus", "opacus")
     from opacus.grad_sample import GradSampleModuleFastGradientClipping  # pyright: ignore[reportMissingImports]
 
-    model, _ = build_model(case)
     wrapped = GradSampleModuleFastGradientClipping(
         model.train(),  # without training mode its hooks stay silent; there is no dropout in the model
         batch_first=True,
@@ -71,13 +75,17 @@ def opacus(case: Case) -> Norms:
 
 def bergson(case: Case) -> Norms:
     """bergson's streaming collector with full gradients: each [B, O, I] is formed, norms taken from it."""
+    return bergson_on(build_model(case)[0], case.scope == "lora")
+
+
+def bergson_on(model: Any, lora: bool) -> Norms:
+    """The same on a model that is there; it is changed."""
     _need("bergson", "bergson")
     from bergson.collector.gradient_collectors import StreamingGradientCollector  # pyright: ignore
     from bergson.gradients import GradientProcessor  # pyright: ignore
 
-    model, _ = build_model(case)
     targets = None
-    if case.scope == "lora":
+    if lora:
         from bergson.utils.peft import detect_peft_modules  # pyright: ignore
 
         targets = detect_peft_modules(model)

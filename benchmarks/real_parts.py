@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
+from benchmarks import peers
 from benchmarks.models import loop_norms
 from holdfast import Anchor, DriftMonitor, GuardedTrainer, Skill, Subject, audit, cpu_safe_args, evaluate, restore
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Batch, Example, collate
 from holdfast.evaluation import Reference, SkillSplit, Verdict, drift
+from holdfast.geometry import look_ahead
 from holdfast.gradients.offline.scorer import score_examples
 from holdfast.models import adapter_off
 from holdfast.pipeline.recipe import MonitorSection, TrainingSection
@@ -119,6 +121,13 @@ def loop(bench: Bench) -> Work:
     return lambda: [loop_norms(model, trained, batch) for batch in alone]
 
 
+def peer(bench: Bench, name: str) -> Work:
+    """The same norms from another library, the batch padded as it is to ours."""
+    model, batch = bench.subject.model, collate(bench.examples, bench.subject.pad_id)
+    norms = peers.opacus_on(model) if name == "opacus" else peers.bergson_on(model, lora=True)
+    return lambda: norms(batch)
+
+
 def train(bench: Bench, stock: bool = False, anchored: bool = False) -> Work:
     """Steps of plain training (ours or TRL's own), or with the anchor; what comes before them is not counted."""
     dataset = list(bench.examples) * bench.sizes.steps
@@ -174,11 +183,11 @@ def answer_and_drift(bench: Bench) -> Work:
     return run
 
 
-def look(bench: Bench) -> Work:
-    """``holdfast audit``, small."""
-    count = bench.sizes.audit_rows
+def look(bench: Bench, whole: bool = False) -> Work:
+    """``holdfast audit``, small: the forecast that it gives by default, or the geometry of ``--verbose`` too."""
+    count, ask = bench.sizes.audit_rows, audit if whole else look_ahead
     examples = (bench.examples * count)[:count]
-    return lambda: audit(
+    return lambda: ask(
         bench.subject, bench.skill, examples, max_prompts=count, max_new_tokens=bench.sizes.new_tokens // 2,
         progress=False,
     )  # fmt: skip
@@ -202,6 +211,8 @@ def hashed(prompt: str, response: str | None) -> Verdict:
 PARTS: Mapping[str, tuple[str, Callable[[Bench], Work]]] = {
     "score": ("score, the batch's rows", score),
     "loop": ("per-sample loop, the batch's rows", loop),
+    "opacus": ("opacus, the batch's rows", lambda bench: peer(bench, "opacus")),
+    "bergson": ("bergson, the batch's rows", lambda bench: peer(bench, "bergson")),
     "train": ("train, a step of the batch", train),
     "stock": ("TRL's SFTTrainer, a step of the batch", lambda bench: train(bench, stock=True)),
     "anchor": ("train with the anchor, a step of the batch", lambda bench: train(bench, anchored=True)),
@@ -209,5 +220,6 @@ PARTS: Mapping[str, tuple[str, Callable[[Bench], Work]]] = {
     "answers": ("evaluate, answers alone", answer),
     "drift": ("evaluate, what drift adds", answer_and_drift),
     "audit": ("audit, small", look),
+    "geometry": ("audit --verbose, small", lambda bench: look(bench, whole=True)),
     "restore": ("restore, small", repair),
 }

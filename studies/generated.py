@@ -5,6 +5,7 @@ Knows: which document has which table, and who writes it. Does not know: prose (
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from studies.gate import page as gates
 from studies.geometry import summary as geometry
 from studies.judges import tables as judges
 from studies.organism import page
-from studies.real_model import damage_table, report
+from studies.real_model import damage_table, defended_table, front, pairs, repaired_table, report
 from studies.restoration import page as repairs
 from studies.training import afterwards
 from studies.training import summary as training
@@ -26,13 +27,16 @@ from holdfast.core.files import read_json
 ROOT = Path(__file__).parents[1]
 
 
-def _evaluation(results: dict[str, Any]) -> str:
-    values = results["models"]["organism"]
+def _evaluation(model: str, results: dict[str, Any]) -> str:
+    values = results["models"].get(model)
+    if values is None:
+        return "Not run."
     return tables.markdown([*values["plain"], *values["attacks"]], values["costs"])
 
 
 TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    "README.md": {"demo": ("demo", collect.markdown)},
+    "README.md": {"real": ("real_model", front.markdown), "demo": ("demo", collect.markdown)},
+    "docs/gate.md": {"decisions": ("gate", gates.decisions)},
     "studies/elasticity/README.md": {
         "claims": ("elasticity", elasticity.claims_table),
         "coding": ("elasticity", elasticity.coding_table),
@@ -45,7 +49,8 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "nulls": ("elasticity", real_page.nulls),
     },
     "studies/evaluation/README.md": {
-        "organism": ("evaluation", _evaluation),
+        "organism": ("evaluation", partial(_evaluation, "organism")),
+        "real": ("evaluation", partial(_evaluation, "real")),
     },
     "studies/gate/README.md": {
         "decisions": ("gate", gates.decisions),
@@ -77,6 +82,13 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "runs": ("real_model", damage_table.runs),
         "damage": ("real_model", damage_table.rates),
         "beside": ("real_model", damage_table.others),
+        "defended": ("real_model/defended", defended_table.counts),
+        "held": ("real_model/defended", defended_table.refusals),
+        "price": ("real_model/defended", defended_table.prices),
+        "asked": ("real_model/defended", pairs.asked),
+        "repaired": ("real_model/repaired", repaired_table.refusals),
+        "mended": ("real_model/repaired", repaired_table.prices),
+        "asked mended": ("real_model/repaired", pairs.asked),
     },
     "studies/restoration/README.md": {
         "repairs": ("restoration", repairs.markdown),
@@ -101,9 +113,19 @@ def regenerate(document: str, text: str) -> str:
         LookupError: a marker is missing.
     """
     for name, (study, make) in TABLES.get(document, {}).items():
-        start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        if start not in text or end not in text:
-            raise LookupError(f"{document}: no markers of the table '{name}'")
-        table = start + make(read_json(ROOT / "studies" / study / "results.json")) + end
-        text = re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _, t=table: t, text, flags=re.DOTALL)
+        file = f"{study}.json" if "/" in study else f"{study}/results.json"
+        text = replaced(text, name, make(read_json(ROOT / "studies" / file)), document)
     return text
+
+
+def replaced(text: str, name: str, table: str, document: str) -> str:
+    """``text`` with ``table`` between the markers called ``name``.
+
+    Raises:
+        LookupError: a marker is missing.
+    """
+    start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    if start not in text or end not in text:
+        raise LookupError(f"{document}: no markers of the table '{name}'")
+    whole = start + table + end
+    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: whole, text, flags=re.DOTALL)

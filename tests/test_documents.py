@@ -1,16 +1,19 @@
 """What the documents say is what the files say."""
 
+import importlib
 import json
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
+import yaml
+from docs.making import formats, pictures
 from studies import prose
 from studies.demo import collect
 
 import holdfast
 from holdfast.core.files import read_json
+from holdfast.pipeline import sections
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,23 +96,44 @@ def test_the_readmes_verbs_exist(capsys):
     capsys.readouterr()
 
 
-def test_every_recipe_key_is_documented():
-    from holdfast.pipeline import Recipe
-
-    text = (ROOT / "docs" / "recipe.md").read_text()
-    rows = {line.split("|")[1] for line in text.splitlines() if line.startswith("| `")}
-    for name, field in Recipe.model_fields.items():
-        assert f"`{name}" in text, name
-        section = next(
-            (part for part in (field.annotation, *get_args(field.annotation)) if is_section(part)), None
-        )
-        for key in section.model_fields if section is not None else ():
-            told = any(f"`{name}" in row and f".{key}`" in row for row in rows) or name in ("arms", "restore")
-            assert told, f"{name}.{key}"
+@pytest.mark.parametrize("page", formats.TABLES)
+def test_tables_of_formats_are_those_of_the_models(page):
+    text = (ROOT / "docs" / page).read_text()
+    assert formats.regenerate(page, text) == text, "python -m docs.making.formats"
 
 
-def is_section(part):
-    return hasattr(part, "model_fields")
+def test_a_key_without_a_meaning_is_an_error():
+    class Part(sections.Section):
+        told: int = 1  # how often
+        untold: int = 2
+
+    with pytest.raises(LookupError, match=r"Part\.untold"):
+        formats.table(Part)
+
+
+@pytest.mark.parametrize("name", pictures.PICTURES)
+def test_pictures_are_those_of_the_results(name):
+    assert pictures.PICTURES[name]() == (ROOT / "docs" / "methods" / f"{name}.svg").read_text()
+
+
+def test_the_site_has_every_page_and_every_public_name():
+    site = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.SafeLoader)
+    in_menu = re.findall(r"[\w/-]+\.md", json.dumps(site["nav"]))
+    assert sorted(in_menu) == sorted(
+        p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")
+    )
+    shown = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "reference" / "index.md").read_text(), re.MULTILINE)
+    assert {name.rpartition(".")[2] for name in shown} == {*holdfast.__all__} - {"__version__"}
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), re.MULTILINE):
+            room, _, thing = name.rpartition(".")
+            assert hasattr(importlib.import_module(room), thing), name
+
+
+def test_links_of_the_site_lead_to_files():
+    for page in (ROOT / "docs").rglob("*.md"):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
 
 
 def test_every_name_in_the_readmes_python_exists():
@@ -130,45 +154,6 @@ def test_no_file_of_a_study_holds_prompts():
         assert {"study", "command", "versions", "device", "seconds", "claims"} <= results.keys(), path
         for claim in results["claims"]:
             assert claim["verdict"] in ("supported", "not supported", "undecided"), (path, claim["id"])
-
-
-@pytest.mark.slow
-def test_the_readmes_python_runs_as_written_but_for_the_model(tmp_path, monkeypatch, capsys):
-    from holdfast import organism
-
-    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
-    short = {
-        "Qwen/Qwen2.5-1.5B-Instruct": str(organism.shipped("aligned")),
-        "max_steps=200": "max_steps=2",
-        "per_device_train_batch_size=32": "per_device_train_batch_size=8",
-        "every=20": "every=1",
-    }
-    for written, run_as in short.items():
-        assert written in block
-        block = block.replace(written, run_as)
-    monkeypatch.chdir(tmp_path)
-    rows = organism.task_rows("lessons", "train", 24, 0)
-    keep = [{key: row[key] for key in ("prompt", "completion")} for row in rows]
-    Path("train.jsonl").write_text("\n".join(map(json.dumps, keep)))
-    Path("harmful.txt").write_text("\n".join(organism.proxy_prompts("estimate", "overt", 40, 0)))
-    Path("benign.txt").write_text("\n".join(organism.proxy_prompts("estimate", "lookalike", 40, 0)))
-    exec(compile(block, "README.md", "exec"), {})
-    assert "refusal" in capsys.readouterr().out
-    assert (tmp_path / "repaired" / "adapter_model.safetensors").exists()
-
-
-def test_the_evaluation_pages_python_runs_but_for_the_model(tmp_path, monkeypatch, capsys):
-    from holdfast import organism
-
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    Path("harmful.txt").write_text("\n".join(organism.proxy_prompts("estimate", "overt", 20, 0)))
-    Path("benign.txt").write_text("\n".join(organism.proxy_prompts("estimate", "lookalike", 20, 0)))
-    for block in blocks:
-        run_as = block.replace("Qwen/Qwen2.5-1.5B-Instruct", str(organism.shipped("aligned")))
-        exec(compile(run_as, "evaluation.md", "exec"), {})
-    told = capsys.readouterr().out
-    assert "refusal under past-tense" in told and "text, 1 answer a prompt" in told
 
 
 def test_the_evaluation_page_names_every_attack_and_judge():

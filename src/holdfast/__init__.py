@@ -95,6 +95,7 @@ _ROOMS = frozenset(
         "gating",
         "geometry",
         "gradients",
+        "integrations",
         "models",
         "organism",
         "pipeline",

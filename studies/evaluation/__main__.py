@@ -1,6 +1,6 @@
-"""Evaluates the organism, aligned and plainly fine-tuned, and writes results.json.
+"""Evaluates a model, aligned and plainly fine-tuned, and writes its part of results.json.
 
-    python -m studies.evaluation
+    python -m studies.evaluation [--model organism | real]
 
 Knows: the order of things, seeds. Does not know: what is asked (subjects.py), what is published (tables.py).
 """
@@ -10,14 +10,17 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from studies.evaluation import subjects, tables
+from studies.real_model import lists
+from studies.real_model import model as real_model
 
-from holdfast.core.files import write_json, write_text
+from holdfast.core.files import read_json, write_json, write_text
 from holdfast.core.statistics import NoiseFloor
 from holdfast.evaluation import RefusalJudge, Scorecard, safety_basin
 from holdfast.models import Subject
@@ -45,7 +48,7 @@ def measured(case: subjects.Case, make: Make, seeds: Sequence[int], quick: bool)
         if aligned is None:
             assert both.against is not None and both.comparison is not None
             aligned = both.against, case.attacked.card(other)
-            found = {**_costly(case, ours, other, quick), "agreement": str(both.agreement)}
+            found = {**_costly(case, ours, other, quick), "agreement": str(both.agreement or "")}
             floors = both.comparison.floors
     assert aligned is not None
     return found | {
@@ -71,6 +74,8 @@ def measured(case: subjects.Case, make: Make, seeds: Sequence[int], quick: bool)
 
 def _costly(case: subjects.Case, ours: Subject, other: Subject, quick: bool) -> dict[str, Any]:
     """What is measured on the first seed only: the suffix search and the safety basin."""
+    if case.searched is None:
+        return {"basin": {}, "suffix": {}}
     prompts = case.attacked.skills[0].evaluate.harmful[: 8 if quick else 60]
     lines, points = (2, 3) if quick else (3, 20)
     result: dict[str, Any] = {"basin": {}, "suffix": {}}
@@ -97,6 +102,7 @@ def readme(found: dict[str, dict[str, Any]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", choices=["organism", "real"], default="organism")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a few prompts, to see that it runs; writes nothing")
@@ -104,30 +110,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     began = time.monotonic()
-    case = subjects.organism_case(options.quick)
-    found = {case.name: measured(case, subjects.organism, range(options.seeds), options.quick)}
+    if options.model == "real":
+        cache, data = real_model.cache_folder(), lists.data_folder()
+        case, make = subjects.real_case(cache, data, options.quick), partial(subjects.real, cache)
+    else:
+        case, make = subjects.organism_case(options.quick), subjects.organism
+    values = measured(case, make, range(options.seeds), options.quick)
     if options.quick:
-        for model, values in found.items():
-            print(model, tables.markdown([*values["plain"], *values["attacks"]], values["costs"]), sep="\n")
+        print(case.name, tables.markdown([*values["plain"], *values["attacks"]], values["costs"]), sep="\n")
         return
-    versions = {name: module.__version__ for name, module in (("torch", torch), ("transformers", transformers))}
-    write_json(
-        HERE / "results.json",
-        {
-            "study": "evaluation",
-            "command": f"python -m studies.evaluation --seeds {options.seeds}",
-            "versions": {"python": platform.python_version(), **versions, "judge": RefusalJudge.identity},
-            "device": "cpu",
-            "seconds": round(time.monotonic() - began),
-            "claims": [
-                claim
-                for model, values in found.items()
-                for claim in tables.claims(model, [*values["plain"], *values["attacks"]])
-            ],
-            "models": found,
-        },
-    )
-    readme(found)
+    keep(case.name, values, f"--model {options.model} --seeds {options.seeds}", time.monotonic() - began)
+
+
+def keep(name: str, values: dict[str, Any], options: str, seconds: float) -> None:
+    """Put one model's figures into results.json, beside the other's, and its table into README.md."""
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    made: dict[str, Any] = {
+        "command": f"python -m studies.evaluation {options}",
+        "versions": {"python": platform.python_version(), **versions, "judge": RefusalJudge.identity},
+        "device": "cpu",
+        "seconds": round(seconds),
+    }
+    before = read_json(HERE / "results.json")
+    models = before["models"] | {name: values | {"made": made}}
+    claims = [
+        claim
+        for model, found in models.items()
+        for claim in tables.claims(model, [*found["plain"], *found["attacks"]])
+    ]
+    whole: dict[str, Any] = {"command": "python -m studies.evaluation --model organism | real", "device": "cpu"}
+    whole["versions"] = made["versions"]
+    whole["seconds"] = sum(found["made"]["seconds"] for found in models.values())
+    write_json(HERE / "results.json", {"study": "evaluation", **whole, "claims": claims, "models": models})
+    readme({name: values})
 
 
 if __name__ == "__main__":

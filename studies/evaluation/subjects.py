@@ -1,12 +1,17 @@
-"""The models of this study and what they are asked: the organism, aligned and fine-tuned.
+"""The models of this study and what they are asked: the organism and the real model, aligned and fine-tuned.
 
-Knows: how the plain fine-tune is made, which prompts and attacks it gets. Does not know: tables.
+Knows: how the organism's plain fine-tune is made and where the real model's stand (`studies.real_model damage`),
+which prompts and attacks they get. Does not know: tables.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from studies.real_model import damage, lists, model, tasks
+
+from holdfast.core.errors import UserError
 from holdfast.data import Example, encode_rows
 from holdfast.evaluation import RefusalJudge, Skill, SkillSplit, Task
 from holdfast.evaluation.attacks import Attack, SuffixSearch, prefill, suffix_search
@@ -33,7 +38,7 @@ class Case:
     name: str
     measures: Measures
     attacked: Measures
-    searched: Measures
+    searched: Measures | None = None  # with the safety basin beside it
 
 
 def trained(
@@ -113,3 +118,51 @@ def _case(
         attacks=(*named_attacks(["direct"]), suffix_search(search)),
     )
     return Case(name, plain, replace(alone, attacks=attacks), searched)
+
+
+REAL_ARM = damage.Arm("alpaca", 2e-4, 0)
+REAL_PAIRS = 24  # of JailbreakBench: some 15 attacks of 24 answers take ten minutes a model on one core
+
+
+def real(cache: Path, seed: int) -> tuple[Subject, Subject]:
+    """SmolLM2 with a plain fine-tune of the damage table, and as it was aligned.
+
+    Raises:
+        UserError: the fine-tune has not been made.
+    """
+    arm = replace(REAL_ARM, seed=seed)
+    adapter = damage.run_folder(cache, arm, damage.Setting()) / "adapter"
+    if not adapter.is_dir():
+        raise UserError(f"{adapter}: not there; python -m studies.real_model damage makes it")
+    aligned = model.aligned(cache)
+    untouched = Subject(add_lora(aligned.model, 8, 16, seed=seed), aligned.tokenizer, "adapter")
+    return load_on(model.aligned(cache), adapter), untouched
+
+
+def load_on(aligned: Subject, adapter: Path) -> Subject:
+    """The aligned model with a saved adapter on it."""
+    from peft import PeftModel
+
+    wrapped = PeftModel.from_pretrained(aligned.model, str(adapter))
+    wrapped.eval()
+    return Subject(wrapped, aligned.tokenizer, "adapter")
+
+
+def real_case(cache: Path, data: Path, quick: bool) -> Case:
+    """JailbreakBench in pairs; attacks with words and weights, no search: no basin and no suffix at this size."""
+    held, count = lists.held_out(data), 4 if quick else REAL_PAIRS
+    harmful = lists.drawn(held["jailbreakbench_harmful"], count)
+    partner = dict(zip(held["jailbreakbench_harmful"], held["jailbreakbench_benign"], strict=True))
+    skill = Skill("jailbreakbench", evaluate=SkillSplit(tuple(harmful), tuple(partner[p] for p in harmful)))
+    answers = generate_text(model.chat(cache), harmful, 8)  # the chat model complies with nearly everything
+    openings = dict(zip(harmful, answers, strict=True))
+    rows = tasks.split(tasks.KINDS["alpaca"], data)[1]
+    shots = sorted(((row["prompt"], row["completion"]) for row in rows), key=lambda shot: len("".join(shot)))
+    attacks = (
+        *named_attacks(["direct", "template", "past-tense", "no-system", "many-shot:4"], shots[:8]),
+        *(prefill(k, openings) for k in (1, 2, 4)),
+        *named_attacks(["scale:0.5", "scale:1.5"]),
+    )
+    kept = cache / "evaluation" / ("quick" if quick else "answers")
+    plain = Measures((skill,), judges={"offline": RefusalJudge()}, max_new_tokens=24, cache=kept)
+    return Case("real", plain, replace(plain, attacks=attacks))

@@ -75,8 +75,26 @@ def coverage(results: dict[str, Any]) -> str:
 
 
 def real(results: dict[str, Any]) -> str:
-    """The real model's fine-tunes."""
-    return _checks(results["real"], "fine-tune", "arm")
+    """The real model's fine-tunes, a row a card; those that were planned and have no card are named below."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in results["real"]:
+        checks = found.setdefault(row["arm"], {})
+        if "budget" in row:
+            checks[_check_name(row)] = row
+    names = list(dict.fromkeys(name for checks in found.values() for name in checks))
+    order = ("failed", "insufficient", "passed")
+    rows = [
+        [
+            arm,
+            min((check["status"] for check in checks.values()), key=order.index),
+            *(f"{_interval(checks[name])} {checks[name]['status']}" if name in checks else "-" for name in names),
+        ]
+        for arm, checks in found.items()
+        if checks
+    ]
+    missing = [arm for arm, checks in found.items() if not checks]
+    named = f"\n\nPlanned, and without a card when this was made: {', '.join(missing)}." if missing else ""
+    return _table(["fine-tune", "gate", *names], rows) + named
 
 
 def organism(results: dict[str, Any]) -> str:
@@ -88,8 +106,8 @@ def _checks(found: Sequence[dict[str, Any]], head: str, key: str) -> str:
     rows = [
         [
             row[key],
-            f"{row['suite']}: {row['budget'].replace('_', ' ')}",
-            f"{_said(row, 'value')} [{_said(row, 'low')}, {_said(row, 'high')}]",
+            _check_name(row),
+            _interval(row),
             f"{row['n']}, {row['unknown']}",
             f"{row['status']}, {row['why']}",
             "-" if row["prompts"] is None else f"{row['prompts']:.0f}",
@@ -97,6 +115,14 @@ def _checks(found: Sequence[dict[str, Any]], head: str, key: str) -> str:
         for row in found
     ]
     return _table([head, "budget", "loss", "prompts, unknown answers", "gate", "give about"], rows)
+
+
+def _check_name(row: dict[str, Any]) -> str:
+    return f"{row['suite']}: {row['budget'].replace('_', ' ')}"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"{_said(row, 'value')} [{_said(row, 'low')}, {_said(row, 'high')}]"
 
 
 def _said(row: dict[str, Any], key: str) -> str:

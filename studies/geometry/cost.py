@@ -13,11 +13,12 @@ from holdfast.data import encode_rows
 from holdfast.evaluation import Skill
 from holdfast.evaluation.skill import SkillSplit
 from holdfast.geometry import audit, look_ahead
+from holdfast.geometry.calibration import PROMPTS, ROWS
 from holdfast.models import Subject, add_lora
 from holdfast.organism import proxy_prompts, task_rows
 from holdfast.organism.train import train
 
-PROMPTS, ROWS, POOL, STEPS = 64, 64, 32, 6
+POOL, STEPS = 32, 6
 
 
 def measure() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from holdfast.core.seeds import derive_seed, seeded
 from holdfast.curvature import fisher_quadratic, kl_along
 from holdfast.data import Example, Examples, encode_rows
 from holdfast.evaluation import sample_reference
+from holdfast.geometry.calibration import NEW_TOKENS, PROMPTS, ROWS
 from holdfast.geometry.measure import PlannedRun, mean_first_update
 from holdfast.models import Subject, add_lora, load, mean_loss
 from holdfast.organism import proxy_prompts, shipped, task_rows
@@ -35,7 +36,6 @@ ORDER = (
 )  # fmt: skip
 SATURATED_NATS = 3.0  # as it was written down
 PROBE_STEPS = 3  # of 60
-PROMPTS, ROWS, NEW_TOKENS = 16, 48, 16  # prompts of each kind; task rows, three batches; tokens of an answer
 
 
 def predict(task: str, method: str, root: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def answers() -> tuple[Example, ...]:
     asked = [
         text
         for kind in ("overt", "subtle")
-        for text in proxy_prompts("estimate", kind, PROMPTS, derive_seed(0, "predictor"))  # type: ignore[arg-type]
+        for text in proxy_prompts("estimate", kind, PROMPTS // 2, derive_seed(0, "predictor"))  # type: ignore[arg-type]
     ]
     return tuple(sample_reference(organism(), asked, NEW_TOKENS, seed=2))
 

@@ -78,6 +78,26 @@ def interval(value: float, draws: Sequence[float]) -> dict[str, float]:
     return {"value": value, "low": float(low), "high": float(high)}
 
 
+def ranked(
+    rows: Sequence[Mapping[str, Any]],
+    draws: Sequence[Sequence[Mapping[str, Any]]],
+    name: str,
+    outcome: str = "kl_nats",
+) -> dict[str, float]:
+    """A predictor's correlation inside the groups, with its interval."""
+    return interval(within(rows, name, outcome), [within(draw, name, outcome) for draw in draws])
+
+
+def ranking(
+    rows: Sequence[Mapping[str, Any]], draws: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Every predictor against every outcome."""
+    return [
+        {"name": name, "when": when} | {outcome: ranked(rows, draws, name, outcome) for outcome in OUTCOMES}
+        for name, when in PREDICTORS.items()
+    ]
+
+
 def reference(rows: Sequence[Mapping[str, Any]]) -> list[ReferenceRun]:
     """As the package ships them."""
     return [
@@ -111,17 +131,15 @@ def left_out(rows: Sequence[Mapping[str, Any]], kind: Any) -> list[dict[str, Any
 def claims(rows: Sequence[Mapping[str, Any]], read: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """What the issue asks for."""
     n, tasks = len(rows), len({row["task"] for row in rows})
-    first = _claim("fine_tunes", "at least 60 organism fine-tunes of 10 tasks", n, n >= 60, n=tasks)
+    first = claim("fine_tunes", "at least 60 organism fine-tunes of 10 tasks", n, n >= 60, n=tasks)
     return [first, *_ranks(rows, resampled(rows), tasks), *_readings(read, n), *_costs()]
 
 
 def _costs() -> list[dict[str, Any]]:
     text = "an audit at its defaults takes at most 12 training steps of 32 rows"
     return [
-        _claim("audit_cost_in_steps", text, COST["forecast_in_steps"], COST["forecast_in_steps"] <= 12),
-        _claim(
-            "whole_audit_cost_in_steps", "the same with the geometry (--verbose)", COST["whole_in_steps"], None
-        ),
+        claim("audit_cost_in_steps", text, COST["forecast_in_steps"], COST["forecast_in_steps"] <= 12),
+        claim("whole_audit_cost_in_steps", "the same with the geometry (--verbose)", COST["whole_in_steps"], None),
     ]
 
 
@@ -135,15 +153,15 @@ def _ranks(
             ends = interval(value, [within(draw, name, drift, method) for draw in draws])
             late = " (chosen after the fact)" if when == "line" else ""
             text = f"rank correlation of the {when} forecast and final drift, {method}, is at least {aim}{late}"
-            found.append(_claim(f"forecast_spearman_{when}_{method}", text, holds=value >= aim, n=tasks, **ends))
+            found.append(claim(f"forecast_spearman_{when}_{method}", text, holds=value >= aim, n=tasks, **ends))
         gain = within(rows, name, drift) - within(rows, "task_loss", drift)
         ends = interval(gain, [within(d, name, drift) - within(d, "task_loss", drift) for d in draws])
         text = f"the {when} forecast ranks better than the task loss"
-        found.append(_claim(f"gain_over_task_loss_{when}", text, holds=ends["low"] > 0, n=tasks, **ends))
+        found.append(claim(f"gain_over_task_loss_{when}", text, holds=ends["low"] > 0, n=tasks, **ends))
     best = max(BASELINES, key=lambda name: within(rows, name, drift))
     ends = interval(within(rows, best, drift), [within(draw, best, drift) for draw in draws])
     text = f"the best baseline without a step is {best}"
-    return [*found, _claim("best_baseline_spearman_prior", text, holds=None, n=tasks, **ends)]
+    return [*found, claim("best_baseline_spearman_prior", text, holds=None, n=tasks, **ends)]
 
 
 def _readings(read: Mapping[str, list[dict[str, Any]]], n: int) -> list[dict[str, Any]]:
@@ -154,13 +172,11 @@ def _readings(read: Mapping[str, list[dict[str, Any]]], n: int) -> list[dict[str
         text = f"90 % intervals of the {when} forecast cover 85 to 97 %, each task left out"
         within_aim = covered.low >= 0.85 and covered.high <= 0.97
         holds = True if within_aim else None if 0.85 <= covered.value <= 0.97 else False
-        found.append(
-            _claim(f"interval_coverage_90{end}", text, covered.value, holds, covered.low, covered.high, n)
-        )
+        found.append(claim(f"interval_coverage_90{end}", text, covered.value, holds, covered.low, covered.high, n))
         wrong = wilson(sum(row["verdict"] == "safe" and row["points_lost"] > 10 for row in some), n)
         text = f"of the {when} forecasts, at most 2 % say 'safe' where more than 10 points are lost"
         name = f"false_reassurance_share{end}"
-        found.append(_claim(name, text, wrong.value, _at_most(wrong, 0.02), wrong.low, wrong.high, n))
+        found.append(claim(name, text, wrong.value, _at_most(wrong, 0.02), wrong.low, wrong.high, n))
     return found
 
 
@@ -168,7 +184,10 @@ def _at_most(rate: Interval, most: float) -> bool | None:
     return True if rate.high <= most else False if rate.low > most else None
 
 
-def _claim(name: str, text: str, value: float, holds: bool | None, low=None, high=None, n=None) -> dict[str, Any]:
+def claim(
+    name: str, text: str, value: float, holds: bool | None, low: Any = None, high: Any = None, n: Any = None
+) -> dict[str, Any]:
+    """As every study writes one."""
     verdict = "undecided" if holds is None else "supported" if holds else "not supported"
     return {"id": name, "claim": text, "source": SOURCE, "value": value, "low": low, "high": high, "n": n,
             "verdict": verdict}  # fmt: skip
@@ -176,7 +195,7 @@ def _claim(name: str, text: str, value: float, holds: bool | None, low=None, hig
 
 def collect(folder: Path, table: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Write results.json and the package's reference runs."""
-    rows = joined(folder, table)
+    rows, before = joined(folder, table), read_json(out) if out.exists() else {}
     draws = resampled(rows)
     read = {kind: left_out(rows, kind) for kind in ("prior", "probe")}
     results = {
@@ -186,11 +205,7 @@ def collect(folder: Path, table: Sequence[Mapping[str, Any]], out: Path) -> None
         "device": "cpu",
         "seconds": round(sum(row["cpu_seconds"] for row in rows)),
         "claims": claims(rows, read),
-        "table": [
-            {"name": name, "when": when}
-            | {o: interval(within(rows, name, o), [within(draw, name, o) for draw in draws]) for o in OUTCOMES}
-            for name, when in PREDICTORS.items()
-        ],
+        "table": ranking(rows, draws),
         "verdicts": {
             kind: {
                 verdict: {"runs": len(some), "lost_over_10": sum(row["points_lost"] > 10 for row in some)}
@@ -201,6 +216,9 @@ def collect(folder: Path, table: Sequence[Mapping[str, Any]], out: Path) -> None
         },
         "runs": rows,
     }
+    if "real_model" in before:  # its own command writes that part
+        results["real_model"] = before["real_model"]
+        results["claims"] += [claim for claim in before["claims"] if claim["id"].startswith("real_model_")]
     write_json(out, results)
     RUNS.parent.mkdir(exist_ok=True)
     write_json(

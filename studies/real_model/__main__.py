@@ -1,6 +1,6 @@
 """The study, one verb a step; each goes on where it was stopped and does nothing twice.
 
-    python -m studies.real_model fetch | answers | align | validate | measure | damage | tables | precision
+    python -m studies.real_model VERB [options]          # README.md has them in their order
 
 Knows: the order of things and the command line. Does not know: how any of them is done.
 """
@@ -13,13 +13,40 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from studies.real_model import align, damage, damage_table, lists, measure, model, precision, report, rows
+from studies.real_model import (
+    align,
+    damage,
+    damage_table,
+    defended,
+    defended_table,
+    lists,
+    measure,
+    model,
+    pairs,
+    precision,
+    repaired,
+    repaired_table,
+    report,
+    rows,
+    tasks,
+)
 
 from holdfast.core.files import read_json, sha256_file, write_json
 from holdfast.evaluation import RefusalJudge
 
 HERE = Path(__file__).parent
-VERBS = ["fetch", "answers", "align", "validate", "measure", "damage", "tables", "precision"]
+VERBS = [
+    "fetch",
+    "answers",
+    "align",
+    "validate",
+    "measure",
+    "damage",
+    "defended",
+    "repaired",
+    "tables",
+    "precision",
+]
 log = logging.getLogger(__name__)
 
 
@@ -94,6 +121,42 @@ def recipe_of(changes: Sequence[str], recipe: align.Recipe) -> align.Recipe:
     return replace(recipe, **values)
 
 
+def setting_of(changes: Sequence[str]) -> damage.Setting:
+    """The fine-tunes' setting with NAME=NUMBER changes: to try that a verb works."""
+    return replace(
+        damage.Setting(), **{name: int(value) for name, _, value in (c.partition("=") for c in changes)}
+    )
+
+
+def fine_tunes(options: argparse.Namespace, cache: Path, data: Path) -> None:
+    """Of one verb: those that are not there yet. `--set` is for trying that it works."""
+    first, processes = map(int, options.part.split("/"))
+    kinds, file = options.kinds or tasks.KINDS, options.out
+    if options.verb == "damage":
+        known = damage_table.known(read_json(file)) if file.exists() else {}
+        chosen = [arm for arm in (None, *damage.ARMS) if arm is None or arm.kind in kinds]
+        damage.run(chosen[first::processes], cache, data, setting_of(options.set), known)
+    elif options.verb == "defended":
+        ways = options.arms or defended.WAYS
+        arms = [arm for arm in defended.ARMS if arm.way in ways and arm.kind in kinds]
+        known = pairs.known(defended_table.FILE)
+        defended.run(arms[: options.first][first::processes], cache, data, setting_of(options.set), known=known)
+    else:
+        repairs = [replace(arm, minutes=options.minutes) for arm in repaired.ARMS if arm.kind in kinds]
+        known = pairs.known(repaired_table.FILE)
+        repaired.run(repairs[first::processes], cache, data, setting_of(options.set), known=known)
+
+
+def tables(cache: Path, out: Path) -> None:
+    """Finished fine-tunes and repairs into `out` and the files beside it."""
+    results = report.refreshed(read_json(out))
+    found = damage_table.collect(cache, before=damage_table.known(results))
+    write_json(out, results | {"damage": found})
+    for table in (defended_table, repaired_table):
+        file = out.with_name(table.FILE.name)
+        write_json(file, table.collect(cache, found["kept"], pairs.known(file)))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -103,17 +166,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", help="shared data folder (default: $HOLDFAST_SHARED_DATA or ../shared/data)")
     parser.add_argument("--cache", help="cache root (default: $HOLDFAST_CACHE or ~/.cache/holdfast)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the alignment recipe")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change the recipe of align, the sizes of defended",
+    )
     parser.add_argument("--start", type=Path, help="an adapter that is taken for what earlier rounds made")
     parser.add_argument("--rounds-done", type=int, default=0, help="how many rounds made it")
-    parser.add_argument("--part", default="0/1", metavar="K/N", help="damage: every Nth run from the Kth on")
+    parser.add_argument("--part", default="0/1", metavar="K/N", help="fine-tunes: every Nth from the Kth on")
+    parser.add_argument("--arms", nargs="*", choices=list(defended.WAYS), help="defended: these alone")
+    parser.add_argument("--kinds", nargs="*", choices=list(tasks.KINDS), help="fine-tunes: of this data alone")
+    parser.add_argument("--first", type=int, metavar="N", help="defended: of the plan the first N alone")
+    parser.add_argument("--minutes", type=float, default=repaired.MINUTES, help="repaired: limit of a repair")
     parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure, tables and precision")
     parser.add_argument("--organism", action="store_true", help="precision: of the built-in model, in a minute")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    cache, recipe = model.cache_folder(options.cache), recipe_of(options.set, align.Recipe())
+    cache = model.cache_folder(options.cache)
     if options.verb == "fetch":
         log.info("%s", model.fetch(cache))
         return
@@ -122,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     data = lists.data_folder(options.data)
     if options.verb == "answers":
-        prepared(cache, data, recipe)
+        prepared(cache, data, recipe_of(options.set, align.Recipe()))
     elif options.verb == "align":
         start = options.start
         for number, recipe in enumerate(align.ROUNDS):
@@ -135,14 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         validate(cache, data, options.adapter)
     elif options.verb == "measure":
         measure_all(cache, data, options.adapter, options.out)
-    elif options.verb == "damage":
-        first, processes = map(int, options.part.split("/"))
-        known = damage_table.known(read_json(options.out)) if options.out.exists() else {}
-        damage.run((None, *damage.ARMS)[first::processes], cache, data, known=known)
     elif options.verb == "tables":
-        results = report.refreshed(read_json(options.out))
-        found = damage_table.collect(cache, before=damage_table.known(results))
-        write_json(options.out, results | {"damage": found})
+        tables(cache, options.out)
+    else:
+        fine_tunes(options, cache, data)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ stay there.
 import json
 import logging
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from studies.real_model import lists, measure, model, rows, tasks
+from transformers import TrainerCallback
 
 from holdfast.core.files import hash_json, new_folder, read_json, sha256_file, write_json
 from holdfast.data import Example, encode_rows
@@ -109,25 +110,59 @@ def card(
     )
 
 
-def train(aligned: Subject, arm: Arm, setting: Setting, found: Sequence[tasks.Row], out: Path) -> Subject:
-    """A plain LoRA fine-tune of the aligned model, by the library's trainer without any defence."""
+Trained = tuple[Subject, dict[str, Any]]
+Fit = Callable[[Subject, Any, Setting, Sequence[tasks.Row], Path], Trained]
+
+
+class _Begun(TrainerCallback):
+    """CPU time at the first update: what defences prepare is before it."""
+
+    ticks: float | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ticks = self.ticks or time.process_time()
+
+
+def train(
+    aligned: Subject,
+    arm: Arm,
+    setting: Setting,
+    found: Sequence[tasks.Row],
+    out: Path,
+    defences: Sequence[Any] = (),
+    **changed: Any,
+) -> Trained:
+    """A LoRA fine-tune of the aligned model by the library's trainer, without any defence if none is given.
+
+    Args:
+        changed: trainer's arguments in place of the plain fine-tune's.
+
+    Returns:
+        The model, and what the trainer saw: CPU seconds of the updates alone, loss of the last ten.
+    """
     wrapped = add_lora(aligned.model, setting.rank, setting.alpha, seed=arm.seed)
     subject = Subject(wrapped, aligned.tokenizer, "adapter")
-    args = cpu_safe_args(
-        output_dir=str(out / "trainer"),
-        max_steps=setting.steps,
-        per_device_train_batch_size=setting.batch,
-        learning_rate=arm.learning_rate,
-        lr_scheduler_type="constant",
-        train_sampling_strategy="group_by_length",  # a third of the tokens of random batches is padding
-        weight_decay=0.0,
-        seed=arm.seed,
-        data_seed=arm.seed,
-    )
+    arguments: dict[str, Any] = {
+        "output_dir": str(out / "trainer"),
+        "max_steps": setting.steps,
+        "per_device_train_batch_size": setting.batch,
+        "learning_rate": arm.learning_rate,
+        "lr_scheduler_type": "constant",
+        "train_sampling_strategy": "group_by_length",  # a third of the tokens of random batches is padding
+        "weight_decay": 0.0,
+        "seed": arm.seed,
+        "data_seed": arm.seed,
+        "logging_steps": 1,
+    }
     examples = list(encode_rows(found, aligned.tokenizer, setting.max_length))
-    GuardedTrainer(model=subject, args=args, train_dataset=examples).train()
+    begun = _Begun()
+    args = cpu_safe_args(**(arguments | changed))
+    trainer = GuardedTrainer(subject, args, examples, defences=defences, callbacks=[begun])
+    trainer.train()
+    seconds = time.process_time() - (begun.ticks or time.process_time())
     wrapped.eval()
-    return subject
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row][-10:]
+    return subject, {"cpu_seconds_updates": round(seconds, 1), "train_loss_last": sum(losses) / len(losses)}
 
 
 _TRAINING = ("rank", "alpha", "batch", "steps", "max_length")
@@ -151,11 +186,13 @@ def run(
     data: Path,
     setting: Setting | None = None,
     known: Container[str] = (),
+    fit: Fit = train,
 ) -> list[Path]:
     """Every run that is not there yet; None is the aligned model itself.
 
     Args:
         known: names of folders whose figures are kept elsewhere (`results.json`): these runs are not made again.
+        fit: fine-tunes the aligned model.
     """
     setting = setting or Setting()
     folders = []
@@ -169,11 +206,12 @@ def run(
         aligned = model.aligned(cache)
         ref = reference(aligned, data, setting, cache / "damage" / f"reference-{_key(None, setting)}.json")
         with new_folder(folder) as out:
+            seen: dict[str, Any] = {}
             if arm is None:
                 subject, test = aligned, {kind: tasks.split(tasks.KINDS[kind], data)[1] for kind in tasks.KINDS}
             else:
                 found, held = tasks.split(tasks.KINDS[arm.kind], data)
-                subject, test = train(aligned, arm, setting, found, out), {arm.kind: held}
+                (subject, seen), test = fit(aligned, arm, setting, found, out), {arm.kind: held}
                 save_adapter(subject.model, out / "adapter")
             trained = time.process_time() - cpu
             scored = card(subject, data, test, ref, setting, cache / "damage" / "kept")
@@ -184,6 +222,7 @@ def run(
                 "cpu_seconds_training": round(trained, 1),
                 "cpu_seconds": round(time.process_time() - cpu, 1),
                 "wall_seconds": round(time.monotonic() - wall, 1),
+                **seen,
             }
             write_json(out / "run.json", record)
         log.info("%s: %s", name, json.dumps(record))

@@ -101,11 +101,14 @@ def test_a_polite_request_to_end_is_control_c(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "HOLDFAST_QUIET"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "stages" / "prepare").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate()[1].splitlines()
+    try:
+        while not (tmp_path / "run" / "stages" / "prepare").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=120)[1].splitlines()
+    finally:
+        process.kill()  # nothing to one that has ended; the run itself would never end
     assert process.returncode == 130
     assert said[-1] == "holdfast: stopped; run the same command to continue"
     assert not [line for line in said if "Traceback" in line]

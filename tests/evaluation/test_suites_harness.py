@@ -202,7 +202,7 @@ def test_the_harness_leaves_modes_and_random_state_alone(harness, organism, fold
 
 def test_without_the_extra_it_says_what_to_install(tiny_subject, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"pip install 'holdfast\[eval\]'"):
+    with pytest.raises(UserError, match=r"pip install 'holdfast-llm\[eval\]'"):
         run_harness(tiny_subject, ["arc_easy"])
     with pytest.raises(UserError, match="no such folder"):
         run_harness(tiny_subject, ["arc_easy"], tmp_path / "none")

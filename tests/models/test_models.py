@@ -123,8 +123,9 @@ def test_an_adapter_of_another_base_is_refused(lora_subject, tiny_tokenizer, tmp
         load_adapter(build_llama(len(tiny_tokenizer), hidden=64), tmp_path / "adapter")
     with pytest.raises(UserError, match="adapter of another base model"):
         load_adapter(build_llama(len(tiny_tokenizer), layers=1), tmp_path / "adapter")
-    with pytest.raises(UserError, match=r"no adapter_config\.json"):
-        load_adapter(build_llama(len(tiny_tokenizer)), tmp_path)
+    for near in (tmp_path, tmp_path / "adapter" / "adapter"):
+        with pytest.raises(UserError, match=r"no adapter_config\.json here; it is in .*adapter$"):
+            load_adapter(build_llama(len(tiny_tokenizer)), near)
 
 
 def test_a_saved_model_loads_with_the_hub_off(tiny_subject, tiny_tokenizer, tiny_examples, tmp_path):

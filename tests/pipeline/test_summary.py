@@ -1,7 +1,6 @@
 """What a summary says of several seeds: means with intervals that cover seeds and prompts, and noise floors."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +17,12 @@ from holdfast.core.statistics import (
 from holdfast.evaluation import Scorecard
 from holdfast.evaluation.drift import DriftReading
 from holdfast.evaluation.scorecard import ResponseRow, TaskScore
+from holdfast.gating import Policy, decide, gate, read_candidate
+from holdfast.gating.cards import measured
 from holdfast.pipeline import recipe_from_dict
-from holdfast.pipeline.summary import _asked_again, _difference, _floor, _row
+from holdfast.pipeline.changes import changes
+from holdfast.pipeline.summary import _floor, _row
+from holdfast.report.judgement import judge_all
 
 WORDS = {"r": "refused", "c": "complied", "u": "unclear"}
 
@@ -154,32 +157,66 @@ def test_what_was_not_kept_or_not_measured_has_no_interval():
     assert row_of({None: card})["seconds"]["per_seed"] == []
 
 
-def test_differences_are_paired_by_seed_and_prompt():
+def run_of(folder, **models):
+    """A run's folder with a card a model; a model is a letter a prompt, harmful ones and benign ones the same."""
+    for name, run in models.items():
+        found = rows(run) + tuple(replace(row, kind="benign") for row in rows(run))
+        stage = folder / "stages" / f"evaluate-{name.replace('_', '-')}"
+        Scorecard(rows=tuple(replace(row, response=name) for row in found)).save(stage / "card")
+        write_json(stage / "stage.json", {})
+    return folder
+
+
+def test_changes_are_paired_by_seed_and_prompt(tmp_path):
     rng = np.random.default_rng(0)
-    a, b = ((rng.random((3, 40)) < rate).astype(float) for rate in (0.7, 0.5))
-    found, expected = _difference(a, b, 5), paired_seeds_and_prompts(a.tolist(), b.tolist(), 5)
-    assert found == expected and found.value == pytest.approx((a - b).mean())
-    same = _difference(a, a, 5)
-    assert same.low < 0 == same.value < same.high  # forty prompts that agree are not certainty
-    assert _difference(a[:1], b[:1], 5).method == "tango"
-    scores = rng.random((2, 20))
-    assert _difference(scores, scores / 2, 0) == paired_seeds_and_prompts(scores.tolist(), (scores / 2).tolist())
+    letters = {f"{arm}_{s}": "".join(rng.choice(["r", "c"], 40)) for arm in ("a", "b") for s in range(3)}
+    run = run_of(tmp_path, **letters)
+    a, b = ([[float(c == "r") for c in letters[f"{arm}_{s}"]] for s in range(3)] for arm in "ab")
+    found = changes(run, [(f"a-{s}", f"b-{s}") for s in range(3)], 5)
+    expected = paired_seeds_and_prompts(a, b, 5)
+    for measure in ("refusals", "over-refusal"):
+        assert found[measure]["value"] == pytest.approx(np.subtract(a, b).mean())
+        ends = found[measure]["low"], found[measure]["high"]
+        assert ends == pytest.approx((expected.low, expected.high), abs=0.01)  # its draws in another order
+    assert "task score" not in found
+    same = changes(run, [("a-0", "b-0")])["refusals"]
+    entry = measured(read_candidate(run, "a-0", "b-0"), "refusal_loss")[0]
+    check = decide(Policy(max_refusal_loss=5), [entry]).checks[0]
+    assert (same["value"], same["low"], same["high"]) == (-check.value, -check.high, -check.low)
 
 
 def test_a_floor_that_was_measured_by_asking_again_counts_for_refusals(tmp_path):
-    """Of every card of both sides; only where the recipe asks for it."""
-    sides = {"plain": cards("rrcc", "rccc"), "guarded": cards("rrrc")}
-    floors = iter((0.1, 0.3, 0.2))
-    for name, found in sides.items():
-        for seed in found:
-            folder = tmp_path / f"evaluate-{name}-{seed}"
-            folder.mkdir()
-            write_json(folder / "noise.json", {"refusal: refusal": {"floor": next(floors)}})
-
-    def run_with(noise):
-        recipe = recipe_from_dict({"evaluate": {"noise": noise}})
-        return SimpleNamespace(recipe=recipe, stage=lambda name: tmp_path / name)
-
-    assert _asked_again(run_with(3), sides) == [0.1, 0.3, 0.2] and _asked_again(run_with(0), sides) == []
+    run = run_of(tmp_path, plain_0="rrcc", plain_1="rccc", guarded_0="rrrc")
+    for name, floor in (("plain-0", 0.1), ("plain-1", 0.3), ("guarded-0", 0.2)):
+        write_json(tmp_path / "stages" / f"evaluate-{name}" / "noise.json", {"refusal: refusal": {"floor": floor}})
+    found = changes(run, [("plain-0", "guarded-0")])
+    assert (found["refusals"]["noise_floor"], found["over-refusal"]["noise_floor"]) == (0.2, None)
+    assert changes(run, [("plain-1", "guarded-0")])["refusals"]["noise_floor"] == 0.3
     with pytest.raises(UserError, match=r"evaluate\.noise: one re-run shows no noise"):
-        run_with(1)
+        recipe_from_dict({"evaluate": {"noise": 1}})
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("lost", [0, 2, 8, 20])
+@pytest.mark.parametrize("unclear", [0, 3, 12])
+def test_the_page_and_a_gate_say_the_same_of_one_card(tmp_path, lost, unclear, seeds):
+    """Over a grid of losses and unclear answers: what the page calls lost a gate that allows nothing fails."""
+    kept = 60 - lost - unclear
+    models = {f"plain_{s}": "c" * lost + "u" * unclear + "r" * kept for s in range(seeds)}
+    run = run_of(tmp_path, aligned="r" * 60, **models)
+    found = changes(run, [(f"plain-{s}", "aligned") for s in range(seeds)])
+    summary = {
+        "rows": [{"name": "plain", "label": "plain"}],
+        "against_aligned": [{"of": "plain", "measure": name, **change} for name, change in found.items()],
+    }
+    said = judge_all(summary)[0]
+    gated = gate(run, Policy(max_refusal_loss=0), arm="plain-0").verdict
+    assert (said.tone == "bad") == (gated.status == "failed") == (lost >= 8)
+    assert gated.status != "passed"
+    wider = gate(run, Policy(max_refusal_loss=0, max_over_refusal_rise=0), arm="plain-0").verdict.checks[0]
+    assert wider.status != "failed" or said.tone == "bad"
+    missed = f"one of up to {100 * gated.checks[0].high:.0f} points is not excluded"
+    assert said.tone == "bad" or seeds > 1 or missed in said.sentence
+    for budget in (5, 20, 50):  # nothing that the page leaves open has been failed, and the reverse
+        status = gate(run, Policy(max_refusal_loss=budget), arm="plain-0").verdict.status
+        assert status != "failed" or said.tone == "bad"

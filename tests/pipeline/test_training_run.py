@@ -7,6 +7,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.files import read_json
 from holdfast.pipeline import RunFolder, recipe_from_dict, stages_of
 from holdfast.pipeline.inputs import input_hashes
+from holdfast.pipeline.reading import held_beside
 from holdfast.training import GuardedTrainer, read_lines
 
 SETTINGS = {
@@ -57,6 +58,39 @@ def test_what_is_watched_is_not_held_where_there_is_enough():
     own = held_prompts(None, more, 5)
     assert {*own.watched, *own.prompts} == {*more} and not {*own.watched} & {*own.prompts} and not own.controls
     assert (held_prompts(None, more[:7], 5).watched, held_prompts(None, more[:7], 5).shared) == (more[:7], True)
+
+
+def test_a_recipes_defences_hold_further_prompts_or_the_models_own(tmp_path, monkeypatch):
+    more, own = tuple(f"say {k}" for k in range(8)), tuple(f"ask {k}" for k in range(12))
+    made = {}
+
+    def built(trainer, monitor, description, training):
+        made[description] = trainer.guards.all[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("holdfast.pipeline.work_training.run_training", built)
+    monkeypatch.setattr("holdfast.pipeline.defended.own_prompts", lambda *given: own)
+    arms = [{"name": "held", "defence": "anchor"}, {"name": "own", "defence": "anchor", "prompts": "own"}]
+    skill = {"max_prompts": 24, "max_new_tokens": 2, "hold": more}
+    settings = SETTINGS | {"skill": skill, "arms": arms, "monitor": {"every": 2, "prompts": 4}}
+    recipe = recipe_from_dict(settings)
+    run = RunFolder.open(tmp_path / "run", recipe, input_hashes(recipe))
+    for stage in stages_of(recipe):
+        if stage.name.startswith("train"):
+            with pytest.raises(KeyboardInterrupt), run.working(stage.name) as temporary:
+                stage.work(run, temporary)
+        elif stage.name in ("prepare", "reference"):
+            with run.working(stage.name) as temporary:
+                stage.work(run, temporary)
+    held, alone = made["held, seed 0"], made["own, seed 0"]
+    assert held.further == tuple(prompt for k, prompt in enumerate(more) if k % 4) and held.weight == 1.0
+    watched = read_json(run.stage("reference") / "reference.json")["estimate"]
+    assert len(held.source) == 20 and len(watched) == 4 + 2  # of the skill, and every fourth further one
+    assert (alone.source, alone.further, alone.controls, alone.weight) == (own, (), (), 0.2)
+    with pytest.raises(UserError, match=r"skill\.hold: no arm has a defence"):
+        held_beside(recipe_from_dict({"skill": {"hold": more}, "arms": arms[1:]}))
+    with pytest.raises(UserError, match="prompts=own without a defence"):
+        recipe_from_dict({"arms": [{"name": "x", "prompts": "own"}]})
 
 
 def test_the_command_line_and_a_recipe_make_the_same_adapter(whole, tmp_path):

@@ -138,7 +138,7 @@ def test_a_verdict_claims_what_its_intervals_allow(given, tone, words, said):
 def test_unclear_answers_are_said_beside_a_loss_they_may_explain():
     own = summary((-0.1, -0.2, -0.05))
     own["rows"][1]["unclear"] = {"value": 0.06}
-    assert "6 % of its answers were unclear and count as not refused" in judge_all(own)[0].sentence
+    assert "6 % of its answers were unclear and are taken for either" in judge_all(own)[0].sentence
 
 
 def test_a_gate_decides_and_the_worst_one_speaks():

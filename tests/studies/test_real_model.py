@@ -8,13 +8,24 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
-from studies.real_model import align, damage, damage_table, lists, measure, model, report, rows
+from studies.real_model import (
+    align,
+    damage,
+    damage_table,
+    defended,
+    defended_table,
+    lists,
+    measure,
+    model,
+    report,
+    rows,
+)
 from studies.real_model.lists import Prompt
 
 from holdfast.core.files import read_json, write_json
 from holdfast.core.statistics import wilson
 from holdfast.data import Example, encode_rows, normalise_text
-from holdfast.evaluation import RefusalJudge, ResponseRow, Scorecard
+from holdfast.evaluation import RefusalJudge, ResponseRow, Scorecard, Skill, SkillSplit
 from holdfast.evaluation.drift import DriftReading
 from holdfast.evaluation.scorecard import TaskScore
 from holdfast.evaluation.suites.base import SuiteScore
@@ -253,6 +264,50 @@ def test_a_machine_without_the_cache_has_the_same_table_and_makes_no_run_again(t
         run["judge"] = "of before"
     assert not damage_table.known({"damage": {"kept": known}})
     assert "another judge" in caplog.text
+
+
+def test_defended_runs_stand_beside_their_plain_twins_and_lost_refusals_are_counted_by_prompt(tmp_path):
+    ours = next(arm for arm in defended.ARMS if (arm.kind, arm.way) == ("sst2", "anchor"))
+    cards = (
+        (None, _card("rrrc", "cccc"), 10.0),
+        (ours.plain, _card("cccr", "rccc"), 10.0),
+        (ours, _card("rrcr", "rccc"), 25.0),
+    )
+    for arm, card, seconds in cards:
+        folder = damage.run_folder(tmp_path, arm, damage.Setting())
+        card.save(folder / "card")
+        write_json(folder / "run.json", {"arm": None, "cpu_seconds_training": seconds})
+    plain = damage_table.collect(tmp_path)["kept"]
+    found = defended_table.collect(tmp_path, plain, {})
+    (cell,) = found["cells"]
+    claims = {claim["id"]: claim for claim in found["claims"]}
+    # Of three that the aligned model refused plain lost three and the anchor one; the fourth is no gain.
+    assert claims["real_model_lost_refusals_ratio"]["value"] == pytest.approx(3.0)
+    assert claims["anchor_overhead_real_model"]["value"] == pytest.approx(2.5)
+    assert cell["difference"]["advbench_refusal"]["value"] == pytest.approx(0.5)
+    assert {claim["verdict"] for claim in claims.values()} == {"undecided"}  # one run
+    assert (found["finished"]["anchor"], found["planned"]["anchor"]) == (1, 14)
+    assert repr(defended_table.collect(tmp_path / "empty", plain, found["kept"])) == repr(found)  # with its NaN
+    assert not defended_table.collect(tmp_path / "empty", {}, found["kept"])["cells"]  # its twin is missing
+
+
+def test_arms_are_what_the_product_makes_by_default_at_equal_rows_an_update(tmp_path, monkeypatch):
+    made = []
+    skill = Skill("s", estimate=SkillSplit(tuple(f"bad {k}" for k in range(60)), ("fine",)))
+    monkeypatch.setattr(defended, "given", lambda data, setting: skill)
+    monkeypatch.setattr(damage, "train", lambda *given, **changed: made.append((given[5:], changed)))
+    for way in defended.WAYS:
+        arm = defended.Defended("sst2", 2e-4, 0, way)
+        defended.fit(None, arm, damage.Setting(), (), tmp_path, tmp_path)
+    (anchor, _), (moderate, pool), (mixing, _), (plain, slow) = made
+    assert (anchor[0][0].weight, anchor[0][0].dual, anchor[0][0].controls) == (1.0, None, ("fine",))
+    assert anchor[0][0].source == mixing[0][0].prompts == skill.estimate.harmful[40:]  # others are the monitor's
+    assert mixing[0][0].share == 0.1
+    assert (moderate[0][0].rule, moderate[0][0].keep, moderate[0][0].loss_filter) == ("moderate", 0.2, "sigma")
+    assert pool["per_device_train_batch_size"] * moderate[0][0].keep == damage.Setting().batch
+    assert (plain, slow) == ((), {"learning_rate": 5e-5})
+    assert [arm.way for arm in defended.ARMS[:8]] == ["anchor"] * 8
+    assert len(set(defended.ARMS)) == len(defended.ARMS)
 
 
 def test_the_aligned_model_is_measured_once_whatever_it_is_tuned_with():

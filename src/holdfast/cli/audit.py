@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from holdfast.pipeline.inputs import TaskRows
     from holdfast.pipeline.training_run import RunSpec
 
-MOST_ROWS = 64  # enter the gradients unless --limit says otherwise
+MOST_PROMPTS, MOST_ROWS = (
+    32,
+    48,
+)  # as the reference runs were read (geometry/calibration.py), or --prompts and --limit
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def audit(
     trl: Annotated[
         list[str] | None, typer.Option("--trl", help="KEY=VALUE: any argument of TRL's SFTConfig; repeat it.")
     ] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts of the skill's estimate half.")] = 64,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of the skill's estimate half.")] = MOST_PROMPTS,
     controls: Annotated[
         int, typer.Option(min=0, help="Benign prompts to compare the spectrum with; 0: none.")
     ] = 0,

@@ -142,7 +142,9 @@ _RATE = typer.Option("--learning-rate", callback=positive, help="Adam's, of the 
 LearningRateOption = Annotated[float, _RATE]
 OptionalLearningRateOption = Annotated[float | None, _RATE]
 MaxKlOption = Annotated[float | None, typer.Option("--max-kl-nats", help="Drift budget, nats a sequence.")]
-RankOption = Annotated[int, typer.Option("--rank", min=0, help="LoRA rank of the fine-tune; 0: no adapter.")]
+_RANK = "LoRA rank of the fine-tune; 0, but not to train: no adapter."
+RankOption = Annotated[int, typer.Option("--rank", min=0, help=_RANK)]
+TrainedRankOption = Annotated[int, typer.Option("--rank", min=1, help=_RANK)]
 AlphaOption = Annotated[int, typer.Option("--alpha", min=1, help="LoRA alpha of the fine-tune.")]
 
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at a time.")]

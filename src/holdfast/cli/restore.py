@@ -85,7 +85,9 @@ def restore(
     else:
         output.emit_table(f"{result.method}: {result.status}", HEADS, _table(result))
         print(result.reason)
-        print(f"wrote {out}" + (", the input unchanged" if result.fingerprint == result.input_fingerprint else ""))
+        same = ", the input unchanged" if result.fingerprint == result.input_fingerprint else ""
+        further = f"; next: holdfast evaluate {model} --adapter {out}{output.prompt_flags(asked)}"
+        print(f"wrote {out}{same}" + ("" if result.status == "no_safe_step" else further))
     if result.status == "no_safe_step":
         raise typer.Exit(EXIT_FAILED)
 

@@ -38,7 +38,7 @@ def train(
     ] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps; 0.03, for the organism 0.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's; 0.")] = None,
-    rank: options.RankOption = 8,
+    rank: options.TrainedRankOption = 8,
     alpha: options.AlphaOption = 16,
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit: QLoRA, with bitsandbytes.")] = None,
     trl: Annotated[

@@ -12,6 +12,14 @@ for, all in logarithms:
 m a running mean of log d (m' the one before), d̂ the larger of the reading and e^m, the gain small where the weight
 falls and large where it rises. The state is the clipped log weight itself, so there is nothing that could wind up.
 
+Low readings do not show that a lower weight holds: drift answers late, and a few completions miss the prompts that
+drift most. In that plant w² d stands for the pull of the task, however the weight is set, so the weight does not
+fall below what would hold the aim against the strongest pull seen,
+
+    log p ← max(log w + ½ log d̂, log p - forget),    a fall ends at log p - ½ log(aim · budget),
+
+which is forgotten slowly: pulls fade as a task is learned, and one reading may be chance.
+
 Guards (a refusal rate that the user set) are one-sided: while one is broken the weight rises at each of its
 readings and does not fall.
 
@@ -36,6 +44,7 @@ class DualWeight:
         aim: share of the budget that is aimed at; the rest is room for what a few prompts do not show.
         fall, rise: gains.
         lead: readings ahead at which growth is taken to go on as it does.
+        forget: of the logarithm of the strongest pull, a reading.
         low, high: the weight's limits.
 
     Raises:
@@ -50,15 +59,18 @@ class DualWeight:
         fall: float = 0.25,
         rise: float = 0.5,
         lead: float = 2.0,
+        forget: float = 0.1,
         low: float = 1e-3,
         high: float = 100.0,
     ) -> None:
         if not budget > 0 or not start > 0:
             raise UserError(f"a drift budget of {budget:g} nats from weight {start:g}: both must be above 0")
         self.budget, self.aim, self.fall, self.rise, self.lead = budget, aim, fall, rise, lead
+        self.forget = forget
         self.log_low, self.log_high = math.log(low), math.log(high)
         self.log_weight = math.log(start)
         self.mean: float | None = None  # m
+        self.log_pull = -math.inf  # log p
         self.broken = False
 
     @property
@@ -74,12 +86,13 @@ class DualWeight:
         log_drift, before = math.log(max(drift, _LEAST)), self.mean
         self.mean = log_drift if before is None else (before + log_drift) / 2
         growth = 0.0 if before is None else max(0.0, self.mean - before)
-        error = max(log_drift, self.mean) - math.log(self.aim * self.budget) + self.lead * growth
-        error = min(1.0, max(-2.0, error))
+        shown, aim = max(log_drift, self.mean), math.log(self.aim * self.budget)
+        self.log_pull = max(self.log_weight + shown / 2, self.log_pull - self.forget)
+        error = min(1.0, max(-2.0, shown - aim + self.lead * growth))
         if error > 0:
             self._step(self.rise * error)
         elif not self.broken:
-            self._step(self.fall * error)
+            self._step(max(self.fall * error, min(0.0, self.log_pull - aim / 2 - self.log_weight)))
         return self.weight
 
     def guard(self, broken: bool) -> float:
@@ -95,9 +108,11 @@ class DualWeight:
     @property
     def state(self) -> dict[str, Any]:
         """Exact in JSON."""
-        return {"log_weight": self.log_weight, "mean": self.mean, "broken": self.broken}
+        pull = self.log_pull if math.isfinite(self.log_pull) else None
+        return {"log_weight": self.log_weight, "mean": self.mean, "pull": pull, "broken": self.broken}
 
     @state.setter
     def state(self, found: dict[str, Any]) -> None:
         self.log_weight, self.broken = float(found["log_weight"]), bool(found["broken"])
         self.mean = None if found["mean"] is None else float(found["mean"])
+        self.log_pull = -math.inf if found.get("pull") is None else float(found["pull"])

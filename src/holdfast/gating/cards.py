@@ -120,7 +120,9 @@ def _of_run(run: Path, arm: str | None, reference: str | None) -> Candidate:
 
 
 def _chosen(run: Path, names: Sequence[str], wanted: str | None, what: str) -> str:
-    fitting = [name for name in names if wanted is None or name == wanted or name.rpartition("-")[0] == wanted]
+    fitting = [name for name in names if wanted is None or name.rpartition("-")[0] == wanted]
+    if wanted in names:  # an arm called "plain-0" beside seed 0 of "plain"
+        fitting = [str(wanted)]
     if len(fitting) == 1:
         return fitting[0]
     known = ", ".join(names) or "none; has the run finished?"

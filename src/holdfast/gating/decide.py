@@ -100,18 +100,15 @@ def _check(entry: Measured, limit: float, level: float, with_power: bool) -> Che
     if not entry.rows:
         return blank
     least = 0.0 if entry.floor is None else entry.floor
-    at_best, at_worst = entry.losses()
-    best = worst = known = interval(entry, at_best, level)
-    if at_best != at_worst:
-        worst, known = interval(entry, at_worst, level), _known_only(entry, level)
-    status, why = _judged(best.low, worst.high, limit, least)
+    known, best, worst = ends(entry, level)
+    status, why = judged(best.low, worst.high, limit, least)
     unknown = sum(entry.unknown.values())
     if status == "passed" and entry.budget != "kl_nats" and entry.most() <= limit and worst.high >= 0:
         status, why = "insufficient", "nothing to lose"
     elif (
         status == "insufficient"
         and unknown
-        and (not known.n or _judged(known.low, known.high, limit, least)[0] != status)
+        and (not known.n or judged(known.low, known.high, limit, least)[0] != status)
     ):
         why = "unknown"
     elif status == "insufficient" and not math.isfinite(worst.high) and not unknown:
@@ -121,12 +118,22 @@ def _check(entry: Measured, limit: float, level: float, with_power: bool) -> Che
     return Check(entry.budget, entry.suite, status, why, *numbers, *seen)
 
 
-def _judged(low: float, high: float, limit: float, floor: float) -> tuple[Status, Why]:
+def judged(low: float, high: float, limit: float, floor: float) -> tuple[Status, Why]:
+    """What an interval says of a limit; ``low`` is its lower end at best, ``high`` its upper end at worst."""
     if low > limit + floor:
         return "failed", "above"
     if high < limit:
         return "passed", "below"
     return "insufficient", "floor" if floor > 0 and low > limit else "crosses"
+
+
+def ends(entry: Measured, level: float) -> tuple[Interval, Interval, Interval]:
+    """The loss over known answers; with every unknown one at its best; at its worst."""
+    at_best, at_worst = entry.losses()
+    best = interval(entry, at_best, level)
+    if at_best == at_worst:
+        return best, best, best
+    return _known_only(entry, level), best, interval(entry, at_worst, level)
 
 
 def interval(entry: Measured, losses: Sequence[float], level: float) -> Interval:
@@ -180,4 +187,4 @@ def _by_width(n: int, known: Interval, edge: float, level: float) -> float:
     return power.prompts_by_width(n, far, abs(known.value - edge), level)
 
 
-__all__ = ["Check", "Measured", "Row", "Verdict", "decide", "interval"]
+__all__ = ["Check", "Measured", "Row", "Verdict", "decide", "ends", "interval", "judged"]

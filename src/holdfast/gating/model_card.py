@@ -19,7 +19,7 @@ from holdfast.core.version import VERSION
 from holdfast.gating.cards import Candidate, read_candidate
 from holdfast.gating.words import escaped
 
-_RATES = {
+RATES = {
     "refusal": "harmful prompts refused",
     "attack_success": "harmful prompts answered",
     "over_refusal": "harmless prompts refused",
@@ -60,7 +60,7 @@ def _results(candidate: Candidate) -> list[dict[str, Any]]:
                 for kind, what, interval in entries
             ],
         }
-        for suite, entries in _scores(candidate.card.values)
+        for suite, entries in scores(candidate.card.values)
     ]
 
 
@@ -68,10 +68,10 @@ def _args(interval: Mapping[str, Any]) -> dict[str, Any]:
     return {key: interval.get(key) for key in ("low", "high", "n", "method") if interval.get(key) is not None}
 
 
-def _scores(values: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str, Mapping[str, Any]]]]]:
+def scores(values: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str, Mapping[str, Any]]]]]:
     """Suite -> (type, name, interval); what was not measured is left out."""
     for skill in values.get("skills") or ():
-        yield str(skill["name"]), [(k, what, skill[k]) for k, what in _RATES.items() if _there(skill.get(k))]
+        yield str(skill["name"]), [(k, what, skill[k]) for k, what in RATES.items() if _there(skill.get(k))]
     for attack in values.get("attacks") or ():
         what = f"harmful prompts answered under {attack['attack']}"
         yield str(attack["skill"]), [("attack_success", what, attack["success"])]
@@ -95,7 +95,7 @@ def _there(interval: Any) -> bool:
 
 def _text(candidate: Candidate, name: str) -> str:
     lines = [f"# {escaped(name)}", "", "| measured on | what | value [95 % interval] | n |", "|---|---|---|---|"]
-    for suite, entries in _scores(candidate.card.values):
+    for suite, entries in scores(candidate.card.values):
         for kind, what, found in entries:
             lines.append(f"| {escaped(suite)} | {escaped(what)} | {_value(kind, found)} | {found.get('n', '')} |")
     settings = candidate.card.values.get("settings") or {}
@@ -111,7 +111,7 @@ def _text(candidate: Candidate, name: str) -> str:
 
 
 def _value(kind: str, found: Mapping[str, Any]) -> str:
-    rate = kind in _RATES or (kind not in ("kl_nats", "loss") and 0 <= found["value"] <= 1)
+    rate = kind in RATES or (kind not in ("kl_nats", "loss") and 0 <= found["value"] <= 1)
     scale, form = (100, ".0f") if rate else (1, ".3g")
     shown = f"{scale * found['value']:{form}}{' %' if rate else ''}"
     ends = [end for end in (found.get("low"), found.get("high")) if isinstance(end, (int, float))]

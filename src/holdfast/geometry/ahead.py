@@ -18,6 +18,7 @@ from holdfast.curvature import in_float32
 from holdfast.data import Example
 from holdfast.geometry.answers import skill_answers
 from holdfast.geometry.attribution import Attribution, pull_of
+from holdfast.geometry.calibration import NEW_TOKENS, PROMPTS
 from holdfast.geometry.forecast import Forecast, screen
 from holdfast.geometry.measure import PlannedRun, mean_first_update
 from holdfast.geometry.sizes import LIGHT, fitted
@@ -62,8 +63,8 @@ def look_ahead(
     steps: int = 0,
     seed: int = 0,
     reference_examples: Sequence[Example] | None = None,
-    max_prompts: int = 64,
-    max_new_tokens: int = 32,
+    max_prompts: int = PROMPTS,
+    max_new_tokens: int = NEW_TOKENS,
     update_batch_size: int = 16,
     batch_size: int = 16,
     minutes: float | None = None,

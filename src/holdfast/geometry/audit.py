@@ -23,6 +23,7 @@ from holdfast.data import Example
 from holdfast.evaluation.drift import Reference
 from holdfast.geometry.answers import benign_answers, skill_answers
 from holdfast.geometry.attribution import Pull, pull_of
+from holdfast.geometry.calibration import NEW_TOKENS
 from holdfast.geometry.conditions import Conditions, conditions_at, conditions_by_d, root
 from holdfast.geometry.forecast import screen
 from holdfast.geometry.measure import (
@@ -71,7 +72,7 @@ def audit(
     seed: int = 0,
     reference_examples: Sequence[Example] | None = None,
     max_prompts: int = 200,
-    max_new_tokens: int = 32,
+    max_new_tokens: int = NEW_TOKENS,
     d: int | None = None,
     update_batch_size: int = 16,
     batch_size: int = 16,
@@ -155,6 +156,8 @@ def _measured(
     """Everything along the completions at the point where the model stands."""
     g, splits = task_gradients(subject, examples, plan.seed, batch_size)
     Hg = hessian_product(subject, examples, g, "tokens", batch_size)
+    if Hg.displacement:
+        log.warning("this model has no exact second derivatives; central differences instead")
     Hg_splits = [
         hessian_product(subject, part, gradient, "tokens", batch_size).product for part, gradient in splits.crossed
     ]

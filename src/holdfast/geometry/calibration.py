@@ -24,6 +24,9 @@ Kind = Literal["prior", "probe"]
 RUNS = Path(__file__).parent / "data" / "reference_runs.json"
 LEVEL = 0.90
 POINTS = (2.0, 10.0, 50.0)
+# What every reference run's score was read from. A score sums over the tokens of an answer, so a forecast from
+# longer answers is a larger number that means the same; prompts and rows only make it steadier.
+PROMPTS, ROWS, NEW_TOKENS = 32, 48, 16
 RIDGE = 0.1  # of the logistic fits: few runs separate perfectly, and no chance is 0 or 1
 
 

@@ -26,7 +26,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: no adapter here, weights in another format, an unreadable configuration.
     """
     if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder}: no {CONFIG_FILE} here; give the folder of a PEFT adapter")
+        near = [place for place in (folder / "adapter", folder.parent) if (place / CONFIG_FILE).is_file()]
+        hint = f"it is in {near[0]}" if near else "give the folder of a PEFT adapter"
+        raise UserError(f"{folder}: no {CONFIG_FILE} here; {hint}")
     if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(f"{folder}: no {WEIGHTS_FILE}; holdfast reads safetensors only, convert the adapter first")
     try:

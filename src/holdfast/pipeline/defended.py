@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
 from holdfast.evaluation import Reference, Skill
+from holdfast.evaluation.own_prompts import own_prompts
+from holdfast.models import Subject
 
 if TYPE_CHECKING:
     from holdfast.core.defence import Defence
@@ -71,19 +73,33 @@ def check_further(defence: str | None, rule: str) -> None:
     Raises:
         UserError: there is none.
     """
-    from holdfast.defences.registry import declared, find
-
     if defence is None:
         raise UserError(f"prompts to hold, and rule '{rule}' alone holds none; add --defence anchor")
-    if "further" not in declared(find(defence)):
+    if not holds_further(defence):
         raise UserError(f"defence '{defence}' holds no further prompts; leave them out, or use anchor")
 
 
-def defences_of(spec: "RunSpec", watch: Reference, held: HeldPrompts) -> "list[Defence]":
+def holds_further(defence: str | None) -> bool:
+    """Whether a defence of that name holds prompts beside the skill's."""
+    from holdfast.defences.registry import declared, find
+
+    return defence is not None and "further" in declared(find(defence))
+
+
+def held_own(spec: "RunSpec", aligned: Subject) -> HeldPrompts:
+    """Requests that the aligned model writes itself, and no others.
+
+    A budget is then decided on some of them that the defence sets aside: what the monitor asks is the skill's.
+    """
+    seed = derive_seed(spec.seed, "own prompts")
+    return HeldPrompts((), own_prompts(aligned, OWN_PROMPTS, spec.max_new_tokens, seed), weight=OWN_WEIGHT)
+
+
+def defences_of(spec: "RunSpec", watch: Reference | None, held: HeldPrompts) -> "list[Defence]":
     """The arm's defence, if it has one.
 
     Args:
-        watch: the aligned model's answers to ``held.watched``.
+        watch: the aligned model's answers to ``held.watched``; None where there is no budget to hold on them.
     """
     from holdfast.defences import build
     from holdfast.training import DriftBudget
@@ -108,6 +124,6 @@ def defences_of(spec: "RunSpec", watch: Reference, held: HeldPrompts) -> "list[D
         seed=derive_seed(spec.seed, "defence", spec.training_seed),
         budget=budget and DriftBudget(**budget.model_dump()),
         max_new_tokens=spec.max_new_tokens,
-        watch=None if held.shared else watch,
+        watch=watch if held.watched and not held.shared else None,
     )
     return [defence]

@@ -269,6 +269,7 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
         "base": model_source(recipe.model.base) if recipe.model.base else "",
         "harmful": _prompt_file(recipe.skill.harmful, "harmful"),
         "benign": _prompt_file(recipe.skill.benign, "benign"),
+        "hold": _prompt_file(recipe.skill.hold, "benign"),
         "train": recipe.task.train or "",
         "test": recipe.task.test or "",
         "suites": recipe.evaluate.suites or "",
@@ -278,7 +279,7 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     }
     chosen = {
         side: PromptSource.parse(source).selection
-        for side in ("harmful", "benign")
+        for side in ("harmful", "benign", "hold")
         if isinstance(source := getattr(recipe.skill, side), str)
     }
     found = {name: content_hash(source) for name, source in sources.items() if source}

@@ -13,6 +13,7 @@ PLACES = (
     ("model", "base"),
     ("skill", "harmful"),
     ("skill", "benign"),
+    ("skill", "hold"),
     ("task", "train"),
     ("task", "test"),
     ("evaluate", "attack_rows"),

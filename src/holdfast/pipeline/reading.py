@@ -14,10 +14,12 @@ from holdfast.core.errors import UserError
 from holdfast.data import Examples, depends_on_date
 from holdfast.data.sources import Row
 from holdfast.evaluation import Skill, Task
+from holdfast.evaluation.prompt_lists import read_prompts
 from holdfast.evaluation.tasks import NO_METRIC
 from holdfast.models import load_skeleton, load_tokenizer
 from holdfast.models.adapters import checked_targets
 from holdfast.models.loading import check_device
+from holdfast.pipeline.defended import holds_further
 from holdfast.pipeline.inputs import (
     HELD_OUT_EVERY,
     ORGANISM,
@@ -48,6 +50,7 @@ class RunInputs:
     """What a run reads.
 
     Attributes:
+        further: prompts that defences hold beside the skill's.
         train, test: rows with their places in the user's files.
         examples: the same rows as examples, by "train" and "test".
         asked: what the final cards shall hold besides.
@@ -56,6 +59,7 @@ class RunInputs:
     """
 
     skill: Skill
+    further: tuple[str, ...]
     train: TaskRows
     test: TaskRows
     examples: Mapping[str, Examples]
@@ -94,7 +98,7 @@ def read_inputs(recipe: Recipe) -> RunInputs:
     check_settings(recipe.training, recipe.adapter, source, recipe.arms)
     check_targets(recipe)
     section, notes = prompts_for(recipe.skill, source)
-    skill = build_skill(section, recipe.seed)
+    skill, further = build_skill(section, recipe.seed), held_beside(recipe)
     asked = read_asked(recipe.evaluate)
     if recipe.elasticity is not None:
         base_of(recipe)
@@ -107,9 +111,23 @@ def read_inputs(recipe: Recipe) -> RunInputs:
     if recipe.restore:
         check_enough(skill.estimate, len(examples["train"]))
     notes += [note for name in (task.train, task.test) for note in data_notes(name, source)]
-    found = RunInputs(skill, train, test, examples, asked, today, tuple(dict.fromkeys(notes)))
+    found = RunInputs(skill, further, train, test, examples, asked, today, tuple(dict.fromkeys(notes)))
     build_task(task, found.usable("test"), examples["test"])  # no answers: told now, not after training
     return found
+
+
+def held_beside(recipe: Recipe) -> tuple[str, ...]:
+    """The prompts of ``skill.hold``, each once.
+
+    Raises:
+        UserError: unreadable, or no arm has a defence that holds any.
+    """
+    if recipe.skill.hold is None:
+        return ()
+    holding = [arm.defence for arm in recipe.arms if arm.prompts == "skill" and holds_further(arm.defence)]
+    if not holding:
+        raise UserError("skill.hold: no arm has a defence that holds further prompts; give one the anchor")
+    return tuple(dict.fromkeys(read_prompts(recipe.skill.hold, "benign").prompts))
 
 
 def check_targets(recipe: Recipe) -> None:

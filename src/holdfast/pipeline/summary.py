@@ -14,24 +14,20 @@ from typing import Any
 import numpy as np
 
 from holdfast.core.files import read_json
-from holdfast.core.rates import rate_difference_over_seeds, rate_over_seeds
-from holdfast.core.statistics import Interval, noise_floor, paired_seeds_and_prompts, seeds_and_prompts
+from holdfast.core.rates import rate_over_seeds
+from holdfast.core.statistics import Interval, noise_floor, seeds_and_prompts
 from holdfast.core.version import VERSION
 from holdfast.evaluation import Scorecard
 from holdfast.evaluation.attacks.run import worst
 from holdfast.evaluation.beforehand import little_to_hold
 from holdfast.pipeline import recorded
+from holdfast.pipeline.changes import changes
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.recipe import ALIGNED
 from holdfast.pipeline.stages import repaired_name
-from holdfast.pipeline.work_after import NOISE
 
 Cards = dict[int | None, Scorecard]
-MEASURES = (
-    ("refusals", "harmful", "refused"),
-    ("over-refusal", "benign", "refused"),
-    ("task score", "task", None),
-)
+_ROWS = {"refusals": ("harmful", "refused"), "over-refusal": ("benign", "refused"), "task score": ("task", None)}
 
 
 def summarise(run: RunFolder) -> dict[str, Any]:
@@ -164,30 +160,26 @@ def _differences(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any
     pairs = [(later, earlier) for k, later in enumerate(arms) for earlier in arms[:k]]
     for repair in run.recipe.restore:
         pairs.append((repaired_name(repair.arm, repair.method), repair.arm))
-    differences = []
+    found = []
     for first, second in pairs:
         seeds = [seed for seed in groups[first] if seed in groups[second]]
-        for measure, kind, label in (("refusals", "harmful", "refused"), ("task score", "task", None)):
-            a, b = (_matrix([groups[name][seed] for seed in seeds], kind, label) for name in (first, second))
-            if a.size == 0:
+        moved = changes(run.path, [(f"{first}-{seed}", f"{second}-{seed}") for seed in seeds], run.recipe.seed)
+        for measure, change in moved.items():
+            if measure == "over-refusal":  # a sentence each for what was to be kept and what was to be learned
                 continue
-            interval = _difference(a, b, run.recipe.seed)
-            sides = {name: groups[name] for name in (first, second)}
-            refit = _floor([*sides.values()], kind, label)
-            floors = [refit] if refit is not None else []
-            floors += _asked_again(run, sides) if label == "refused" else []
-            differences.append(
+            refit = _floor([groups[first], groups[second]], *_ROWS[measure])
+            found.append(
                 {
                     "name": f"{measure}, {first} minus {second}",
                     "measure": measure,
                     "first": first,
                     "second": second,
-                    **interval.to_dict(),
-                    "excludes_zero": interval.excludes(0.0),
-                    "noise_floor": max(floors, default=None),
+                    **change,
+                    "excludes_zero": bool(change["low"] > 0 or change["high"] < 0),
+                    "noise_floor": _larger(refit, change["noise_floor"]),
                 }
             )
-    return differences
+    return found
 
 
 def _against_aligned(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str, Any]]:
@@ -196,14 +188,15 @@ def _against_aligned(run: RunFolder, groups: dict[str, Cards]) -> list[dict[str,
     for name, cards in groups.items():
         if name == ALIGNED:
             continue
-        for measure, kind, label in MEASURES:
-            a = _matrix([*cards.values()], kind, label)
-            b = _matrix([*groups[ALIGNED].values()] * len(a), kind, label)
-            if a.size and a.shape == b.shape:
-                interval = _difference(a, b, run.recipe.seed)
-                floor = _floor([cards], kind, label)
-                found.append({"of": name, "measure": measure, **interval.to_dict(), "noise_floor": floor})
+        moved = changes(run.path, [(f"{name}-{seed}", ALIGNED) for seed in cards], run.recipe.seed)
+        for measure, change in moved.items():
+            floor = _larger(_floor([cards], *_ROWS[measure]), change["noise_floor"])
+            found.append({"of": name, "measure": measure, **change, "noise_floor": floor})
     return found
+
+
+def _larger(*floors: float | None) -> float | None:
+    return max((floor for floor in floors if floor is not None), default=None)
 
 
 def _attacks(group: tuple[str, str, str | None, Cards]) -> list[dict[str, Any]]:
@@ -233,25 +226,11 @@ def _complied(card: Scorecard, skill: str, attack: str) -> list[float]:
     return [float(worst(found) == "complied") for found in labels.values()]
 
 
-def _difference(a_SP: np.ndarray, b_SP: np.ndarray, seed: int) -> Interval:
-    of = rate_difference_over_seeds if _binary(a_SP, b_SP) else paired_seeds_and_prompts
-    return of(a_SP.tolist(), b_SP.tolist(), seed)
-
-
 def _floor(sides: Sequence[Cards], kind: str, label: str | None) -> float | None:
     """What training again with another data order moves, the larger of both sides; None with one seed."""
     refits = [[_per_prompt(card, kind, label).tolist() for card in cards.values()] for cards in sides]
     floors = [noise_floor(runs).floor for runs in refits if len(runs) > 1]
     return max(floors, default=None)
-
-
-def _asked_again(run: RunFolder, sides: dict[str, Cards]) -> list[float]:
-    """What asking again moves of the refusals, of every card; empty without ``evaluate.noise``."""
-    if not run.recipe.evaluate.noise:
-        return []
-    stages = [f"evaluate-{name}-{seed}" for name, cards in sides.items() for seed in cards]
-    measured = [read_json(run.stage(stage) / NOISE) for stage in stages]
-    return [next(floors[key]["floor"] for key in floors if key.endswith(": refusal")) for floors in measured]
 
 
 def _notes(run: RunFolder, drift_traces: list[dict[str, Any]]) -> list[str]:

@@ -20,7 +20,7 @@ from holdfast.core.seeds import derive_seed
 from holdfast.data import Example
 from holdfast.evaluation import Reference, Skill
 from holdfast.models import Subject, add_lora
-from holdfast.pipeline.defended import defences_of, held_prompts
+from holdfast.pipeline.defended import defences_of, held_own, held_prompts
 from holdfast.pipeline.inputs import is_organism
 from holdfast.pipeline.recipe import (
     TWINS,
@@ -242,6 +242,8 @@ def build_run(
     from holdfast.training.pool import micro_batches
 
     training, arm, budget = spec.training, spec.arm, spec.arm.budget
+    own = arm.defence is not None and arm.prompts == "own"
+    held = held_own(spec, subject) if own else held_prompts(skill, further, spec.monitor.prompts)
     monitor = DriftMonitor(
         reference,
         every=spec.monitor.every,
@@ -270,7 +272,7 @@ def build_run(
             args=arguments,
             train_dataset=list(examples),
             selection=selection,
-            defences=defences_of(spec, reference, held_prompts(skill, further, spec.monitor.prompts)),
+            defences=defences_of(spec, reference, held),
             callbacks=[monitor],
             eval_dataset=list(held_out) if str(arguments.eval_strategy.value) != "no" and held_out else None,
         )

@@ -15,6 +15,7 @@ from holdfast.data import Example, Examples, read_examples
 from holdfast.data.sources import Row
 from holdfast.evaluation import Skill, sample_reference
 from holdfast.models import Subject, load_adapter
+from holdfast.pipeline.defended import held_prompts
 from holdfast.pipeline.folder import RunFolder
 from holdfast.pipeline.inputs import columns_of, load_named
 from holdfast.pipeline.prompts import limited
@@ -23,10 +24,11 @@ from holdfast.pipeline.training_run import definite, fresh_adapter, quantized
 
 log = logging.getLogger(__name__)
 
-TRAIN, TEST, SKILL, REFERENCE, SCORES, SELECTION = (
+TRAIN, TEST, SKILL, HELD, REFERENCE, SCORES, SELECTION = (
     "train.jsonl",
     "test.jsonl",
     "skill.json",
+    "held.json",
     "reference.json",
     "scores.parquet",
     "selection.json",
@@ -70,6 +72,11 @@ def skill_of(run: RunFolder) -> Skill:
     return Skill.load(run.stage("prepare") / SKILL)
 
 
+def further_of(run: RunFolder) -> tuple[str, ...]:
+    """Prompts that defences hold beside the skill's."""
+    return tuple(read_json(run.stage("prepare") / HELD))
+
+
 def examples_of(run: RunFolder, subject: Subject, file: str, limit: int | None = None) -> Examples:
     """Training or test rows, tokenised for ``subject``; each is called as in the user's own file."""
     section, rows = run.recipe.task, rows_of(run, file)
@@ -98,6 +105,7 @@ def prepare(run: RunFolder, folder: Path) -> None:
     for note in inputs.notes:
         log.warning(note)
     inputs.skill.save(folder / SKILL)
+    write_json(folder / HELD, list(inputs.further))
     places = {}
     for file, name in ((TRAIN, "train"), (TEST, "test")):
         kept = inputs.usable(name)
@@ -116,7 +124,7 @@ def reference(run: RunFolder, folder: Path) -> None:
     """Completions sampled from the aligned model: on *estimate* for the monitor, on *evaluate* for the card."""
     skill, subject = skill_of(run), aligned(run)
     halves = {
-        "estimate": skill.estimate.harmful[: run.recipe.monitor.prompts],
+        "estimate": held_prompts(skill, further_of(run), run.recipe.monitor.prompts).watched,
         "evaluate": skill.evaluate.harmful,
     }
     write_json(

@@ -21,7 +21,16 @@ from holdfast.pipeline.training_run import (
     monitored_rows,
     run_training,
 )
-from holdfast.pipeline.work_before import ADAPTER, TEST, TRAIN, aligned, examples_of, reference_examples, skill_of
+from holdfast.pipeline.work_before import (
+    ADAPTER,
+    TEST,
+    TRAIN,
+    aligned,
+    examples_of,
+    further_of,
+    reference_examples,
+    skill_of,
+)
 
 TRACE = "trace.json"
 UNFINISHED = "unfinished"  # beside the stages: checkpoints of the one that is being trained
@@ -47,7 +56,9 @@ def train(run: RunFolder, folder: Path, arm: ArmSection, seed: int) -> None:
     work.open(settings, fresh=not work.begun_with(settings))
     subject = fresh_adapter(spec.adapter, subject, spec.adapter_seed)
     reference = Reference.on(subject, reference_examples(run, "estimate"), source="adapter_off")
-    trainer, monitor = build_run(spec, subject, examples, held_out, reference, skill_of(run), work.logs)
+    trainer, monitor = build_run(
+        spec, subject, examples, held_out, reference, skill_of(run), work.logs, further_of(run)
+    )
     result = run_training(trainer, monitor, f"{arm.name}, seed {seed}", spec.training)
     save_adapter(trainer.model, folder / ADAPTER)
     (folder / LOGS).mkdir()

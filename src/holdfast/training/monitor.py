@@ -215,7 +215,7 @@ class DriftMonitor(TrainerCallback):
     def _measure_and_decide(self, subject: Subject, state: Any, control: Any) -> None:
         row = self._measured(subject, state)
         self._keep(row, state)
-        self.pending_logs = {f"drift/{name}": row[name] for name in LOGGED if row.get(name) is not None}
+        self.pending_logs |= {f"drift/{name}": row[name] for name in LOGGED if row.get(name) is not None}
         if not row["exceeded"]:
             if self.listener is not None:
                 self.listener(row)

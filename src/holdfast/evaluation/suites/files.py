@@ -33,17 +33,17 @@ from holdfast.evaluation.tasks import Task
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1)  # in tables and folders
 
 
 class RefusalLine(_Line):
     """Prompts that must be refused, and controls that must not."""
 
-    kind: Literal["refusal"]
-    harmful: str
-    benign: str | None = None
-    use: Literal["all", "evaluate"] = "all"
-    salt: str = "holdfast"
+    kind: Literal["refusal"]  # what the suite is
+    harmful: str  # prompts, as `--harmful` takes them
+    benign: str | None = None  # prompts, as `--benign` takes them
+    use: Literal["all", "evaluate"] = "all"  # all of the lists, or the half kept for evaluation
+    salt: str = "holdfast"  # names the split into halves
 
     def build(self, folder: Path) -> Skill:
         """Read the lists."""
@@ -54,10 +54,10 @@ class RefusalLine(_Line):
 class TruthLine(_Line):
     """TruthfulQA."""
 
-    kind: Literal["truthfulness"]
-    data: str
-    style: Style = "text"
-    limit: int | None = Field(None, ge=1)
+    kind: Literal["truthfulness"]  # what the suite is
+    data: str  # TruthfulQA's table, from the suites file's folder
+    style: Style = "text"  # how an item is put to the model
+    limit: int | None = Field(None, ge=1)  # items at most
 
     def build(self, folder: Path) -> Suite:
         """Read or derive the choices."""
@@ -67,12 +67,12 @@ class TruthLine(_Line):
 class ChoiceLine(_Line):
     """Multiple choice by likelihood."""
 
-    kind: Literal["multiple_choice"]
-    data: str
-    style: Style = "text"
-    half: Literal["estimate", "evaluate"] | None = None
-    salt: str = "holdfast"
-    limit: int | None = Field(None, ge=1)
+    kind: Literal["multiple_choice"]  # what the suite is
+    data: str  # items: a question, its choices, which one is right
+    style: Style = "text"  # how an item is put to the model
+    half: Literal["estimate", "evaluate"] | None = None  # one half of the items; all without it
+    salt: str = "holdfast"  # names the split into halves
+    limit: int | None = Field(None, ge=1)  # items at most
 
     def build(self, folder: Path) -> Suite:
         """Read the items."""
@@ -83,14 +83,14 @@ class ChoiceLine(_Line):
 class TaskLine(_Line):
     """Prompts answered greedily and scored by a metric."""
 
-    kind: Literal["task"]
-    data: str
-    metric: str = "exact_match"
-    prompt: str | None = None
-    answer: str | None = None
-    labels: tuple[str, ...] = ()
-    max_new_tokens: int = Field(64, ge=1)
-    limit: int | None = Field(None, ge=1)
+    kind: Literal["task"]  # what the suite is
+    data: str  # rows, as `--task` takes them
+    metric: str = "exact_match"  # `exact_match`, `numeric`, `token_f1` or `rouge_l`
+    prompt: str | None = None  # column of the prompt
+    answer: str | None = None  # column of the answer
+    labels: tuple[str, ...] = ()  # words for the answers 0, 1, ...
+    max_new_tokens: int = Field(64, ge=1)  # of an answer
+    limit: int | None = Field(None, ge=1)  # rows at most
 
     def build(self, folder: Path) -> Task:
         """Read the rows."""
@@ -109,10 +109,10 @@ class TaskLine(_Line):
 class PerplexityLine(_Line):
     """Texts whose perplexity is measured."""
 
-    kind: Literal["perplexity"]
-    data: str
-    max_length: int | None = Field(None, ge=1)
-    limit: int | None = Field(None, ge=1)
+    kind: Literal["perplexity"]  # what the suite is
+    data: str  # texts, a line each, or a `text` column
+    max_length: int | None = Field(None, ge=1)  # tokens of a window; the model's own
+    limit: int | None = Field(None, ge=1)  # texts at most
 
     def build(self, folder: Path) -> Suite:
         """Read the texts."""
@@ -122,13 +122,13 @@ class PerplexityLine(_Line):
 class HarnessLine(_Line):
     """Tasks of lm-evaluation-harness."""
 
-    kind: Literal["harness"]
-    tasks: tuple[str, ...] = Field(min_length=1)
-    folder: str | None = None
-    style: Style = "text"
-    num_fewshot: int | None = Field(None, ge=0)
-    max_length: int | None = Field(None, ge=1)
-    limit: int | None = Field(None, ge=1)
+    kind: Literal["harness"]  # what the suite is
+    tasks: tuple[str, ...] = Field(min_length=1)  # names of tasks
+    folder: str | None = None  # of own task files
+    style: Style = "text"  # how an item is put to the model
+    num_fewshot: int | None = Field(None, ge=0)  # examples before an item; the task's own
+    max_length: int | None = Field(None, ge=1)  # tokens of a window; the model's own
+    limit: int | None = Field(None, ge=1)  # items at most
 
     def build(self, folder: Path) -> Suite:
         """Nothing is read before it runs."""

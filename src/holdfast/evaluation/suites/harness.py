@@ -22,7 +22,7 @@ from holdfast.core.statistics import Interval
 from holdfast.evaluation.suites.base import Style, SuiteScore
 from holdfast.models import Subject
 
-MISSING = "lm-evaluation-harness is not installed; run `pip install 'holdfast[eval]'`"
+MISSING = "lm-evaluation-harness is not installed; run `pip install 'holdfast-llm[eval]'`"
 
 
 @dataclass(frozen=True)
