@@ -96,8 +96,8 @@ def power_sentence(check: Check) -> str:
         return "; ".join(parts)
     if check.why == "unknown":
         parts.append(
-            "read those answers (responses.parquet of the card), then give more prompts, longer answers or a judge "
-            "that can tell"
+            "read those answers (responses.parquet of the card), then give more prompts, longer answers or a "
+            "judge that can tell"
         )
     if check.unchanged_from == math.inf:
         parts.append("with a budget of 0 an unchanged model never passes")
