@@ -119,7 +119,7 @@ def _by_name(header: list[str], cells: list[str]) -> "dict[str, str] | Problem":
         cells = cells[:-1]  # spreadsheets pad rows with empty cells
     if len(cells) != len(header):
         return Problem(
-            f"has {len(cells)} cells where the header names {len(header)} (quote cells that hold separators)"
+            f"has {len(cells)} cell{'s' * (len(cells) != 1)} where the header names {len(header)} (quote cells that hold separators)"
         )
     return {name: cell for name, cell in zip(header, cells, strict=True) if name}
 
