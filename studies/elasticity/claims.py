@@ -80,16 +80,21 @@ def phases_of(member: Sequence[Cell]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def family_claims(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The claims about the family: undecided below the number of members a verdict takes."""
+def family_claims(cells: Sequence[Cell], phases: Sequence[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """The claims about the family: undecided below the number of members a verdict takes.
+
+    Args:
+        phases: of every member, if they were read already.
+    """
     members = members_of(cells)
+    phases = [phases_of(found) for found in members.values()] if phases is None else phases
     whole = sum(len({cell["seed"] for cell in found}) >= SEEDS for found in members.values())
     enough = whole >= MEMBERS
     counted = {"value": whole, "low": None, "high": None, "n": len(cells), "started": len(members)}
     return [
         _claim("members", counted, True if enough else None),
         _inverse_easier(cells, enough),
-        _rapid_then_slow(members, enough),
+        _rapid_then_slow(phases, enough),
         _strong_rebound(cells, enough),
         *(_grows(cells, name, of, enough) for name, of in GROWTH.items()),
         _roles_reversed(cells, enough),
@@ -119,9 +124,8 @@ def _inverse_easier(cells: Sequence[Cell], enough: bool) -> dict[str, Any]:
     return _told("inverse_easier", pairs, enough, pairs.low > 0 and beyond.low > 0, pairs.high < 0, controls)
 
 
-def _rapid_then_slow(members: dict[tuple[int, int], list[Cell]], enough: bool) -> dict[str, Any]:
+def _rapid_then_slow(phases: Sequence[dict[str, Any]], enough: bool) -> dict[str, Any]:
     """Never read off by eye: a two-phase shape must win by AICc and its level at the break be the parent's."""
-    phases = [phases_of(found) for found in members.values()]
     share = wilson(sum(p["at_base"] for p in phases), len(phases), LEVEL)
     apart = wilson(sum(p["told_apart"] for p in phases), len(phases), LEVEL)
     controls = {
