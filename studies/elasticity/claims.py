@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from studies.elasticity import real_page
+from studies.elasticity import real_page, runs
 from studies.elasticity.cells import (
     Cell,
     beta,
@@ -68,7 +68,10 @@ def phases_of(member: Sequence[Cell]) -> dict[str, Any]:
     mean_T = np.mean([score_T(curve) for curve in curves if curve], axis=0)
     base = float(np.mean([curve["base_score"] for curve in curves if curve]))
     ends = [score_T(curve)[-1] for cell in member if (curve := curve_of(cell, "c0 base"))]
-    found = read_curve(curves[0]["updates"], mean_T.tolist(), base_level=base, margin=MARGIN)  # type: ignore[index]
+    first = curves[0]
+    assert first is not None
+    draws = runs.DRAWS // 10
+    found = read_curve(first["updates"], mean_T.tolist(), base_level=base, margin=MARGIN, draws=draws)
     return {
         "width": member[0]["width"], "volume": member[0]["volume"], "seeds": len(member), "shape": found.chosen,
         "break_at": found.break_at.value, "level_at_break": found.level_at_break.to_dict(), "base_level": base,
@@ -188,6 +191,7 @@ def _roles_reversed(cells: Sequence[Cell], enough: bool) -> dict[str, Any]:
         "help left at the rate of undoing": over(cells, lambda c: left(c, slices_of(c, "reversed")[1])),
         "rebound index (KL)": over(cells, lambda c: beta(c, role="roles")),
     }
+    enough = enough and 2 * found.n >= len(cells)  # a second pass, which may not have been run
     return _told("roles_reversed", found, enough, found.low > 0, found.high < 0, controls)
 
 
