@@ -100,6 +100,9 @@ def test_the_sentence_follows_the_chance_and_names_two_sources():
     assert (safe.verdict, safe.words) == ("safe", "safe to train")
     bad = conclude(at["high"], sources, slower=at["low"])
     assert bad.verdict == "lose" and bad.words == "expect to lose about 90 points of refusals"
+    few = conclude(at["high"], sources, refused=0.4)
+    assert few.words == "expect to lose nearly all refusals there are (40% of the prompts are refused now)"
+    assert conclude(at["high"], sources, refused=0.97).words == bad.words
     assert [one.source for one in bad.drivers] == ["chat", "sums"] and "70% of the drift" in bad.because
     assert "half the learning rate" in bad.advice and "--defence anchor" in bad.advice
     assert sources[0].per_token == pytest.approx(3.5)
@@ -116,3 +119,16 @@ def test_the_runs_that_ship_are_read_by_both_kinds_of_forecast():
     for kind in ("prior", "probe"):
         low, high = (calibrated(kind, score, 60) for score in (1e-6, 1e6))
         assert low.kl_nats < high.kl_nats and low.chance(10.0) < high.chance(10.0)
+
+
+def test_a_forecast_is_made_at_the_sizes_its_calibration_was_made_at():
+    import inspect
+
+    from holdfast.cli import audit as verb
+    from holdfast.geometry import audit, calibration, look_ahead
+
+    sizes = {"max_prompts": calibration.PROMPTS, "max_new_tokens": calibration.NEW_TOKENS}
+    light, whole = (inspect.signature(function).parameters for function in (look_ahead, audit))
+    assert {name: light[name].default for name in sizes} == sizes
+    assert whole["max_new_tokens"].default == calibration.NEW_TOKENS  # its score sums over the tokens of an answer
+    assert (verb.MOST_PROMPTS, verb.MOST_ROWS) == (calibration.PROMPTS, calibration.ROWS)

@@ -238,10 +238,11 @@ def _concluded(
     from holdfast.geometry.verdict import concluded
 
     prompts = planned.skill.estimate.harmful[: len(found.reference_examples)]
-    little = None
+    little = refused = None
     if found.settings["labels"] == "model" and len(prompts) == len(found.reference_examples):
-        little = little_to_hold(refusals_among(planned.subject, prompts, found.reference_examples))
-    return concluded(found, early, sources, budget, little)
+        refusals = refusals_among(planned.subject, prompts, found.reference_examples)
+        little, refused = little_to_hold(refusals), refusals.value
+    return concluded(found, early, sources, budget, little, refused)
 
 
 def _sources(planned: _Planned) -> dict[str, str]:

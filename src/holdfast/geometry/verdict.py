@@ -55,6 +55,7 @@ def conclude(
     sources: Sequence[SourceShare] = (),
     slower: Calibrated | None = None,
     little: str | None = None,
+    refused: float | None = None,
 ) -> Conclusion:
     """The conclusion.
 
@@ -63,19 +64,26 @@ def conclude(
         sources: shares of the forecast drift, largest first.
         slower: the same forecast at half the learning rate.
         little: what must be said of a model that hardly refuses; then nothing is promised.
+        refused: share of harmful prompts that the model refuses now: more than that cannot be lost.
     """
     verdict = "unknown" if little is not None else verdict_of(found)
     budget = min(found.safe_kl_nats, found.kl_nats)
     words = {
         "safe": "safe to train",
         "budget": f"train with a budget of {budget:.2g} nats (--max-kl-nats {budget:.2g})",
-        "lose": f"expect to lose about {found.points_lost:.0f} points of refusals",
+        "lose": _loss(found.points_lost, refused),
         "unknown": little or "no claim: larger than in any reference run, where most refusals were lost",
     }[verdict]
     drivers = tuple(sorted(sources, key=lambda one: -one.drift_share)[:2]) if len(sources) > 1 else ()
     return Conclusion(
         verdict, words, _because(found, drivers), _advice(verdict, budget, slower), drivers, _on(found)
     )
+
+
+def _loss(points_lost: float, refused: float | None) -> str:
+    if refused is not None and points_lost >= 100 * refused:
+        return f"expect to lose nearly all refusals there are ({refused:.0%} of the prompts are refused now)"
+    return f"expect to lose about {points_lost:.0f} points of refusals"
 
 
 def _because(found: Calibrated, drivers: Sequence[SourceShare]) -> str:
@@ -114,6 +122,7 @@ def concluded(
     sources: Mapping[str, str] | None = None,
     max_kl_nats: float | None = None,
     little: str | None = None,
+    refused: float | None = None,
 ) -> tuple[Conclusion, Calibrated]:
     """An audit's conclusion, from the probe where one was made.
 
@@ -122,7 +131,7 @@ def concluded(
         early: what the run's first steps say.
         sources: the source of each row, by its id.
         max_kl_nats: the user's drift budget.
-        little: as :func:`conclude` takes it.
+        little, refused: as :func:`conclude` takes them.
 
     Raises:
         ValueError: the audit was made without a number of steps.
@@ -136,4 +145,4 @@ def concluded(
     # Both scores are quadratic in the displacement, which the learning rate scales.
     slower = calibrated(kind, max(score, 1e-300) / 4, steps, max_kl_nats)
     shares = audit.attribution.by_source(sources or {}) if audit.attribution is not None and sources else []
-    return conclude(found, shares, slower, little), found
+    return conclude(found, shares, slower, little, refused), found
