@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from studies.elasticity import real_page
+from studies.elasticity import real_page, runs
 from studies.elasticity.cells import (
     Cell,
     beta,
@@ -68,7 +68,10 @@ def phases_of(member: Sequence[Cell]) -> dict[str, Any]:
     mean_T = np.mean([score_T(curve) for curve in curves if curve], axis=0)
     base = float(np.mean([curve["base_score"] for curve in curves if curve]))
     ends = [score_T(curve)[-1] for cell in member if (curve := curve_of(cell, "c0 base"))]
-    found = read_curve(curves[0]["updates"], mean_T.tolist(), base_level=base, margin=MARGIN)  # type: ignore[index]
+    first = curves[0]
+    assert first is not None
+    draws = runs.DRAWS // 10
+    found = read_curve(first["updates"], mean_T.tolist(), base_level=base, margin=MARGIN, draws=draws)
     return {
         "width": member[0]["width"], "volume": member[0]["volume"], "seeds": len(member), "shape": found.chosen,
         "break_at": found.break_at.value, "level_at_break": found.level_at_break.to_dict(), "base_level": base,
@@ -77,16 +80,21 @@ def phases_of(member: Sequence[Cell]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def family_claims(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The claims about the family: undecided below the number of members a verdict takes."""
+def family_claims(cells: Sequence[Cell], phases: Sequence[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """The claims about the family: undecided below the number of members a verdict takes.
+
+    Args:
+        phases: of every member, if they were read already.
+    """
     members = members_of(cells)
+    phases = [phases_of(found) for found in members.values()] if phases is None else phases
     whole = sum(len({cell["seed"] for cell in found}) >= SEEDS for found in members.values())
     enough = whole >= MEMBERS
     counted = {"value": whole, "low": None, "high": None, "n": len(cells), "started": len(members)}
     return [
         _claim("members", counted, True if enough else None),
         _inverse_easier(cells, enough),
-        _rapid_then_slow(members, enough),
+        _rapid_then_slow(phases, enough),
         _strong_rebound(cells, enough),
         *(_grows(cells, name, of, enough) for name, of in GROWTH.items()),
         _roles_reversed(cells, enough),
@@ -116,9 +124,8 @@ def _inverse_easier(cells: Sequence[Cell], enough: bool) -> dict[str, Any]:
     return _told("inverse_easier", pairs, enough, pairs.low > 0 and beyond.low > 0, pairs.high < 0, controls)
 
 
-def _rapid_then_slow(members: dict[tuple[int, int], list[Cell]], enough: bool) -> dict[str, Any]:
+def _rapid_then_slow(phases: Sequence[dict[str, Any]], enough: bool) -> dict[str, Any]:
     """Never read off by eye: a two-phase shape must win by AICc and its level at the break be the parent's."""
-    phases = [phases_of(found) for found in members.values()]
     share = wilson(sum(p["at_base"] for p in phases), len(phases), LEVEL)
     apart = wilson(sum(p["told_apart"] for p in phases), len(phases), LEVEL)
     controls = {
@@ -188,6 +195,7 @@ def _roles_reversed(cells: Sequence[Cell], enough: bool) -> dict[str, Any]:
         "help left at the rate of undoing": over(cells, lambda c: left(c, slices_of(c, "reversed")[1])),
         "rebound index (KL)": over(cells, lambda c: beta(c, role="roles")),
     }
+    enough = enough and 2 * found.n >= len(cells)  # a second pass, which may not have been run
     return _told("roles_reversed", found, enough, found.low > 0, found.high < 0, controls)
 
 

@@ -72,7 +72,8 @@ def collect(work: Path) -> None:
     place = work / "laboratory.json"
     laboratory = read_json(place) if place.exists() else known["laboratory"]
     real = real_page.read_all(work) or known.get("real", [])
-    made = [*claims.family_claims(found), *claims.laboratory_claims(laboratory)]
+    phases = [claims.phases_of(member) for member in claims.members_of(found).values()]
+    made = [*claims.family_claims(found, phases), *claims.laboratory_claims(laboratory)]
     made += [claims.coding_claim(coded), claims.real_claim(real)]
     write_json(
         HERE / "results.json",
@@ -84,7 +85,7 @@ def collect(work: Path) -> None:
             "seconds": round(sum(row["cpu_seconds"] for row in [*found, *coded, *real])),
             "family_seconds": round(sum(cell["cpu_seconds"] for cell in found)),
             "claims": sorted(made, key=lambda claim: list(claims.CLAIMS).index(claim["id"])),
-            "phases": [claims.phases_of(member) for member in claims.members_of(found).values()],
+            "phases": phases,
             "recipes": recipes.recipe_rows(found),
             "cells": table_of(found),
             "real": real,

@@ -118,9 +118,10 @@ def _trained_on(setting: Setting, name: str, work: Path, data: Path, cache: Path
         texts=setting.anchors if anchored else 0, text_tokens=setting.anchor_tokens, text_weight=setting.weight,
     )  # fmt: skip
     sets, subject = rows.prompt_sets(data), model.chat(cache)
-    answered = [align.own_answers(subject, of, cache) for of in (sets.lookalike, sets.instruction)]
-    texts = [_conversation(subject, row) for row in answered[0] + answered[1]]
-    return align.align(subject, align.Steps(sets, *answered, recipe, texts), recipe, work / "adapters", ADAPTER)
+    lookalike, instruction = (align.own_answers(subject, of, cache) for of in (sets.lookalike, sets.instruction))
+    texts = [_conversation(subject, row) for row in lookalike + instruction]
+    steps = align.Steps(sets, lookalike, instruction, recipe, texts)
+    return align.align(subject, steps, recipe, work / "adapters", ADAPTER)
 
 
 def _conversation(subject: Subject, row: dict[str, str]) -> str:

@@ -18,7 +18,7 @@ from holdfast.core.statistics import Interval
 from holdfast.elasticity import ReboundCurve, read_card
 from holdfast.elasticity.springs import over_seeds_and_prompts
 
-LEVEL = 0.975  # two comparisons
+LEVEL, DRAWS = 0.975, 1000  # two comparisons
 NAMES = {STUDY: "the study's", LONGER: "longer", ANCHORED: "anchored", PARENT: "none: the chat model (c0)"}
 
 SHORT = {STUDY: "study", LONGER: "longer", ANCHORED: "anchored", PARENT: "chat model (c0)"}
@@ -38,7 +38,7 @@ def _entry(name: str, runs: Sequence[dict[str, Any]], study_STP: np.ndarray | No
     runs = sorted(runs, key=lambda run: run["seed"])
     harmful = runs[0]["setting"]["harmful"]
     curves = [ReboundCurve.from_dict(run["curve"]) for run in runs]
-    card = read_card([_only(curve, slice(harmful)) for curve in curves], draws=1000)
+    card = read_card([_only(curve, slice(harmful)) for curve in curves], draws=DRAWS)
     score_STP = np.stack([curve.of("score") for curve in curves])
     kl_ST = np.stack([curve.of("kl_to_base_nats").mean(1) for curve in curves])
     entry: dict[str, Any] = {
@@ -64,7 +64,7 @@ def _entry(name: str, runs: Sequence[dict[str, Any]], study_STP: np.ndarray | No
         both = min(len(study_STP), len(score_STP))
         entry["kept_beyond_study"] = over_seeds_and_prompts(
             lambda a_T, b_T: _kept(curves[0].updates, a_T) - _kept(curves[0].updates, b_T),
-            score_STP[:both, :, :harmful], study_STP[:both, :, :harmful], level=LEVEL,
+            score_STP[:both, :, :harmful], study_STP[:both, :, :harmful], level=LEVEL, draws=DRAWS,
         ).to_dict()  # fmt: skip
     return entry
 
@@ -80,7 +80,7 @@ def _only(curve: ReboundCurve, prompts: slice) -> ReboundCurve:
 
 
 def _share(score_STP: np.ndarray) -> dict[str, Any]:
-    return over_seeds_and_prompts(lambda score_T: float(score_T[0]), score_STP).to_dict()
+    return over_seeds_and_prompts(lambda score_T: float(score_T[0]), score_STP, draws=DRAWS).to_dict()
 
 
 def _kept(updates: Sequence[int], score_T: np.ndarray) -> float:

@@ -28,7 +28,7 @@ from holdfast.core.statistics import Interval, wilson
 from holdfast.curvature import fisher_quadratic
 from holdfast.data import Example, encode_rows
 from holdfast.evaluation.drift import sample_reference
-from holdfast.geometry.calibration import calibrated
+from holdfast.geometry.calibration import Kind, calibrated
 from holdfast.geometry.forecast import forecast_after_short_run
 from holdfast.geometry.measure import PlannedRun, mean_first_update
 from holdfast.geometry.verdict import verdict_of
@@ -36,6 +36,7 @@ from holdfast.models import Subject, add_lora, mean_loss
 
 log = logging.getLogger(__name__)
 PROMPTS, ROWS, NEW_TOKENS, BATCH = 12, 16, 16, 4
+READ: tuple[tuple[Kind, str], ...] = (("prior", "form_x_loss"), ("probe", "line_x_loss"))
 # Kinds take turns; both rates of a seed before the next seed, so a study that is cut short has both groups.
 ARMS = tuple(sorted(damage.ARMS, key=lambda arm: (arm.seed, list(tasks.KINDS).index(arm.kind), arm.learning_rate)))
 
@@ -122,7 +123,7 @@ def readings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The organism's calibration, as it ships, on every run."""
     found = []
     for row in rows:
-        for kind, name in (("prior", "form_x_loss"), ("probe", "line_x_loss")):
+        for kind, name in READ:
             read = calibrated(kind, max(row[name], 1e-300), damage.Setting().steps)
             found.append({
                 "kind": kind, "task": row["task"], "method": row["method"], "seed": row["seed"],

@@ -90,7 +90,7 @@ def _above(ours: Sequence[Pair], found: Sequence[Pair], way: str) -> list[dict[s
     both = [(p, rivals[p.arm.plain]) for p in ours if p.arm.plain in rivals]
     if not both:
         return []
-    gain = rate_difference_over_seeds(*([p.ours["refusal"] for p in side] for side in zip(*both, strict=True)))
+    gain = rate_difference_over_seeds([p.ours["refusal"] for p, _ in both], [p.ours["refusal"] for _, p in both])
     return [
         pairs.claim(
             f"real_model_anchor_above_{way}",

@@ -99,7 +99,7 @@ def test_unusable_files_end_in_one_line(name, content, problem, tmp_path):
 BAD = {
     "ragged.csv": (
         'a,b\n"x\ny",1\n\nshort\n1,2,3\n"open,1\n',
-        [(4 + 1, "has 1 cells"), (6, "has 3 cells"), (7, "never closed")],
+        [(4 + 1, "has 1 cell "), (6, "has 3 cells"), (7, "never closed")],
     ),
     "quotes.csv": ('a,b\n"x"y,1\n"fine",2\n', [(2, "not a CSV record")]),
     "mixed.jsonl": (

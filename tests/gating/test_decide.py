@@ -115,3 +115,4 @@ def test_what_is_said_names_numbers_reason_and_how_many_prompts_would_do():
     assert "an unchanged model passes from 73 prompts on" in said and "give about" in said
     down = decide(Policy(max_refusal_loss=5), [refusals((60, E, R))])
     assert "not known can be either" in words.headline(down) and "60 answers" in words.headline(down)
+    assert "a judge that can tell" in words.power_sentence(down.checks[0])

@@ -41,7 +41,5 @@ def test_cards_of_the_real_model_are_gated_and_those_that_are_not_there_are_name
     assert told[plain.name, "over_refusal_rise"] == "passed" and told[plain.name, "kl_nats"] == "insufficient"
     assert told[repaired.name, None] == real.MISSING
     table = page.real({"real": found})
-    assert (
-        table.endswith(f"without a card when this was made: {repaired.name}.")
-        and table.count("failed, above") == 1
-    )
+    assert table.endswith(f"without a card when this was made: {repaired.name}.")
+    assert f"| {plain.name} | failed | +100.0" in table and f"| {anchored.name} | insufficient | +0.0" in table

@@ -118,9 +118,8 @@ def _by_name(header: list[str], cells: list[str]) -> "dict[str, str] | Problem":
     while len(cells) > len(header) and not cells[-1].strip():
         cells = cells[:-1]  # spreadsheets pad rows with empty cells
     if len(cells) != len(header):
-        return Problem(
-            f"has {len(cells)} cells where the header names {len(header)} (quote cells that hold separators)"
-        )
+        cells_said = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
+        return Problem(f"has {cells_said} where the header names {len(header)} (quote cells that hold separators)")
     return {name: cell for name, cell in zip(header, cells, strict=True) if name}
 
 

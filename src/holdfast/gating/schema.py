@@ -115,7 +115,12 @@ class BoundFiles(Part):
 
 
 class Bindings(Part):
-    """What the numbers depend on, by hash. null: the card does not record it, and ``absent`` names it."""
+    """What the numbers depend on, by hash. null: the card does not record it, and ``absent`` names it.
+
+    Attributes:
+        prompts: over the ids of all rows. policy: over the policy. judge, data, code, numerics: over what stands
+            in ``recorded`` under the same name.
+    """
 
     adapter: BoundFiles | None  # files of the adapter
     base: BoundFiles | None  # files of the model below it
@@ -129,7 +134,12 @@ class Bindings(Part):
 
 
 class Predicate(Part):
-    """The evidence of one gate."""
+    """The evidence of one gate.
+
+    Attributes:
+        recorded: what judge, data, code and numerics were, as the card has it.
+        digest: sha256 over the canonical JSON of the statement without this entry.
+    """
 
     version: Literal[1]  # of this format
     policy: PolicyPart  # the budgets, as in `gate.yaml`

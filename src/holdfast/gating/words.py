@@ -94,6 +94,11 @@ def power_sentence(check: Check) -> str:
         parts.append(f"a true one of {_amount(check, check.loss_seen)} is failed in 8 of 10 draws")
     if check.status == "passed":
         return "; ".join(parts)
+    if check.why == "unknown":
+        parts.append(
+            "read those answers (responses.parquet of the card), then give more prompts, longer answers or a "
+            "judge that can tell"
+        )
     if check.unchanged_from == math.inf:
         parts.append("with a budget of 0 an unchanged model never passes")
     elif check.unchanged_from > check.n:
