@@ -14,15 +14,22 @@ UNITS = Units(answer=1.0, loss=0.1, gradient=0.5)
 def test_the_estimate_counts_what_a_repair_runs():
     data = (20, 20, 100)  # of each kind of prompts 10 to check and 10 to fit; 32 examples to check
     checks = (20 + 10 + 2) * (10 * UNITS.answer + (32 + 10) / 2 * UNITS.loss)
-    assert seconds(Sizes((16, 16), (32, 32), 200), UNITS, data, "replay", 8) == pytest.approx(
+    assert seconds(Sizes((16, 16), (32, 32), 200, 8), UNITS, data, "replay") == pytest.approx(
         30 * UNITS.answer + checks + 200 * 24 * UNITS.gradient
     )
 
 
 def test_a_cut_keeps_what_a_repair_needs():
-    assert ASKED.cut(0.5, 60) == Sizes((8, 8), (16, 16), 100)
-    assert ASKED.cut(0.05, 60) == Sizes((8, 8), (8, 8), 60)
+    assert ASKED.cut(0.5, 60) == Sizes((8, 8), (16, 16), 100, 4)
+    assert ASKED.cut(0.05, 60) == Sizes((8, 8), (8, 8), 60, 2)
     assert Sizes((16, 16), (32, 32), 20).cut(0.05, 60).steps == 20
+
+
+def test_sixty_steps_of_a_real_model_fit_a_quarter_of_an_hour():
+    """Half a second an answer and one a row's gradient: its steps hold the time, so their rows are what is cut."""
+    asked, units = Sizes((64, 32), (128, 64), 60), Units(answer=0.5, loss=0.3, gradient=1.0)
+    least = seconds(asked.cut(0.05, 60), units, (100, 100, 400), "auto")
+    assert least < 60 * 20 < seconds(Sizes((8, 8), (8, 8), 60), units, (100, 100, 400), "auto")
 
 
 @pytest.fixture

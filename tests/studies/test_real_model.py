@@ -383,3 +383,49 @@ def test_nothing_held_out_is_seen(shared_data):
     answered = {normalise_text(p.text) for part in (parts[1], parts[2], parts[4]) for p in part}
     assert not refused & answered
     assert sets.removed["refusal_direction"]["advbench"] > 100
+
+
+def test_the_forecasts_of_the_real_model_are_ranked_inside_a_rate_and_read_by_the_calibration_that_ships(tmp_path):
+    """A predictor that is the outcome, times a hundred at the larger rate: perfect inside, whatever it is across."""
+    from studies.geometry import real, summary
+
+    runs, setting = {}, damage.Setting()
+    aligned, tuned = _packed("1111", "1 1 1 1"), _packed
+    runs[damage.run_folder(tmp_path, None, setting).name] = {
+        **aligned,
+        "tasks": {k: aligned["tasks"]["x"] for k in TASK_KINDS},
+    }
+    for number, arm in enumerate(real.ARMS[:10]):
+        drift, lost = 1.0 + number % 5 + number / 20, "1100" if arm.learning_rate < 1e-3 else "0000"
+        run = tuned(lost, f"{drift} {drift}")
+        runs[damage.run_folder(tmp_path, arm, setting).name] = {**run, "tasks": {arm.kind: run["tasks"]["x"]}}
+        values = dict.fromkeys(summary.PREDICTORS, drift * (100 if arm.learning_rate >= 1e-3 else 1))
+        values["length"] = -drift
+        write_json(tmp_path / f"{arm.name}.json", {
+            "task": arm.kind, "method": f"{arm.learning_rate:g}", "seed": arm.seed, "cpu_seconds": 1.0, **values,
+        })  # fmt: skip
+    results = {"claims": [{"id": "real_model_spearman_probe"}, {"id": "other"}]}
+    write_json(tmp_path / "geometry.json", results)
+    write_json(
+        tmp_path / "outcomes.json",
+        {"damage": {"kept": {k: v | {"judge": RefusalJudge.identity} for k, v in runs.items()}}},
+    )
+    real.collect(tmp_path, tmp_path / "outcomes.json", tmp_path / "geometry.json")
+    found = read_json(tmp_path / "geometry.json")
+    claims = {claim["id"]: claim for claim in found["claims"]}
+    assert len(claims) == len(found["claims"]) and "other" in claims
+    assert claims["real_model_spearman_probe"]["value"] == pytest.approx(1.0)
+    assert claims["real_model_best_baseline"]["value"] == pytest.approx(1.0)
+    by_rate = {run["method"]: run["points_lost"] for run in found["real_model"]["runs"]}
+    assert by_rate == {"0.0002": 50.0, "0.001": 100.0}
+    assert f"| {real.ARMS[0].kind} | 0.0002 | 0 | prior |" in real.markdown_readings(found)
+    assert "| `length` | no step | -1.00 [-1.00, -1.00]" in real.markdown(found)
+
+
+def _packed(refused: str, drift: str) -> dict:
+    """A kept run of which only refusals and drift matter."""
+    values = (
+        dict.fromkeys(damage_table.RATES, refused) | dict.fromkeys(damage_table.OTHERS, "1 1") | {"drift": drift}
+    )
+    tasks_of = {name: values.pop(name) for name in damage_table.OF_A_TASK}
+    return {"run": {}, "values": values, "tasks": {"x": tasks_of}}

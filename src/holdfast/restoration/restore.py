@@ -109,12 +109,16 @@ def restore(
     judge = judge or _default_judge()
     with borrowed(subject.model):
         if minutes is not None:
-            asked = Sizes(prompts, task_examples, outer if method == "curvature" else steps)
+            asked = Sizes(prompts, task_examples, outer if method == "curvature" else steps, batch_size)
             chosen_sizes = fitted(
-                subject, skill.estimate, task, asked, minutes, method=method, batch_size=batch_size,
+                subject, skill.estimate, task, asked, minutes, method=method,
                 max_new_tokens=max_new_tokens, say=say or log.info,
             )  # fmt: skip
-            prompts, task_examples = chosen_sizes.prompts, chosen_sizes.task_examples
+            prompts, task_examples, batch_size = (
+                chosen_sizes.prompts,
+                chosen_sizes.task_examples,
+                chosen_sizes.batch,
+            )
             steps, outer = (steps, chosen_sizes.steps) if method == "curvature" else (chosen_sizes.steps, outer)
         settings = {
             "seed": seed, "prompts": prompts, "task_examples": task_examples, "max_new_tokens": max_new_tokens,

@@ -20,23 +20,30 @@ from holdfast.restoration.tuning import CHECK_EVERY, FEWEST_STEPS
 TIMED_ROWS = 8
 TIMED_PROMPTS = 32  # an answer in a small batch takes several times what it takes in the batches of a repair
 BASELINES = 5
+# Rows of each set a step. A step of fewer rows is noisier, but sixty of them still repair; fewer steps do not.
+FEWEST_ROWS = 2
 # A linearisation of curvature, in gradients of its task examples: products of its CG, each about three gradients.
 GRADIENTS_A_LINEARISATION = 60
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What :func:`holdfast.restoration.restore` is given: prompts and examples in (fit, validation), steps."""
+    """What :func:`holdfast.restoration.restore` is given: prompts and examples in (fit, validation), steps.
+
+    Attributes:
+        batch: rows of each of the three sets in a step.
+    """
 
     prompts: tuple[int, int]
     task_examples: tuple[int, int]
     steps: int
+    batch: int = 8
 
     def within(self, prompts: int, examples: int) -> "Sizes":
         """No larger than what there is."""
         there = [(min(fit, n), min(validation, n // 2)) for (fit, validation), n in
                  ((self.prompts, prompts), (self.task_examples, examples))]  # fmt: skip
-        return Sizes(there[0], there[1], self.steps)
+        return Sizes(there[0], there[1], self.steps, self.batch)
 
     def cut(self, share: float, fewest_steps: int) -> "Sizes":
         """A share of everything, but never less than a repair needs."""
@@ -47,7 +54,8 @@ class Sizes:
                 (FEWEST_TASK_EXAMPLES, self.task_examples),
             )
         )
-        return Sizes(prompts, examples, max(min(fewest_steps, self.steps), round(share * self.steps)))
+        steps = max(min(fewest_steps, self.steps), round(share * self.steps))
+        return Sizes(prompts, examples, steps, max(min(FEWEST_ROWS, self.batch), round(share * self.batch)))
 
 
 @dataclass(frozen=True)
@@ -78,13 +86,12 @@ def measure_units(
     return Units(answer / len(asked), loss / len(rows), gradient / len(rows))
 
 
-def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str, batch_size: int) -> float:
+def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str) -> float:
     """What a repair takes at most.
 
     Args:
         data: harmful prompts, harmless prompts and task examples there are.
         method: "curvature", whose ``steps`` are linearisations, or another; "auto" may take them twice.
-        batch_size: of each of the three sets.
     """
     harmful, harmless, examples = data
     (fit_h, check_h), (fit_b, check_b), (fit_t, check_t) = (
@@ -97,7 +104,7 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str,
     )
     gathered = (fit_h + check_h + fit_b) * units.answer
     check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
-    rows = GRADIENTS_A_LINEARISATION * fit_t if method == "curvature" else 3 * batch_size
+    rows = GRADIENTS_A_LINEARISATION * fit_t if method == "curvature" else 3 * sizes.batch
     checks = sizes.steps if method == "curvature" else sizes.steps // CHECK_EVERY
     taught = (fit_h + fit_b + fit_t) * units.loss if method in ("auto", "distil") else 0.0
     runs = 2 if method == "auto" else 1
@@ -113,7 +120,6 @@ def fitted(
     minutes: float,
     *,
     method: str,
-    batch_size: int,
     max_new_tokens: int,
     say: Callable[[str], None],
 ) -> Sizes:
@@ -126,15 +132,16 @@ def fitted(
     fewest = 1 if method == "curvature" else FEWEST_STEPS
 
     def at(share: float) -> float:
-        return seconds(sizes.cut(share, fewest) if share < 1 else sizes, units, data, method, batch_size)
+        return seconds(sizes.cut(share, fewest) if share < 1 else sizes, units, data, method)
 
-    memory = peak_bytes(subject, task or (), 3 * batch_size, 1.0 if method == "replay" else COPIES)
+    memory = peak_bytes(subject, task or (), 3 * sizes.batch, 1.0 if method == "replay" else COPIES)
     share = largest_share(at, 60 * minutes)
     chosen = sizes if share == 1 else sizes.cut(share, fewest)
     cuts: dict[str, tuple[object, object]] = {
         "prompts (fit, checks)": (sizes.prompts, chosen.prompts),
         "task examples (fit, checks)": (sizes.task_examples, chosen.task_examples),
         "steps": (sizes.steps, chosen.steps),
+        "rows of each set a step": (sizes.batch, chosen.batch),
     }
     for words in fit_words("restore", minutes, at, share, memory, cuts):
         say(words)
