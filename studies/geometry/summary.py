@@ -230,9 +230,15 @@ def markdown(results: Mapping[str, Any]) -> str:
     """The table of predictors."""
     lines = ["| predictor | when | drift | lost refusals |", "|---|---|---|---|"]
     for row in results["table"]:
-        cells = [f"{row[o]['value']:.2f} [{row[o]['low']:.2f}, {row[o]['high']:.2f}]" for o in OUTCOMES]
+        cells = [_correlation(row[outcome]) for outcome in OUTCOMES]
         lines.append(f"| `{row['name']}` | {row['when']} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
+
+
+def _correlation(found: Mapping[str, Any]) -> str:
+    if found["value"] is None:  # nothing to rank: equal outcomes
+        return "-"
+    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def markdown_claims(results: Mapping[str, Any]) -> str:

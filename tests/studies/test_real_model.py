@@ -386,14 +386,15 @@ def test_nothing_held_out_is_seen(shared_data):
 
 
 def test_the_forecasts_of_the_real_model_are_ranked_inside_a_rate_and_read_by_the_calibration_that_ships(tmp_path):
-    """A predictor that is the outcome, times a hundred at the larger rate: perfect inside, whatever it is across."""
+    """A predictor that is the outcome, a hundred times as large at the larger rate: perfect inside the rates."""
     from studies.geometry import real, summary
+    from studies.real_model import tasks
 
     runs, setting = {}, damage.Setting()
     aligned, tuned = _packed("1111", "1 1 1 1"), _packed
     runs[damage.run_folder(tmp_path, None, setting).name] = {
         **aligned,
-        "tasks": {k: aligned["tasks"]["x"] for k in TASK_KINDS},
+        "tasks": {k: aligned["tasks"]["x"] for k in tasks.KINDS},
     }
     for number, arm in enumerate(real.ARMS[:10]):
         drift, lost = 1.0 + number % 5 + number / 20, "1100" if arm.learning_rate < 1e-3 else "0000"
