@@ -35,7 +35,7 @@ def _evaluation(model: str, results: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    "README.md": {"real": ("real_model", front.markdown), "demo": ("demo", collect.markdown)},
+    "README.md": {"real model": ("real_model", front.markdown), "demo": ("demo", collect.markdown)},
     "docs/gate.md": {"decisions": ("gate", gates.decisions)},
     "studies/elasticity/README.md": {
         "claims": ("elasticity", elasticity.claims_table),
@@ -50,7 +50,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "studies/evaluation/README.md": {
         "organism": ("evaluation", partial(_evaluation, "organism")),
-        "real": ("evaluation", partial(_evaluation, "real")),
+        "real model": ("evaluation", partial(_evaluation, "real")),
     },
     "studies/gate/README.md": {
         "decisions": ("gate", gates.decisions),
@@ -125,7 +125,8 @@ def replaced(text: str, name: str, table: str, document: str) -> str:
         LookupError: a marker is missing.
     """
     start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-    if start not in text or end not in text:
-        raise LookupError(f"{document}: no markers of the table '{name}'")
     whole = start + table + end
-    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: whole, text, flags=re.DOTALL)
+    found, times = re.subn(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: whole, text, flags=re.DOTALL)
+    if times != 1:  # an empty pair needs a line between
+        raise LookupError(f"{document}: {times} pairs of markers of the table '{name}'; there must be one")
+    return found

@@ -20,7 +20,7 @@ from studies.evaluation import subjects, tables
 from studies.real_model import lists
 from studies.real_model import model as real_model
 
-from holdfast.core.files import read_json, write_json, write_text
+from holdfast.core.files import read_json, write_json
 from holdfast.core.statistics import NoiseFloor
 from holdfast.evaluation import RefusalJudge, Scorecard, safety_basin
 from holdfast.models import Subject
@@ -29,7 +29,6 @@ from holdfast.pipeline.evaluating import evaluate_against
 HERE = Path(__file__).parent
 log = logging.getLogger(__name__)
 Make = Callable[[int], tuple[Subject, Subject]]
-START, END = "<!-- {} -->", "<!-- end of {} -->"
 
 
 def measured(case: subjects.Case, make: Make, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
@@ -87,18 +86,6 @@ def _costly(case: subjects.Case, ours: Subject, other: Subject, quick: bool) -> 
     return result
 
 
-def readme(found: dict[str, dict[str, Any]]) -> None:
-    """Put the tables between their marks in README.md."""
-    path = HERE / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for model, values in found.items():
-        start, end = START.format(model), END.format(model)
-        rows = [*values["plain"], *values["attacks"]]
-        before, _, rest = text.partition(start)
-        text = f"{before}{start}\n{tables.markdown(rows, values['costs'])}\n{end}{rest.partition(end)[2]}"
-    write_text(path, text)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -123,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def keep(name: str, values: dict[str, Any], options: str, seconds: float) -> None:
-    """Put one model's figures into results.json, beside the other's, and its table into README.md."""
+    """Put one model's figures into results.json, beside the other's; `studies.prose --write` draws the tables."""
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     made: dict[str, Any] = {
         "command": f"python -m studies.evaluation {options}",
@@ -142,7 +129,6 @@ def keep(name: str, values: dict[str, Any], options: str, seconds: float) -> Non
     whole["versions"] = made["versions"]
     whole["seconds"] = sum(found["made"]["seconds"] for found in models.values())
     write_json(HERE / "results.json", {"study": "evaluation", **whole, "claims": claims, "models": models})
-    readme({name: values})
 
 
 if __name__ == "__main__":
