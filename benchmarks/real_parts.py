@@ -9,6 +9,7 @@ hash takes the place of the real one: costs do not depend on what is said.
 Shapes: B batch, T time.
 """
 
+import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,8 +123,8 @@ def loop(bench: Bench) -> Work:
 
 
 def peer(bench: Bench, name: str) -> Work:
-    """The same norms from another library, the batch padded as it is to ours."""
-    model, batch = bench.subject.model, collate(bench.examples, bench.subject.pad_id)
+    """The same norms from another library, padded like ours; on a copy, for it hooks the model."""
+    model, batch = copy.deepcopy(bench.subject.model), collate(bench.examples, bench.subject.pad_id)
     norms = peers.opacus_on(model) if name == "opacus" else peers.bergson_on(model, lora=True)
     return lambda: norms(batch)
 
@@ -211,8 +212,14 @@ def hashed(prompt: str, response: str | None) -> Verdict:
 PARTS: Mapping[str, tuple[str, Callable[[Bench], Work]]] = {
     "score": ("score, the batch's rows", score),
     "loop": ("per-sample loop, the batch's rows", loop),
-    "opacus": ("opacus, the batch's rows", lambda bench: peer(bench, "opacus")),
-    "bergson": ("bergson, the batch's rows", lambda bench: peer(bench, "bergson")),
+    "opacus": (
+        "opacus, the batch's rows (memory: with a second copy of the model)",
+        lambda bench: peer(bench, "opacus"),
+    ),
+    "bergson": (
+        "bergson, the batch's rows (memory: with a second copy of the model)",
+        lambda bench: peer(bench, "bergson"),
+    ),
     "train": ("train, a step of the batch", train),
     "stock": ("TRL's SFTTrainer, a step of the batch", lambda bench: train(bench, stock=True)),
     "anchor": ("train with the anchor, a step of the batch", lambda bench: train(bench, anchored=True)),
