@@ -9,6 +9,7 @@ All are "more is worse". Prompts are *estimate* prompts with samples of their ow
 import copy
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def predict(task: str, method: str, root: Path) -> dict[str, Any]:
     model = add_lora(model, rank=8, alpha=16, seed=0) if setting.lora else model
     subject = Subject(model, base.tokenizer, "adapter" if setting.lora else "all")
     found = {"task": task, "method": method, "learning_rate": setting.learning_rate, "steps": setting.steps}
-    found |= before(subject, list(rows)[:ROWS], setting)
+    plan = PlannedRun("adamw", setting.learning_rate, setting.steps, {}, setting.batch, 0)
+    found |= before(subject, list(rows)[:ROWS], plan, answers(), setting.batch)
     found |= after(subject, rows, setting)
     write_json(path, found | {"cpu_seconds": round(time.process_time() - ticks, 2)})
     return read_json(path)
@@ -79,12 +81,13 @@ def answers() -> tuple[Example, ...]:
     return tuple(sample_reference(organism(), asked, NEW_TOKENS, seed=2))
 
 
-def before(subject: Subject, examples: list[Example], setting: Setting) -> dict[str, float]:
-    """Without a step."""
-    loss = mean_loss(subject, examples).nats_per_token
-    plan = PlannedRun("adamw", setting.learning_rate, setting.steps, {}, setting.batch, 0)
-    update = mean_first_update(subject, examples, plan, setting.batch)
-    form = 0.5 * float(fisher_quadratic(subject, answers(), update.tree).mean()) * setting.steps**2
+def before(
+    subject: Subject, examples: list[Example], plan: PlannedRun, said: Sequence[Example], batch_size: int
+) -> dict[str, float]:
+    """Without a step; ``said``: the aligned model's answers. The real model's study calls this, too."""
+    loss = mean_loss(subject, examples, batch_size).nats_per_token
+    update = mean_first_update(subject, examples, plan, batch_size)
+    form = 0.5 * float(fisher_quadratic(subject, said, update.tree, batch_size).mean()) * plan.steps**2
     return {
         "task_loss": loss,
         "gradient_norm": trees.norm(update.gradient),

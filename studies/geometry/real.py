@@ -19,20 +19,18 @@ from typing import Any
 
 import numpy as np
 from studies.geometry import summary
-from studies.geometry.predict import PROBE_STEPS, SATURATED_NATS
+from studies.geometry.predict import PROBE_STEPS, SATURATED_NATS, before
 from studies.real_model import damage, damage_table, defended, model, tasks
 
-from holdfast.core import trees
 from holdfast.core.files import read_json, write_json
 from holdfast.core.statistics import Interval, wilson
-from holdfast.curvature import fisher_quadratic
 from holdfast.data import Example, encode_rows
 from holdfast.evaluation.drift import sample_reference
 from holdfast.geometry.calibration import Kind, calibrated
 from holdfast.geometry.forecast import forecast_after_short_run
-from holdfast.geometry.measure import PlannedRun, mean_first_update
+from holdfast.geometry.measure import PlannedRun
 from holdfast.geometry.verdict import verdict_of
-from holdfast.models import Subject, add_lora, mean_loss
+from holdfast.models import Subject, add_lora
 
 log = logging.getLogger(__name__)
 PROMPTS, ROWS, NEW_TOKENS, BATCH = 12, 16, 16, 4
@@ -57,30 +55,14 @@ def predict(arms: Sequence[damage.Arm], cache: Path, data: Path, root: Path) -> 
         found: dict[str, Any] = {"task": arm.kind, "method": f"{arm.learning_rate:g}", "seed": arm.seed}
         wrapped = add_lora(aligned.model, setting.rank, setting.alpha, seed=arm.seed)
         subject = Subject(wrapped, aligned.tokenizer, "adapter")
-        found |= _before(subject, arm, setting, examples, said)
+        plan = PlannedRun("adamw", arm.learning_rate, setting.steps, {}, setting.batch, 0)
+        found |= before(subject, examples, plan, said, BATCH)
         with tempfile.TemporaryDirectory() as folder:  # the run's own first steps: its trainer, rows and order
             again = model.aligned(cache)
             after, _ = damage.train(again, arm, setting, rows, Path(folder), max_steps=PROBE_STEPS)
         found |= _after(subject, after, setting, examples, said)
         write_json(path, found | {"cpu_seconds": round(time.process_time() - ticks, 1)})
         log.info("%s: %s", arm.name, found)
-
-
-def _before(
-    subject: Subject, arm: damage.Arm, setting: damage.Setting, examples: list[Example], said: Sequence[Example]
-) -> dict[str, float]:
-    """Without a step."""
-    loss = mean_loss(subject, examples, BATCH).nats_per_token
-    plan = PlannedRun("adamw", arm.learning_rate, setting.steps, {}, setting.batch, 0)
-    update = mean_first_update(subject, examples, plan, BATCH)
-    form = 0.5 * float(fisher_quadratic(subject, said, update.tree, BATCH).mean()) * setting.steps**2
-    return {
-        "task_loss": loss,
-        "gradient_norm": trees.norm(update.gradient),
-        "length": float(np.mean([e.completion_tokens for e in examples])),
-        "form": form,
-        "form_x_loss": form * loss,
-    }
 
 
 def _after(

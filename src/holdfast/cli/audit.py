@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from holdfast.pipeline.inputs import TaskRows
     from holdfast.pipeline.training_run import RunSpec
 
-MOST_PROMPTS, MOST_ROWS = (
-    32,
-    48,
-)  # as the reference runs were read (geometry/calibration.py), or --prompts and --limit
+# As the reference runs were read (geometry/calibration.py), unless --prompts and --limit say otherwise.
+MOST_PROMPTS, MOST_ROWS = 32, 48
 
 
 @dataclass(frozen=True)
