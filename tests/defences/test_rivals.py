@@ -8,7 +8,8 @@ import torch
 
 from holdfast.core.errors import UserError
 from holdfast.data import collate
-from holdfast.defences import Material, build, check_conformance
+from holdfast.defences import Anchor, Material, build, check_conformance
+from holdfast.defences.mixing import Mixing
 from holdfast.defences.registry import OURS
 from tests.defences.test_anchor import PROMPTS, gradient, moved
 
@@ -142,6 +143,22 @@ def test_projection_leaves_nothing_in_the_leading_directions_and_the_rest_alone(
     rival.update(1, after)
     flat, found = (torch.cat([g.flatten() for g in side.values()]).double() for side in (before, after))
     torch.testing.assert_close(found, flat - basis @ (basis.T @ flat), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "micro", "asked", "anchored", "mixed"),
+    [(1, 4, None, 1, 1), (2, 4, None, 2, 1), (16, 1, None, 4, 2), (2, 32, None, 8, 4), (2, 2, 3, 3, 3)],
+)
+def test_what_an_update_draws_follows_its_rows(build, options, examples, size, micro, asked, anchored, mixed):
+    from holdfast.training import GuardedTrainer
+
+    defences = [
+        Anchor(PROMPTS, per_step=asked, max_new_tokens=3),
+        Mixing(PROMPTS, per_step=asked, max_new_tokens=3),
+    ]
+    arguments = options(max_steps=2, per_device_train_batch_size=size, gradient_accumulation_steps=micro)
+    GuardedTrainer(build(), arguments, examples, defences=defences).train()
+    assert [defences[0].state["anchored"], defences[1].state["drawn"]] == [2 * anchored, 2 * mixed]
 
 
 def test_a_defence_that_looks_at_rows_says_so(build, options, examples):

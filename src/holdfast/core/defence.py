@@ -41,11 +41,22 @@ class Defence:
         knob: name of the attribute that is its one main setting.
         needs: what it reads, of :data:`READABLE`. Only this is computed for it and handed to it.
         notes: numbers for the log of this update; the trainer takes them.
+        rows_per_update: of the run, by which a defence may size itself; the trainer tells it before ``begin``.
     """
 
     name: str = "defence"
     knob: str = ""
     notes: Mapping[str, float] = {}
+    rows_per_update: int | None = None
+
+    def drawn_per_update(self, asked: int | None, one_in: int, most: int) -> int:
+        """How many prompts an update draws: ``asked``, or one for every ``one_in`` of its rows, 1 to ``most``.
+
+        So what a defence costs is the same share of a small update as of a large one.
+        """
+        if asked is not None:
+            return asked
+        return most if self.rows_per_update is None else min(most, max(1, self.rows_per_update // one_in))
 
     @property
     def needs(self) -> frozenset[str]:

@@ -42,6 +42,7 @@ Source = Skill | Reference | Sequence[str] | Sequence[Sequence[int]]
 DEFAULT_WEIGHT = 1.0
 WATCH_EVERY = 4  # updates between readings of the drift, which are forward passes
 WATCHED = 8  # completions a reading
+_SHARE, _MOST = 4, 8  # completions: one for so many rows of an update, at most so many
 _ONE_IN = 4  # prompts that are watched instead of anchored, where none are given to watch
 _FEWEST = 2 * _ONE_IN
 _MOST_FACTOR = 100.0
@@ -59,7 +60,8 @@ class Anchor(Defence):
             limits are guards, where a monitor measures them: past half of the room for fewer refusals the weight
             rises, past half of that for over-refusal the controls' share of it.
         every: k, updates from one anchoring to the next; the force is k times as large then.
-        per_step: A, completions drawn, every prompt once before any twice.
+        per_step: A, completions drawn, every prompt once before any twice. None is a quarter of the update's rows,
+            from 1 to 8.
         seed: of completions and draws.
         further: prompts of other skills, such as truthfulness: their answers are held too, refusals or not.
         controls: prompts that must not come to be refused; of a skill its harmless ones. None bounds nothing.
@@ -83,7 +85,7 @@ class Anchor(Defence):
         weight: float | None = None,
         budget: DriftBudget | None = None,
         every: int = 1,
-        per_step: int = 8,
+        per_step: int | None = None,
         seed: int = 0,
         *,
         controls: Sequence[str] | Sequence[Sequence[int]] = (),
@@ -94,7 +96,7 @@ class Anchor(Defence):
         limit_bytes: int = LIMIT_BYTES,
     ) -> None:
         for what, value in (("every", every), ("per_step", per_step), ("samples", samples)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"anchor: {what}={value}: give 1 or more")
         first = DEFAULT_WEIGHT if weight is None else weight
         if not first > 0:
@@ -140,6 +142,10 @@ class Anchor(Defence):
         """As it is now."""
         return self._weight if self.dual is None else self.dual.weight
 
+    @property
+    def _count(self) -> int:
+        return self.drawn_per_update(self.per_step, _SHARE, _MOST)
+
     def begin(self, subject: Subject) -> None:
         anchored = self.source if isinstance(self.source, Reference) else (*self.source, *self.further)
         self._anchored = self._held(subject, anchored, "anchor")
@@ -171,7 +177,7 @@ class Anchor(Defence):
         if (step - 1) % self.every:
             return None
         held = self._begun(self._anchored)
-        rows, asked = held.deck.draw(self.per_step), self._asked.draw(self.per_step) if self._asked else []
+        rows, asked = held.deck.draw(self._count), self._asked.draw(self._count) if self._asked else []
         examples = [held.remembered.examples[k] for k in rows]
         controls = [self._openings.examples[k] for k in asked] if self._openings else []
         logits = answer_logits(model, examples + controls, held.remembered.pad_id)

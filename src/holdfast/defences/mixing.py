@@ -30,7 +30,7 @@ class Mixing(Defence):
     Args:
         prompts: that must be refused.
         share: s.
-        per_step: safe rows an update.
+        per_step: safe rows an update; None is an eighth of its rows, from 1 to 4.
         seed: of the draws.
         max_new_tokens: of an answer.
 
@@ -43,7 +43,12 @@ class Mixing(Defence):
     needs = frozenset({"prompts"})  # type: ignore[assignment]
 
     def __init__(
-        self, prompts: Any, share: float = 0.1, per_step: int = 4, seed: int = 0, max_new_tokens: int = 32
+        self,
+        prompts: Any,
+        share: float = 0.1,
+        per_step: int | None = None,
+        seed: int = 0,
+        max_new_tokens: int = 32,
     ) -> None:
         if not prompts:
             raise UserError("mixing: no prompts; give at least one")
@@ -68,7 +73,7 @@ class Mixing(Defence):
 
     def loss(self, model: Any, step: int) -> torch.Tensor | None:
         assert self._deck is not None
-        chosen = [self._examples[k] for k in self._deck.draw(self.per_step)]
+        chosen = [self._examples[k] for k in self._deck.draw(self.drawn_per_update(self.per_step, 8, 4))]
         batch = collate(chosen, self._pad_id).to(next(model.parameters()).device)
         with quiet(model), torch.enable_grad():
             loss = batch_nll(model, batch).mean()

@@ -47,11 +47,14 @@ class Guards:
                 f"defences: '{choosers[0].name}' and '{choosers[1].name}' both choose rows; leave one out"
             )
         self.chooser: Any = choosers[0] if choosers else None
+        self._args = args
         self._check_supported(args)
 
     def begin(self, subject: Subject) -> None:
         """The model as it was handed in."""
+        rows = int(self._args.per_device_train_batch_size) * int(self._args.gradient_accumulation_steps)
         for defence in self.all:
+            object.__setattr__(defence, "rows_per_update", rows)  # some are frozen dataclasses
             defence.begin(subject)
 
     def read(self, row: Mapping[str, Any]) -> None:
