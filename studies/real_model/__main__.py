@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from studies.real_model import (
     align,
+    choosing,
     damage,
     damage_table,
     defended,
@@ -42,6 +43,7 @@ VERBS = [
     "validate",
     "measure",
     "damage",
+    "choose",
     "defended",
     "repaired",
     "tables",
@@ -208,6 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         validate(cache, data, options.adapter)
     elif options.verb == "measure":
         measure_all(cache, data, options.adapter, options.out)
+    elif options.verb == "choose":
+        choosing.run(cache, data)
     elif options.verb == "tables":
         tables(cache, options.out)
     else:
