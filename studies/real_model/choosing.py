@@ -1,10 +1,11 @@
-"""Which anchor suits a real model's small updates: settings tried on prompts and rows that no later table measures on.
+"""Which anchor suits a real model's small updates: tried on prompts and rows that no later table measures on.
 
-Knows: the settings that are tried, the prompts held back from the alignment. Does not know: the held-out lists, the
-damage table's test rows.
+Knows: the settings that are tried, the prompts held back from the alignment. Does not know: the held-out lists,
+the damage table's test rows.
 
-Alpaca at the damage table's lower rate with a seed that the table does not have; what is looked at is written to
-`choosing.json`, setting by setting, so the script may be stopped. The default is then frozen and scored (defended.py).
+Alpaca at the damage table's lower rate with a seed that the table does not have; what is seen goes to
+`choosing.json`, setting by setting, so the script may be stopped. Then the default is frozen and scored
+(defended.py).
 """
 
 import logging
@@ -27,9 +28,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("choosing.json")
 SEED, HELD, ASKED, CONTROLS = 7, 32, 48, 32
 # weight, completions an update, updates from one anchoring to the next; None is no defence
-SETTINGS: tuple[tuple[float, int, int] | None, ...] = (
-    None, (1.0, 1, 1), (0.2, 1, 1), (0.2, 1, 4), (0.05, 1, 1), (0.2, 2, 2), (0.2, 8, 1),
-)  # fmt: skip
+SETTINGS: tuple[tuple[float, int, int] | None, ...] = (None, (1.0, 1, 1), (0.2, 1, 1), (0.2, 1, 4))
 
 
 def name_of(setting: tuple[float, int, int] | None) -> str:
