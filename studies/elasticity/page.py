@@ -66,15 +66,16 @@ def _end(cell: cells.Cell, name: str) -> dict[str, float] | None:
 
 def collect(work: Path) -> None:
     """Write results.json beside this file, from whatever there is; what is not in the folder stays as it was."""
-    found = members.read_cells(work)
-    known = read_json(HERE / "results.json")
+    found, known = members.read_cells(work), read_json(HERE / "results.json")
     coded = [read_json(place) for place in sorted(work.glob("coding-*.json"))] or known["coding"]
     place = work / "laboratory.json"
     laboratory = read_json(place) if place.exists() else known["laboratory"]
     real = real_page.read_all(work) or known.get("real", [])
-    phases = [claims.phases_of(member) for member in claims.members_of(found).values()]
-    made = [*claims.family_claims(found, phases), *claims.laboratory_claims(laboratory)]
-    made += [claims.coding_claim(coded), claims.real_claim(real)]
+    made = [*claims.laboratory_claims(laboratory), claims.coding_claim(coded), claims.real_claim(real)]
+    others = {claim["id"] for claim in made}
+    family = _family(found) if found else {key: known[key] for key in _FAMILY}
+    told = family.pop("claims")
+    made += [claim for claim in told if claim["id"] not in others]
     write_json(
         HERE / "results.json",
         {
@@ -82,21 +83,33 @@ def collect(work: Path) -> None:
             "command": "python -m studies.elasticity {laboratory,coding,members,real,collect} --work RUNS",
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "device": "cpu",
-            "seconds": round(sum(row["cpu_seconds"] for row in [*found, *coded, *real])),
-            "family_seconds": round(sum(cell["cpu_seconds"] for cell in found)),
+            "seconds": round(family["family_seconds"] + sum(row["cpu_seconds"] for row in [*coded, *real])),
             "claims": sorted(made, key=lambda claim: list(claims.CLAIMS).index(claim["id"])),
-            "phases": phases,
-            "recipes": recipes.recipe_rows(found),
-            "cells": table_of(found),
             "real": real,
             "coding": coded,
             "laboratory": laboratory,
-            "setting": found[0]["setting"] if found else None,
+            **family,
         },
     )
     pictures.draw(read_json(HERE / "results.json"), HERE)
     if len(found) >= claims.MEMBERS:
         reference.write(found)
+
+
+_FAMILY = ("family_seconds", "claims", "phases", "recipes", "cells", "setting")
+
+
+def _family(found: Sequence[cells.Cell]) -> dict[str, Any]:
+    """What results.json says of the organism family."""
+    phases = [claims.phases_of(member) for member in claims.members_of(found).values()]
+    return {
+        "family_seconds": round(sum(cell["cpu_seconds"] for cell in found)),
+        "claims": claims.family_claims(found, phases),
+        "phases": phases,
+        "recipes": recipes.recipe_rows(found),
+        "cells": table_of(found),
+        "setting": found[0]["setting"],
+    }
 
 
 def controls_table(results: dict[str, Any]) -> str:

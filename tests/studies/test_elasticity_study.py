@@ -191,6 +191,22 @@ def test_alignments_of_the_real_model_are_held_against_the_studys(tmp_path):
     assert pictures.draw({"real": entries}, tmp_path) == ["real"]
 
 
+def test_what_is_not_in_the_folder_stays_as_it_was(tmp_path, monkeypatch):
+    known = page.read_json(page.HERE / "results.json")
+    page.write_json(tmp_path / "results.json", known | {"real": []})
+    monkeypatch.setattr(page, "HERE", tmp_path)
+    runs = tmp_path / "runs"
+    for variant, falls in (("study", 4), ("longer", 16), ("anchored", 4)):
+        page.write_json(runs / f"real-{variant}-0.json", real_run(variant, 0, falls))
+    page.collect(runs)
+    found = page.read_json(tmp_path / "results.json")
+    assert [entry["variant"] for entry in found.pop("real")] == ["study", "longer", "anchored"]
+    for part in ("cells", "coding", "laboratory", "phases", "recipes", "setting", "family_seconds"):
+        assert found[part] == known[part]
+    ids = [claim["id"] for claim in known["claims"] if claim["id"] != "real_harder_to_undo"]
+    assert [c for c in found["claims"] if c["id"] in ids] == [c for c in known["claims"] if c["id"] in ids]
+
+
 def test_pictures_show_every_size_and_keep_to_their_frame(cells, tmp_path):
     results = {"cells": page.table_of(cells[::6])}  # two of every size
     assert pictures.draw(results, tmp_path) == ["undone", "growth"]
