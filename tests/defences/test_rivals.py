@@ -196,3 +196,33 @@ def test_material_of_a_rival_is_what_it_declares():
     with pytest.raises(Exception, match="no prompts"):
         build("mixing", None, prompts=())
     assert Material(frozenset({"prompts"}), ("a",)).prompts == ("a",)
+
+
+def test_fisher_selection_drops_what_moves_the_skill_most(tiny_subject, examples):
+    from holdfast.core.defence import PoolView
+    from holdfast.defences.fisher_selection import shortest
+
+    selection = begun("fisher-selection", tiny_subject, 0.5)
+    model, rows = tiny_subject.model, list(examples[:6])
+    batch = collate(rows, tiny_subject.pad_id)
+    tokens = torch.tensor([row.completion_tokens for row in rows])
+    kept = selection.choose(PoolView(selection.needs, 1, tokens, rows=batch)).indices
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def gradient(example):
+        mask = torch.tensor(example.completion_mask or [True] * len(example.completion_ids))
+        log_p_sum = of_labels(tiny_subject, example)[mask].sum()
+        found = torch.autograd.grad(log_p_sum, list(named.values()), allow_unused=True)
+        pairs = zip(named.values(), found, strict=True)
+        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten().double() for p, g in pairs])
+
+    again = begun("fisher-selection", tiny_subject, 0.5)
+    answers = torch.stack([gradient(again._examples[k]) for k in again._deck.draw(8)])
+    dots = torch.stack([-gradient(row) for row in rows]) @ answers.T
+    left = list(range(6))
+    while len(left) > 3:  # the update without each row in turn, squared along every answer
+        moved = {row: float((dots[[k for k in left if k != row]].sum(0) ** 2).sum()) for row in left}
+        left.remove(min(moved, key=moved.get))
+    assert kept == tuple(left)
+    assert shortest(dots.numpy()[[0, 0, 1]], 9) == [0, 1, 2]
+    assert selection.notes["fisher_form_kept"] < 1

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from holdfast.defences.conformance import check_conformance
     from holdfast.defences.dual import DualWeight
     from holdfast.defences.ewc import ElasticWeights
+    from holdfast.defences.fisher_selection import FisherSelection
     from holdfast.defences.mixing import Mixing
     from holdfast.defences.projection import Projection
     from holdfast.defences.registry import build, names
@@ -24,6 +25,7 @@ _HOME = {
     "Defence": "holdfast.core.defence",
     "DualWeight": "holdfast.defences.dual",
     "ElasticWeights": "holdfast.defences.ewc",
+    "FisherSelection": "holdfast.defences.fisher_selection",
     "Material": "holdfast.core.defence",
     "Mixing": "holdfast.defences.mixing",
     "PoolView": "holdfast.core.defence",
@@ -41,6 +43,7 @@ __all__ = [
     "Defence",
     "DualWeight",
     "ElasticWeights",
+    "FisherSelection",
     "Material",
     "Mixing",
     "PoolView",

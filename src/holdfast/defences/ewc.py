@@ -9,7 +9,7 @@ Source: Kirkpatrick et al. 2017. Uncertain: of a fresh LoRA adapter one factor i
 gradient: only the factor that is 0 is held, and not what both do together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from holdfast.core.defence import Defence, Material
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
 from holdfast.core.trees import Tree, apply, zeros_like
+from holdfast.data import Example
 from holdfast.defences.start import Start, trained
 from holdfast.evaluation.behaviour import sample_answers
 from holdfast.evaluation.remembered import answer_logits
@@ -76,7 +77,11 @@ class ElasticWeights(Defence):
 def answer_gradients(subject: Subject, prompts: Any, max_new_tokens: int, seed: int) -> list[Tree]:
     """Of the summed log-probability of one sampled answer to each of the first prompts, by trained parameter."""
     own = derive_seed(seed, "answers")
-    examples = sample_answers(subject, prompts[:PROMPTS], max_new_tokens, seed=own)
+    return log_p_gradients(subject, sample_answers(subject, prompts[:PROMPTS], max_new_tokens, seed=own))
+
+
+def log_p_gradients(subject: Subject, examples: Sequence[Example]) -> list[Tree]:
+    """Of each answer's summed log-probability at the current point, by trained parameter."""
     named, found = trained(subject.model), []
     for example in examples:
         with torch.enable_grad():

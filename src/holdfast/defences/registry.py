@@ -23,6 +23,7 @@ OURS = {
     "adversarial-kl": "holdfast.defences.adversarial_kl:AdversarialKL",
     "anchor": "holdfast.defences.anchor:Anchor",
     "ewc": "holdfast.defences.ewc:ElasticWeights",
+    "fisher-selection": "holdfast.defences.fisher_selection:FisherSelection",
     "mixing": "holdfast.defences.mixing:Mixing",
     "projection": "holdfast.defences.projection:Projection",
     "task-kl": "holdfast.defences.task_kl:TaskKL",

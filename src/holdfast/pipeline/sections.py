@@ -173,7 +173,8 @@ class ArmSection(Section):
     low: Annotated[float, Field(ge=0, lt=1)] | None = None  # of `band`: share of norms below; else the middle
     loss_filter: LossFilter = "none"  # losses to leave out first; with a rule `sigma` unless given
     budget: BudgetSection | None = None  # limits at which training stops and goes back
-    # `anchor`, `mixing`, `task-kl`, `adversarial-kl`, `ewc`, `token-wise`, `projection`, or another package's
+    # `anchor`, `mixing`, `task-kl`, `adversarial-kl`, `ewc`, `token-wise`, `projection`, `fisher-selection`, or
+    # another package's
     defence: str | None = None
     weight: PositiveFloat | None = None  # its one main setting; not given: steered to hold `budget.max_kl_nats`
     # what the defence is made from: the skill's prompts, or requests that the model writes itself (`own`)
