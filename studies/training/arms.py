@@ -15,6 +15,7 @@ class Arm:
         rule, keep, loss_filter: of online selection.
         defence, knob: by name, and its one main setting (None: its default).
         options: of the defence, by attribute.
+        also: a second defence, at its default.
         rate: times the learning rate.
         budget_nats: that is held, or at which the run stops.
         stops: whether it stops there.
@@ -29,6 +30,7 @@ class Arm:
     defence: str | None = None
     knob: float | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    also: str | None = None
     rate: float = 1.0
     budget_nats: float | None = None
     stops: bool = False
@@ -50,6 +52,8 @@ ARMS: dict[str, Arm] = {
         Arm("anchor-own", defence="anchor", knob=0.2, own=True),
         Arm("anchor-every-4", defence="anchor", knob=1.0, options=(("every", 4),)),
         Arm("anchor-moderate-0.5", rule="moderate", keep=0.5, loss_filter="sigma", defence="anchor", knob=1.0),
+        Arm("fisher-0.5", defence="fisher-selection", knob=0.5),
+        Arm("anchor-fisher-0.5", defence="anchor", knob=1.0, also="fisher-selection"),
         # Knobs as their sources have them until validation has been run; what it tries stands below.
         Arm("mixing-3", defence="mixing", knob=0.03),
         Arm("mixing-10", defence="mixing", knob=0.1),

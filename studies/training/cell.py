@@ -119,17 +119,19 @@ def train(cell: Cell, subject: Subject, setting: Setting, rows: Examples | None 
     defences: list[Any] = []
     if arm.rule != "none" or arm.loss_filter != "none":
         defences.append(OnlineSelection(arm.keep, arm.rule, arm.loss_filter, cell.seed))
-    if arm.defence is not None:
+    for name, knob in ((arm.defence, arm.knob), (arm.also, None)):
+        if name is None:
+            continue
         made = build(
-            arm.defence,
-            arm.knob,
+            name,
+            knob,
             **material(arm, subject, setting, given),
             seed=cell.seed,
             budget=budget,
             max_new_tokens=setting.max_new_tokens,
         )
-        for name, value in arm.options:
-            setattr(made, name, value)
+        for attribute, value in arm.options if name == arm.defence else ():
+            setattr(made, attribute, value)
         defences.append(made)
     rows = rows if rows is not None else task(cell.task, setting.rows, cell.seed)
     args = cpu_safe_args(
