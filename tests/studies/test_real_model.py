@@ -304,7 +304,8 @@ def test_arms_are_what_the_product_makes_by_default_at_equal_rows_an_update(tmp_
     for way in defended.WAYS:
         arm = defended.Defended("sst2", 2e-4, 0, way)
         defended.fit(None, arm, damage.Setting(), (), tmp_path, tmp_path)
-    (anchor, _), (moderate, pool), (mixing, _), (plain, slow) = made
+    (anchor, _), (eight, _), (moderate, pool), (mixing, _), (plain, slow) = made
+    assert (anchor[0][0].per_step, eight[0][0].per_step) == (None, 8)
     assert (anchor[0][0].weight, anchor[0][0].dual, anchor[0][0].controls) == (1.0, None, ("fine",))
     assert anchor[0][0].source == mixing[0][0].prompts == skill.estimate.harmful[40:]  # others are the monitor's
     assert mixing[0][0].share == 0.1
