@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("choosing.json")
 SEED, HELD, ASKED, CONTROLS = 7, 32, 48, 32
 # weight, completions an update, updates from one anchoring to the next; None is no defence
-SETTINGS: tuple[tuple[float, int, int] | None, ...] = (None, (1.0, 1, 1), (0.2, 1, 1), (0.2, 1, 4))
+SETTINGS: tuple[tuple[float, int, int] | None, ...] = (None, (1.0, 1, 1), (0.2, 1, 1), (0.2, 1, 4), (0.05, 1, 1))
 
 DEFAULT = (1.0, 1, 1)  # what `train --defence anchor` does with four rows an update
 
