@@ -31,9 +31,16 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("choosing.json")
 SEED, HELD, ASKED, CONTROLS = 7, 32, 48, 32
 # weight, completions an update, updates from one anchoring to the next; None is no defence
-SETTINGS: tuple[tuple[float, int, int] | None, ...] = (None, (1.0, 1, 1), (0.2, 1, 1), (0.2, 1, 4), (0.05, 1, 1))
+SETTINGS: tuple[tuple[float, int, int] | None, ...] = (
+    None,
+    (1.0, 1, 1),
+    (0.2, 1, 1),
+    (0.2, 1, 4),
+    (0.05, 1, 1),
+    (0.2, 1, 2),
+)
 
-DEFAULT = (1.0, 1, 1)  # what `train --defence anchor` does with four rows an update
+DEFAULT = (0.2, 1, 2)  # what `train --defence anchor` does with four rows an update
 
 
 def name_of(setting: tuple[float, int, int] | None) -> str:

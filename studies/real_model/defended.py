@@ -26,12 +26,13 @@ GIVEN = 100  # prompts of each kind that the user's lists have; the monitor's ar
 
 WAYS: dict[str, ArmSection] = {
     "anchor": ArmSection(name="anchor", defence="anchor"),
-    "anchor-8": ArmSection(name="anchor-8", defence="anchor"),
+    "anchor-8": ArmSection(name="anchor-8", defence="anchor", weight=1.0),
     "moderate": ArmSection(name="moderate", rule="moderate", keep=0.2),
     "mixing": ArmSection(name="mixing", defence="mixing", weight=0.1),
     "lower-rate": ArmSection(name="lower-rate"),
 }
-PER_STEP = {"anchor-8": 8}  # completions an update, as many controls: the default before it followed the rows
+# The default before it was chosen anew: completions an update, as many controls, every update.
+BEFORE: dict[str, dict[str, int]] = {"anchor-8": {"per_step": 8, "every": 1}}
 LOWER = 0.25  # of the learning rate
 
 
@@ -109,8 +110,8 @@ def fit(
         return damage.train(aligned, arm, setting, found, out, learning_rate=LOWER * arm.learning_rate)
     spec = RunSpec(AdapterSection(), TrainingSection(), section, monitor, arm.seed)
     defences = defences_of(spec, None, held_prompts(given(data, setting), (), monitor.prompts))
-    for defence in defences if arm.way in PER_STEP else ():
-        defence.per_step = PER_STEP[arm.way]  # type: ignore[attr-defined]
+    for name, value in BEFORE.get(arm.way, {}).items():
+        setattr(defences[0], name, value)
     return damage.train(aligned, arm, setting, found, out, defences)
 
 

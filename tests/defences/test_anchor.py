@@ -164,7 +164,7 @@ def test_a_budget_is_decided_on_prompts_that_are_not_anchored(tiny_subject):
 
 def test_only_growth_of_refusal_openings_on_controls_costs(tiny_subject):
     refused, controls = PROMPTS[2:4], PROMPTS[:2]
-    anchor = Anchor(refused, weight=0.5, per_step=2, max_new_tokens=3, controls=controls)
+    anchor = Anchor(refused, weight=0.5, every=1, per_step=2, max_new_tokens=3, controls=controls)
     anchor.begin(tiny_subject)
 
     def first(subject, prompt):  # by the definition, one unpadded prompt at a time
