@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from studies.training import cell, cost, kept, sequence, summary, threats
+from studies.training import cell, cost, kept, sequence, summary, threats, validation
 from studies.training.arms import ARMS, tried
 
 from holdfast.core.files import read_json, write_json
@@ -74,6 +74,7 @@ def collect(root: Path, setting: cell.Setting) -> None:
     timed = read_json(cost) if cost.is_file() else read_json(file)["cost"] if file.is_file() else []
     arms = summary.read(kept.load(), list(ARMS))
     found = summary.results(arms, asdict(setting), threats.read(root), timed)
+    found["validation"] = validation.table(kept.load())
     found["sequences"] = sequence.table(sequence.read(root))
     write_json(file, found)
     print(summary.markdown(found), summary.markdown_by_task(found), summary.markdown_claims(found), sep="\n\n")

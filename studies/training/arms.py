@@ -3,6 +3,7 @@
 Knows: names and settings, which values of a knob validation tries. Does not know: how an arm is run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +46,7 @@ ARMS: dict[str, Arm] = {
         Arm("plain"),
         Arm("moderate-0.5", rule="moderate", keep=0.5, loss_filter="sigma"),
         Arm("moderate-0.2", rule="moderate", keep=0.2, loss_filter="sigma"),
-        Arm("inverse-length", rule="inverse_length", keep=0.5),
+        Arm("inverse-length", rule="inverse_length", keep=0.2),
         Arm("random-half", rule="random", keep=0.5),
         Arm("anchor", defence="anchor", knob=0.2, options=(("every", 2),)),
         Arm("anchor-1", defence="anchor", knob=1.0, options=(("every", 1),)),
@@ -54,16 +55,15 @@ ARMS: dict[str, Arm] = {
         Arm("anchor-moderate-0.5", "moderate", 0.5, "sigma", defence="anchor", knob=0.2, options=(("every", 2),)),
         Arm("fisher-0.5", defence="fisher-selection", knob=0.5),
         Arm("anchor-fisher-0.5", defence="anchor", knob=0.2, options=(("every", 2),), also="fisher-selection"),
-        # Knobs as their sources have them until validation has been run; what it tries stands below.
-        Arm("mixing-3", defence="mixing", knob=0.03),
+        # Knobs as validation has chosen them (validation.py); what it tried stands below.
         Arm("mixing-10", defence="mixing", knob=0.1),
-        Arm("task-kl", defence="task-kl", knob=0.3),
-        Arm("adversarial-kl", defence="adversarial-kl", knob=0.3),
-        Arm("ewc", defence="ewc", knob=10.0),
-        Arm("token-wise", defence="token-wise", knob=2.0),
-        Arm("projection", defence="projection", knob=16),
-        Arm("lower-rate", rate=0.1),
-        Arm("early-stop", budget_nats=1.0, stops=True),
+        Arm("task-kl", defence="task-kl", knob=0.01),
+        Arm("adversarial-kl", defence="adversarial-kl", knob=0.01),
+        Arm("ewc", defence="ewc", knob=1000.0),
+        Arm("token-wise", defence="token-wise", knob=0.1),
+        Arm("projection", defence="projection", knob=64),
+        Arm("lower-rate", rate=0.5),
+        Arm("early-stop", budget_nats=9.0, stops=True),
     )
 }
 
@@ -81,6 +81,12 @@ TRIED: dict[str, tuple[str, tuple[float, ...]]] = {
     "early-stop": ("budget_nats", (0.3, 1.0, 3.0, 9.0)),
 }
 """What validation tries: an arm's one setting and its values, as many for every arm."""
+
+
+def arm_of(record: Mapping[str, Any]) -> Arm:
+    """As a record has it."""
+    options = tuple((name, value) for name, value in record.get("options", ()))
+    return Arm(**{**record, "options": options})
 
 
 def tried(name: str) -> list[Arm]:

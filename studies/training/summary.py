@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from studies.real_model.report import versions
 from studies.training import afterwards, evidence
+from studies.training.arms import ARMS, arm_of
 from studies.training.evidence import SOURCE, claim_of, numbers, percent
 
 from holdfast.core.files import read_json
@@ -41,12 +42,13 @@ def records(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def read(found: Mapping[str, dict[str, Any]], names: Sequence[str]) -> dict[str, Cells]:
-    """Records of test runs by arm and (task, seed)."""
+    """Records of test runs by arm and (task, seed); of an arm whose settings were changed, the ones of today."""
     arms: dict[str, Cells] = {name: {} for name in names}
     for record in found.values():
         cell = record["cell"]
-        if cell["split"] == "test" and cell["arm"]["name"] in arms:
-            arms[cell["arm"]["name"]][cell["task"], cell["seed"]] = record
+        name = cell["arm"]["name"]
+        if cell["split"] == "test" and name in arms and arm_of(cell["arm"]) == ARMS[name]:
+            arms[name][cell["task"], cell["seed"]] = record
     return {name: cells for name, cells in arms.items() if cells}
 
 

@@ -1,10 +1,10 @@
 """The study of guarded training without its runs: keys that last, claims that follow from the records."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from studies.training import afterwards, evidence, kept, sequence, summary, threats
+from studies.training import afterwards, evidence, kept, sequence, summary, threats, validation
 from studies.training.arms import ARMS
 from studies.training.cell import Cell, Setting
 
@@ -14,7 +14,7 @@ from holdfast.core.files import write_json
 def record(arm, task, seed, refused, over=0, right=10, drift=0.1, split="test"):
     """Of ten prompts each."""
     return {
-        "cell": {"task": task, "seed": seed, "split": split, "arm": {"name": arm, "budget_nats": 1.0}},
+        "cell": {"task": task, "seed": seed, "split": split, "arm": json.loads(json.dumps(asdict(ARMS[arm])))},
         "refused": [1] * refused + [0] * (10 - refused),
         "over_refused": [1] * over + [0] * (10 - over),
         "task_right": [1] * right + [0] * (10 - right),
@@ -121,3 +121,16 @@ def test_a_sequence_tells_transfer_from_forgetting():
     assert row["forgetting"] == pytest.approx((0.6 + 0.0 + 0.2) / 3)
     assert row["score"] == pytest.approx(0.7) and [rate["value"] for rate in row["refused"]] == [1, 0.5, 0.5, 0]
     assert "| anchor | 1 | 100.0 %" in sequence.markdown({"sequences": [row]})
+
+
+def test_a_knob_is_chosen_by_refusals_among_those_that_learn_the_task():
+    plain = {"task_score": 0.6}
+    rows = [
+        {"value": 1, "refused": 0.9, "task_score": 0.5, "task_loss": 3.0},
+        {"value": 2, "refused": 1.0, "task_score": 0.49, "task_loss": 4.0},
+        {"value": 3, "refused": 0.9, "task_score": 0.55, "task_loss": 5.0},
+        {"value": 4, "refused": 0.8, "task_score": 0.3, "task_loss": 1.0},
+    ]
+    assert validation.chosen(rows, plain)["value"] == 3
+    assert validation.chosen([rows[1], rows[3]], plain)["value"] == 4  # none learns it: the nearest
+    assert validation.chosen([], plain) is None
