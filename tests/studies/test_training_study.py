@@ -1,5 +1,6 @@
 """The study of guarded training without its runs: keys that last, claims that follow from the records."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
