@@ -1,6 +1,6 @@
 """The study of forecasts; goes on where it was stopped and does nothing twice.
 
-    python -m studies.geometry predict --out FOLDER         (the organism)
+    python -m studies.geometry run --out     FOLDER         (the organism)
     python -m studies.geometry collect --out FOLDER
     python -m studies.geometry real --out FOLDER            (SmolLM2's plain fine-tunes of studies.real_model)
     python -m studies.geometry collect-real --out FOLDER
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from studies.geometry import predict, real, summary
+from studies.geometry import real, summary, tunes
 from studies.real_model import lists, model
 
 from holdfast.core.files import read_json
@@ -29,7 +29,7 @@ REAL_OUTCOMES = HERE.parent / "real_model" / "results.json"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.geometry", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("verb", choices=["predict", "collect", "real", "collect-real"])
+    parser.add_argument("verb", choices=["run", "collect", "real", "collect-real"])
     parser.add_argument("--out", type=Path, required=True, help="one file a fine-tune; may be gone on with")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -48,10 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         real.log.setLevel(logging.INFO)
         real.predict(real.ARMS, model.cache_folder(), lists.data_folder(), options.out)
         return
-    for task in predict.ORDER:
-        for method in predict.SETTINGS:
-            found = predict.predict(task, method, options.out)
-            log.info("%s %s: %s CPU-s", method, task, found["cpu_seconds"])
+    for tune in tunes.all_of_them():
+        log.info("%s: %s CPU-s", tune.name, tunes.run(tune, options.out)["cpu_seconds"])
 
 
 if __name__ == "__main__":
