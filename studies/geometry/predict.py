@@ -76,7 +76,7 @@ def before(
 
 @torch.no_grad()
 def representation_similarity(base: Subject, rows: Sequence[Example], harmful: Sequence[Example]) -> float:
-    """Cosine of the mean last hidden states where the answer begins: of the task's prompts, and of harmful ones."""
+    """Cosine of the mean last hidden states where an answer begins: the task's prompts against harmful ones."""
     means = []
     for some in (rows, harmful):
         states = [

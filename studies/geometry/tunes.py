@@ -7,7 +7,6 @@ A record lies in the runs' folder; ``collect`` keeps it in runs.jsonl, which a f
 """
 
 import functools
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,17 +14,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from studies.geometry import predict
+from studies.geometry import predict, records
 from studies.organism import damage
 
-from holdfast.core.files import read_json, write_json, write_text
+from holdfast.core.files import read_json, write_json
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Examples, encode_rows
 from holdfast.evaluation import drift
 from holdfast.evaluation.drift import Reference
 from holdfast.organism import proxy_prompts, shipped, task_rows, tasks
 
-KEPT = Path(__file__).with_name("runs.jsonl")
+KEPT, RIVAL = (Path(__file__).with_name(f"{name}.jsonl") for name in ("runs", "rival"))
 RATES = {"full": {"first": 1e-3, "slower": 4e-4}, "lora": {"first": 2e-3, "slower": 8e-4}}
 STEPS, ROWS = 60, 960
 MIXTURES = 12
@@ -131,28 +130,8 @@ def _encoded(rows: list[dict[str, str]]) -> Examples:
     return encode_rows(rows, predict.organism().tokenizer)
 
 
-def kept(root: Path | None = None, file: Path = KEPT) -> list[dict[str, Any]]:
-    """All records: those kept beside this file, and those of a runs' folder, which are then kept, too."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    found = {row["name"]: row for row in map(json.loads, lines)}
-    for tune in all_of_them():
-        path = None if root is None else root / f"{tune.name}.json"
-        if path is not None and path.exists():
-            found[tune.name] = {"name": tune.name} | _short(read_json(path))
-    order = [tune.name for tune in all_of_them()]
-    rows = sorted(found.values(), key=lambda row: order.index(row["name"]))
-    if root is not None:
-        write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
-
-
-def _short(record: dict[str, Any]) -> dict[str, Any]:
-    """Numbers with six digits."""
-    return {
-        key: _short(value)
-        if isinstance(value, dict)
-        else float(f"{value:.6g}")
-        if isinstance(value, float)
-        else value
-        for key, value in record.items()
-    }
+def records_of(root: Path) -> list[dict[str, Any]]:
+    """All records, those kept beside this file too, with what alignment-risk said where it was asked."""
+    found = records.kept(KEPT, {tune.name: root / f"{tune.name}.json" for tune in all_of_them()})
+    rival = records.kept(RIVAL, {tune.name: root / f"rival-{tune.name}.json" for tune in all_of_them()})
+    return [found[tune.name] | {"rival": rival.get(tune.name, {})} for tune in all_of_them() if tune.name in found]
