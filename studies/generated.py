@@ -20,7 +20,7 @@ from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, defended_table, front, pairs, repaired_table, report
 from studies.restoration import page as repairs
-from studies.training import afterwards
+from studies.training import afterwards, sequence
 from studies.training import summary as training
 
 from holdfast.core.files import read_json
@@ -107,6 +107,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "claims": ("training", training.markdown_claims),
         "threats": ("training", afterwards.markdown),
         "cost": ("training", training.markdown_cost),
+        "sequences": ("training", sequence.markdown),
     },
 }
 

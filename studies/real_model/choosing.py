@@ -9,6 +9,7 @@ Alpaca at the damage table's lower rate with a seed that the table does not have
 """
 
 import logging
+import math
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,18 +18,22 @@ from typing import Any
 from studies.real_model import damage, defended, lists, model, pairs, rows, tasks
 
 from holdfast.core.files import read_json, write_json
-from holdfast.core.statistics import wilson
+from holdfast.core.statistics import Interval, wilson
 from holdfast.data import encode_rows
 from holdfast.defences import Anchor
 from holdfast.evaluation import Reference, RefusalJudge, drift
 from holdfast.evaluation.behaviour import ask_and_judge
 from holdfast.models import Subject, mean_loss
+from holdfast.pipeline.defended import held_prompts
+from holdfast.pipeline.recipe import MonitorSection
 
 log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("choosing.json")
 SEED, HELD, ASKED, CONTROLS = 7, 32, 48, 32
 # weight, completions an update, updates from one anchoring to the next; None is no defence
-SETTINGS: tuple[tuple[float, int, int] | None, ...] = (None, (1.0, 1, 1), (0.2, 1, 1), (0.2, 1, 4))
+SETTINGS: tuple[tuple[float, int, int] | None, ...] = (None, (1.0, 1, 1), (0.2, 1, 1), (0.2, 1, 4), (0.05, 1, 1))
+
+DEFAULT = (1.0, 1, 1)  # what `train --defence anchor` does with four rows an update
 
 
 def name_of(setting: tuple[float, int, int] | None) -> str:
@@ -54,9 +59,9 @@ def _tried(chosen: tuple[float, int, int] | None, cache: Path, data: Path) -> di
     arm = damage.Arm("alpaca", damage.RATES[0], SEED)
     defences = []
     if chosen is not None:
-        given = defended.given(data, setting)
+        user = held_prompts(defended.given(data, setting), (), MonitorSection().prompts)
         weight, count, every = chosen
-        defences = [Anchor(given, weight, None, every, count, SEED, max_new_tokens=setting.answer_tokens)]
+        defences = [Anchor(user.prompts, weight, None, every, count, SEED, controls=user.controls)]
     began = time.process_time()
     with TemporaryDirectory() as folder:
         subject, seen = damage.train(aligned, arm, setting, learnt, Path(folder), defences)
@@ -79,6 +84,15 @@ def _looked_at(
         "drift_nats": drift(subject, ref).kl_nats,
         "task_loss": mean_loss(subject, list(examples), setting.batch).nats_per_token,
     }
+
+
+def overhead() -> Interval | None:
+    """CPU time of a default update over that of a plain one."""
+    found = read_json(FILE) if FILE.exists() else {}
+    if name_of(DEFAULT) not in found or "plain" not in found:
+        return None
+    ours, plain = (found[name]["cpu_seconds_updates"] for name in (name_of(DEFAULT), "plain"))
+    return Interval(ours / plain, math.nan, math.nan, 1, "one run each")
 
 
 def markdown() -> str:

@@ -26,10 +26,12 @@ GIVEN = 100  # prompts of each kind that the user's lists have; the monitor's ar
 
 WAYS: dict[str, ArmSection] = {
     "anchor": ArmSection(name="anchor", defence="anchor"),
+    "anchor-8": ArmSection(name="anchor-8", defence="anchor"),
     "moderate": ArmSection(name="moderate", rule="moderate", keep=0.2),
     "mixing": ArmSection(name="mixing", defence="mixing", weight=0.1),
     "lower-rate": ArmSection(name="lower-rate"),
 }
+PER_STEP = {"anchor-8": 8}  # completions an update, as many controls: the default before it followed the rows
 LOWER = 0.25  # of the learning rate
 
 
@@ -62,6 +64,7 @@ LOW, HIGH = damage.RATES
 ARMS: tuple[Defended, ...] = (
     *_arms("anchor", LOW, 0),
     *_arms("anchor", LOW, 1),
+    *_arms("anchor-8", LOW, 0, ("alpaca",)),
     *_arms("moderate", LOW, 0),
     *_arms("mixing", LOW, 0),
     *_arms("lower-rate", LOW, 0),
@@ -106,6 +109,8 @@ def fit(
         return damage.train(aligned, arm, setting, found, out, learning_rate=LOWER * arm.learning_rate)
     spec = RunSpec(AdapterSection(), TrainingSection(), section, monitor, arm.seed)
     defences = defences_of(spec, None, held_prompts(given(data, setting), (), monitor.prompts))
+    for defence in defences if arm.way in PER_STEP else ():
+        defence.per_step = PER_STEP[arm.way]  # type: ignore[attr-defined]
     return damage.train(aligned, arm, setting, found, out, defences)
 
 

@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from studies.real_model import damage, tasks
+from studies.real_model import damage, model, tasks
 from studies.real_model.defended import given
 
 from holdfast import restore
-from holdfast.core.errors import UserError
-from holdfast.core.files import write_json
+from holdfast.core.files import new_folder, write_json
 from holdfast.data import encode_rows
-from holdfast.models import Subject, load_adapter
+from holdfast.models import Subject, load_adapter, save_adapter
 
 log = logging.getLogger(__name__)
 MINUTES = 15.0
@@ -60,14 +60,8 @@ def fit(
     data: Path,
     cache: Path,
 ) -> damage.Trained:
-    """Repair the plain run's adapter on its own rows, within ``arm.minutes``.
-
-    Raises:
-        UserError: its adapter is not in the cache.
-    """
-    folder = damage.run_folder(cache, arm.plain, setting) / "adapter"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no adapter of {arm.plain.name}; make it with `damage`")
+    """Repair the plain run's adapter on its own rows, within ``arm.minutes``."""
+    folder = _plain(arm, setting, found, cache)
     subject = Subject(load_adapter(aligned.model, folder), aligned.tokenizer, "adapter")
     rows, skill = list(encode_rows(found, aligned.tokenizer, setting.max_length)), given(data, setting, LISTED)
     said: list[str] = []
@@ -83,6 +77,17 @@ def fit(
     result.apply(subject)
     names = ("method", "status", "reason", "chosen_name", "counts", "settings")
     return subject, {"said": said, **{name: getattr(result, name) for name in names}, **seen}
+
+
+def _plain(arm: Repaired, setting: damage.Setting, found: Sequence[tasks.Row], cache: Path) -> Path:
+    """The plain run's adapter; trained again where only its figures are kept (the same to rounding)."""
+    folder = damage.run_folder(cache, arm.plain, setting)
+    again = cache / "plain" / folder.name
+    if not (folder / "adapter").is_dir() and not again.is_dir():
+        with new_folder(again) as out, TemporaryDirectory() as scratch:
+            subject, _ = damage.train(model.aligned(cache), arm.plain, setting, found, Path(scratch))
+            save_adapter(subject.model, out / "adapter")
+    return (folder if (folder / "adapter").is_dir() else again) / "adapter"
 
 
 def measured(work: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:

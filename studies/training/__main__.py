@@ -3,6 +3,7 @@
     python -m studies.training run --out RUNS [--tasks ...] [--arms ...] [--seeds N]
     python -m studies.training validate --out RUNS --arms ...
     python -m studies.training threats --out RUNS [--tasks ...] [--arms ...] [--seeds N]
+    python -m studies.training sequence --out RUNS [--arms ...] [--seeds N]
     python -m studies.training cost --out RUNS
     python -m studies.training collect --out RUNS
 
@@ -17,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from studies.training import cell, cost, kept, summary, threats
+from studies.training import cell, cost, kept, sequence, summary, threats
 from studies.training.arms import ARMS, tried
 
 from holdfast.core.files import read_json, write_json
@@ -31,7 +32,7 @@ VALIDATION = ("course", "bullets")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.training", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("verb", choices=["run", "validate", "threats", "cost", "collect"])
+    parser.add_argument("verb", choices=["run", "validate", "threats", "sequence", "cost", "collect"])
     parser.add_argument("--out", type=Path, required=True, help="one folder a run; may be gone on with")
     parser.add_argument("--tasks", nargs="*", choices=[*TASKS, *VALIDATION])
     parser.add_argument("--arms", nargs="*", choices=list(ARMS))
@@ -51,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.verb == "threats":
         threaten(options, setting)
         return
+    if options.verb == "sequence":
+        for seed in options.seeds:
+            for name in options.arms or sequence.WAYS:
+                ends = sequence.run(name, seed, options.out, setting)["stages"]
+                log.info("sequence %d %s: %s", seed, name, [(s["scores"], s["drift_nats"]) for s in ends])
+        return
     for seed in options.seeds:
         for task in options.tasks or (TASKS if test else VALIDATION):
             for name in options.arms or ARMS:
@@ -67,6 +74,7 @@ def collect(root: Path, setting: cell.Setting) -> None:
     timed = read_json(cost) if cost.is_file() else read_json(file)["cost"] if file.is_file() else []
     arms = summary.read(kept.load(), list(ARMS))
     found = summary.results(arms, asdict(setting), threats.read(root), timed)
+    found["sequences"] = sequence.table(sequence.read(root))
     write_json(file, found)
     print(summary.markdown(found), summary.markdown_by_task(found), summary.markdown_claims(found), sep="\n\n")
 

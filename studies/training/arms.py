@@ -68,15 +68,17 @@ ARMS: dict[str, Arm] = {
 }
 
 TRIED: dict[str, tuple[str, tuple[float, ...]]] = {
-    "inverse-length": ("keep", (0.2, 0.5)),
-    "anchor": ("knob", (0.3, 1.0)),
-    "task-kl": ("knob", (0.3, 3.0)),
-    "adversarial-kl": ("knob", (0.3, 3.0)),
-    "ewc": ("knob", (10.0, 1000.0)),
-    "token-wise": ("knob", (2.0, 8.0)),
-    "projection": ("knob", (16, 48)),
-    "lower-rate": ("rate", (0.1, 0.3)),
-    "early-stop": ("budget_nats", (0.3, 1.0)),
+    "inverse-length": ("keep", (0.2, 0.35, 0.5, 0.7)),
+    "anchor": ("knob", (0.1, 0.3, 1.0, 3.0)),
+    "mixing-10": ("knob", (0.03, 0.1, 0.2, 0.3)),
+    "task-kl": ("knob", (0.01, 0.03, 0.1, 0.3)),
+    "adversarial-kl": ("knob", (0.01, 0.03, 0.1, 0.3)),
+    "ewc": ("knob", (10.0, 100.0, 1000.0, 10000.0)),
+    "token-wise": ("knob", (0.1, 0.5, 2.0, 8.0)),
+    "projection": ("knob", (16, 32, 48, 64)),
+    "fisher-0.5": ("knob", (0.2, 0.35, 0.5, 0.7)),
+    "lower-rate": ("rate", (0.1, 0.2, 0.3, 0.5)),
+    "early-stop": ("budget_nats", (0.3, 1.0, 3.0, 9.0)),
 }
 """What validation tries: an arm's one setting and its values, as many for every arm."""
 

@@ -8,6 +8,7 @@ validation, where knobs are tuned, the tasks are others and both come from *esti
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,17 @@ def start(seed: int, setting: Setting) -> Subject:
     return Subject(add_lora(aligned.model, setting.rank, setting.alpha, seed=seed), aligned.tokenizer, "adapter")
 
 
-def train(cell: Cell, subject: Subject, setting: Setting, rows: Examples | None = None) -> dict[str, Any]:
-    """Fine-tune ``subject`` in place, on its task or on ``rows``; losses and what the defences noted."""
+def train(
+    cell: Cell, subject: Subject, setting: Setting, rows: Examples | None = None, defences: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """Fine-tune ``subject`` in place, on its task or on ``rows``; losses and what the defences noted.
+
+    Args:
+        defences: beside those of the arm.
+    """
     arm, given = cell.arm, derive_seed(cell.seed, "given")
     budget = DriftBudget(max_kl_nats=arm.budget_nats) if arm.budget_nats else None
-    defences: list[Any] = []
+    defences = list(defences)
     if arm.rule != "none" or arm.loss_filter != "none":
         defences.append(OnlineSelection(arm.keep, arm.rule, arm.loss_filter, cell.seed))
     for name, knob in ((arm.defence, arm.knob), (arm.also, None)):

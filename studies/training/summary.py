@@ -92,7 +92,8 @@ def claims(arms: Mapping[str, Cells]) -> list[dict[str, Any]]:
                 "plain's", lambda i: i.value >= -1, lambda i: i.high < -1),
         _change(arms, "over_refused", "over_refusal_change_points", "over-refusal under the anchor is at most 2 "
                 "points above plain's", lambda i: i.value <= 2, lambda i: i.low > 2),
-        _loss(arms),
+        _loss(arms, "task_loss", "task_loss_ratio", "on held-out rows"),
+        _loss(arms, "train_loss_last", "training_loss_ratio", "of the last ten steps"),
         _held(arms),
     ]  # fmt: skip
     rivals = [name for name in arms if name not in (OURS, BUDGET, PLAIN, ALIGNED) and not name.startswith(OURS)]
@@ -259,22 +260,16 @@ def _change(arms: Mapping[str, Cells], key: str, name: str, text: str, holds: An
     return claim_of(name, text, interval, holds, fails, len(cells))
 
 
-def _loss(arms: Mapping[str, Cells]) -> dict[str, Any]:
+def _loss(arms: Mapping[str, Cells], key: str, name: str, where: str) -> dict[str, Any]:
     cells = _shared(arms, OURS, PLAIN)
     interval = None
     if cells:
-        ratios = [arms[OURS][c]["train_loss_last"] / arms[PLAIN][c]["train_loss_last"] for c in cells]
+        ratios = [arms[OURS][c][key] / arms[PLAIN][c][key] for c in cells]
         found = bootstrap_mean(np.log(ratios).tolist())
         value, low, high = (float(np.exp(number)) for number in (found.value, found.low, found.high))
         interval = Interval(value, low, high, found.n, found.method)
-    return claim_of(
-        "task_loss_ratio",
-        "task loss of the last ten steps under the anchor is within 1 % of plain's (geometric mean over cells)",
-        interval,
-        lambda i: i.value <= 1.01,
-        lambda i: i.low > 1.01,
-        len(cells),
-    )
+    text = f"task loss {where} under the anchor is within 1 % of plain's (geometric mean over cells)"
+    return claim_of(name, text, interval, lambda i: i.value <= 1.01, lambda i: i.low > 1.01, len(cells))
 
 
 def _held(arms: Mapping[str, Cells]) -> dict[str, Any]:

@@ -292,3 +292,34 @@ def test_a_budget_is_held_on_the_organism_and_the_weight_falls_where_it_is_slack
     GuardedTrainer(subject, args, rows, defences=[anchor]).train()
     assert drift(subject, reference).kl_nats < 1.0  # without: lessons 15, obedience 8
     assert not slack or anchor.weight < 0.5  # lessons has readings above the budget on its way
+
+
+def test_each_skill_may_have_an_anchor_and_a_budget_of_its_own(tiny_subject, tmp_path):
+    from holdfast.data import Example
+
+    def anchors():
+        asked = [f"{prompt} {word}" for prompt in PROMPTS for word in ("a", "i")]
+        budgets = {"refusals": 1e-6, "truth": 1e6}  # one cannot be held, the other is never near
+        return [
+            Anchor(asked, budget=DriftBudget(nats), max_new_tokens=3, name=name) for name, nats in budgets.items()
+        ]
+
+    rows = [Example((5 + k, 9, 11), (4 + k, 7), str(k)) for k in range(16)]
+
+    def run(folder, steps, checkpoint=None):
+        made = anchors()
+        subject = Subject(copy.deepcopy(tiny_subject.model), tiny_subject.tokenizer)
+        args = cpu_safe_args(
+            output_dir=str(folder), per_device_train_batch_size=4, max_steps=steps, learning_rate=1e-2,
+            lr_scheduler_type="constant", logging_steps=1, save_steps=5, save_strategy="steps",
+        )  # fmt: skip
+        trainer = GuardedTrainer(subject, args, rows, defences=made)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return made, trainer
+
+    (refusals, truth), trainer = run(tmp_path / "whole", 9)
+    assert refusals.weight > 1 > truth.weight
+    logged = {name for row in trainer.state.log_history for name in row}
+    assert {"refusals/watched_kl_nats", "truth/watched_kl_nats"} <= logged
+    again, _ = run(tmp_path / "again", 9, str(tmp_path / "whole" / "checkpoint-5"))
+    assert [anchor.state for anchor in again] == [refusals.state, truth.state]

@@ -10,6 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 from studies.real_model import (
     align,
+    choosing,
     damage,
     damage_table,
     defended,
@@ -266,17 +267,20 @@ def test_a_machine_without_the_cache_has_the_same_table_and_makes_no_run_again(t
     assert "another judge" in caplog.text
 
 
-def test_defended_runs_stand_beside_their_plain_twins_and_lost_refusals_are_counted_by_prompt(tmp_path):
+def test_defended_runs_stand_beside_their_twins_and_lost_refusals_are_counted_by_prompt(tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "FILE", tmp_path / "choosing.json")
+    tried = {"plain": {"cpu_seconds_updates": 10.0}, "weight 1, 1 every 1": {"cpu_seconds_updates": 25.0}}
+    write_json(choosing.FILE, tried)
     ours = next(arm for arm in defended.ARMS if (arm.kind, arm.way) == ("sst2", "anchor"))
     cards = (
-        (None, _card("rrrc", "cccc"), 10.0),
-        (ours.plain, _card("cccr", "rccc"), 10.0),
-        (ours, _card("rrcr", "rccc"), 25.0),
+        (None, _card("rrrc", "cccc")),
+        (ours.plain, _card("cccr", "rccc")),
+        (ours, _card("rrcr", "rccc")),
     )
-    for arm, card, seconds in cards:
+    for arm, card in cards:
         folder = damage.run_folder(tmp_path, arm, damage.Setting())
         card.save(folder / "card")
-        write_json(folder / "run.json", {"arm": None, "cpu_seconds_training": seconds})
+        write_json(folder / "run.json", {"arm": None})
     plain = damage_table.collect(tmp_path)["kept"]
     found = defended_table.collect(tmp_path, plain, {})
     (cell,) = found["cells"]
@@ -286,6 +290,7 @@ def test_defended_runs_stand_beside_their_plain_twins_and_lost_refusals_are_coun
     assert claims["anchor_overhead_real_model"]["value"] == pytest.approx(2.5)
     assert cell["difference"]["advbench_refusal"]["value"] == pytest.approx(0.5)
     assert {claim["verdict"] for claim in claims.values()} == {"undecided"}  # one run
+    assert claims["real_model_over_refusal_above_aligned_points"]["value"] == pytest.approx(25.0)
     assert (found["finished"]["anchor"], found["planned"]["anchor"]) == (1, 14)
     assert repr(defended_table.collect(tmp_path / "empty", plain, found["kept"])) == repr(found)  # with its NaN
     assert not defended_table.collect(tmp_path / "empty", {}, found["kept"])["cells"]  # its twin is missing
@@ -299,7 +304,8 @@ def test_arms_are_what_the_product_makes_by_default_at_equal_rows_an_update(tmp_
     for way in defended.WAYS:
         arm = defended.Defended("sst2", 2e-4, 0, way)
         defended.fit(None, arm, damage.Setting(), (), tmp_path, tmp_path)
-    (anchor, _), (moderate, pool), (mixing, _), (plain, slow) = made
+    (anchor, _), (eight, _), (moderate, pool), (mixing, _), (plain, slow) = made
+    assert (anchor[0][0].per_step, eight[0][0].per_step) == (None, 8)
     assert (anchor[0][0].weight, anchor[0][0].dual, anchor[0][0].controls) == (1.0, None, ("fine",))
     assert anchor[0][0].source == mixing[0][0].prompts == skill.estimate.harmful[40:]  # others are the monitor's
     assert mixing[0][0].share == 0.1

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from studies.training import afterwards, evidence, kept, summary, threats
+from studies.training import afterwards, evidence, kept, sequence, summary, threats
 from studies.training.arms import ARMS
 from studies.training.cell import Cell, Setting
 
@@ -52,7 +52,8 @@ def test_claims_follow_from_the_runs_that_both_arms_have(found):
         0.0,
         "supported",
     )
-    assert found["task_loss_ratio"]["value"] == pytest.approx(1.02)
+    assert found["training_loss_ratio"]["value"] == pytest.approx(1.02)
+    assert found["task_loss_ratio"]["value"] == pytest.approx(1.0)
     assert (found["budget_held_share"]["value"], found["budget_held_share"]["n"]) == (0.5, 2)
     assert (found["best_rival_rule"]["rule"], found["best_rival_rule"]["value"]) == ("moderate-0.5", 0.6)
     better = found["anchor_above_moderate-0.5"]  # by the one cell that both have: too few for a verdict
@@ -102,3 +103,21 @@ def test_what_relearning_leaves_is_counted_where_it_was_done():
     assert (claim["value"], claim["cells"], claim["verdict"]) == (0.5, 1, "undecided")
     last = afterwards.markdown({"threats": [first, second]}).splitlines()[-1]
     assert last.startswith("| 10 % | anchor | 1 | 75.0 %") and last.endswith("| - | - |")
+
+
+def test_a_sequence_tells_transfer_from_forgetting():
+    def stage(task, scores, refused):
+        return {"task": task, "scores": scores, "refused": refused, "over_refused": "00", "drift_nats": 1.0}
+
+    names = sequence.TASKS
+    stages = [
+        stage(names[0], {names[0]: 0.5}, "11"),
+        stage(names[1], {names[0]: 0.9, names[1]: 0.6}, "10"),
+        stage(names[2], {names[0]: 0.1, names[1]: 0.6, names[2]: 1.0}, "10"),
+        stage(names[3], {names[0]: 0.3, names[1]: 0.7, names[2]: 0.8, names[3]: 1.0}, "00"),
+    ]
+    row = sequence.table([{"arm": "anchor", "seed": 0, "stages": stages}])[0]
+    assert row["backward_transfer"]["value"] == pytest.approx((-0.2 + 0.1 - 0.2) / 3)
+    assert row["forgetting"] == pytest.approx((0.6 + 0.0 + 0.2) / 3)
+    assert row["score"] == pytest.approx(0.7) and [rate["value"] for rate in row["refused"]] == [1, 0.5, 0.5, 0]
+    assert "| anchor | 1 | 100.0 %" in sequence.markdown({"sequences": [row]})

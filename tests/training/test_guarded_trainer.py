@@ -13,6 +13,7 @@ from holdfast.pipeline.recipe import AdapterSection, ArmSection, TrainingSection
 from holdfast.pipeline.training_run import check_settings
 from holdfast.selection import OnlineSelection, select
 from holdfast.training import GuardedTrainer, dataset_from_examples, read_lines
+from holdfast.training.data import labels
 from holdfast.training.guards import unsuited
 from tests.training.weights import largest_difference, weights
 
@@ -216,10 +217,32 @@ def test_a_users_own_collator_and_evaluation_still_work(build, options, examples
     assert sum("eval_loss" in record for record in trainer.state.log_history) == 2
 
 
-@pytest.mark.parametrize("option", ["packing", "padding_free"])
-def test_packed_batches_are_refused_with_the_way_out(build, options, examples, option):
-    with pytest.raises(UserError, match="select before training"):
-        GuardedTrainer(build(), options(**{option: True}), examples, OnlineSelection())
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("rule", ["moderate", "inverse_length"])
+def test_rows_are_chosen_among_joined_ones_as_among_padded_ones(build, options, examples, rule, accumulation):
+    found = {}
+    for padding_free in (False, True):
+        trainer = guarded(
+            build(),
+            examples,
+            options(padding_free=padding_free, max_length=None, gradient_accumulation_steps=accumulation),
+            OnlineSelection(0.5, rule),
+        )
+        found[padding_free] = ([row["kept_ids"] for row in trainer.selection_trace], weights(trainer.model))
+    (ids, padded), (same_ids, joined) = found[False], found[True]
+    assert ids == same_ids and all(len(kept) < 8 * accumulation for kept in ids)
+    for name, parameter in padded.items():
+        torch.testing.assert_close(joined[name], parameter, rtol=1e-4, atol=2e-5)
+
+
+def test_sequences_of_packed_rows_are_chosen_one_by_one(build, options, examples):
+    columns = {"input_ids": [list(e.input_ids) for e in examples], "labels": [labels(e) for e in examples]}
+    arguments = options(packing=True, max_length=256, per_device_train_batch_size=2, max_steps=2)
+    trainer = guarded(build(), Dataset.from_dict(columns), arguments, OnlineSelection(0.5, "random", "none"))
+    for row in trainer.selection_trace:
+        assert row["pool"] > 4 and row["kept"] in (row["pool"] // 2, (row["pool"] + 1) // 2)
+    with pytest.raises(UserError, match="'wrapped' cuts rows apart"):
+        GuardedTrainer(build(), options(packing=True, packing_strategy="wrapped"), examples, OnlineSelection())
 
 
 @pytest.mark.parametrize("other", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.1}])

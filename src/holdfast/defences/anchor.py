@@ -70,6 +70,7 @@ class Anchor(Defence):
         samples: completions a prompt.
         max_new_tokens: of a completion.
         limit_bytes: of remembered log-probabilities; beyond, the most likely ones and the exact rest are kept.
+        name: of several anchors in one run, so that each skill has a budget of its own.
 
     Raises:
         UserError: no prompts, numbers that are none, a budget without ``max_kl_nats``.
@@ -94,7 +95,9 @@ class Anchor(Defence):
         samples: int = 1,
         max_new_tokens: int = 32,
         limit_bytes: int = LIMIT_BYTES,
+        name: str = "anchor",
     ) -> None:
+        self.name = name
         for what, value in (("every", every), ("per_step", per_step), ("samples", samples)):
             if value is not None and value < 1:
                 raise UserError(f"anchor: {what}={value}: give 1 or more")

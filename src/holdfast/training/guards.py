@@ -133,17 +133,12 @@ class Guards:
     def _check_supported(self, args: Any) -> None:
         if self.chooser is not None and (reason := unsuited(self.chooser.needs, args)) is not None:
             raise UserError(reason)
-        joins = getattr(args, "packing", False) or getattr(args, "padding_free", False)
         looking = [defence for defence in self.all if defence.overrides("see")]
-        if joins and looking:
+        cut = getattr(args, "packing", False) and getattr(args, "packing_strategy", "bfd") == "wrapped"
+        if cut and (self.chooser is not None or looking):
             raise UserError(
-                f"defences: '{looking[0].name}' looks at single rows, but packing or padding_free joins them; "
-                "turn both off"
-            )
-        if self.chooser is not None and joins:
-            raise UserError(
-                "online selection works on single samples, but packing or padding_free joins them; turn both off, "
-                "or select before training with `holdfast select` and pack what is kept"
+                "defences: packing_strategy 'wrapped' cuts rows apart, so none can be chosen or looked at; use "
+                "'bfd', or select before training with `holdfast select` and pack what is kept"
             )
         if args.world_size == 1:
             return

@@ -1,6 +1,7 @@
 """The pool of one update: the micro-batches that TRL drew, seen as rows that can be scored, kept and dropped.
 
-Knows: right-padded micro-batches (``input_ids``, ``labels``, ``attention_mask``). Pure tensor work.
+Knows: right-padded micro-batches (``input_ids``, ``labels``, ``attention_mask``), and joined ones (packed, or free
+of padding), whose sequences begin where ``position_ids`` is 0. Pure tensor work.
 Does not know: trainers, rules.
 
 Shapes: B rows of a micro-batch, T time.
@@ -34,6 +35,54 @@ def micro_batches(
     most = max(1, room // max(1, longest)) if wish == "auto" else wish
     rows = next(rows for rows in range(min(most, pool), 0, -1) if pool % rows == 0)
     return rows, pool // rows
+
+
+def as_rows(micro_batches: list[MicroBatch], pad_id: int) -> list[MicroBatch]:
+    """Joined micro-batches as one padded row a sequence; others as they are."""
+    return (
+        [_separated(batch, pad_id) for batch in micro_batches] if _is_joined(micro_batches[0]) else micro_batches
+    )
+
+
+def as_drawn(micro_batches: list[MicroBatch], like: MicroBatch) -> list[MicroBatch]:
+    """The way back: joined where ``like``, one of those that were drawn, is."""
+    return [_rejoined(batch, like) for batch in micro_batches] if _is_joined(like) else micro_batches
+
+
+def _is_joined(micro_batch: MicroBatch) -> bool:
+    return "attention_mask" not in micro_batch and "position_ids" in micro_batch
+
+
+def _separated(micro_batch: MicroBatch, pad_id: int) -> MicroBatch:
+    place_T = micro_batch["position_ids"][0]
+    starts = torch.nonzero(place_T == 0).flatten().tolist()
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], len(place_T)], strict=True)]
+    width = max(lengths)
+
+    def cut(value_T: torch.Tensor, fill: int) -> torch.Tensor:
+        return torch.cat([_widened(part[None], width, fill) for part in value_T.split(lengths)])
+
+    found = {key: cut(micro_batch[key][0], fill) for key, fill in (("input_ids", pad_id), ("labels", IGNORED))}
+    return found | {"attention_mask": cut(torch.ones_like(place_T), 0)}
+
+
+def _rejoined(micro_batch: MicroBatch, like: MicroBatch) -> MicroBatch:
+    """What the collator told attention kernels of the sequences is told anew."""
+    lengths = micro_batch["attention_mask"].sum(1).tolist()
+    found = {
+        key: torch.cat([row_T[:n] for row_T, n in zip(micro_batch[key], lengths, strict=True)])[None]
+        for key in ("input_ids", "labels")
+    }
+    device = found["input_ids"].device
+    found["position_ids"] = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
+    length_N = torch.tensor(lengths, device=device)
+    ends = torch.nn.functional.pad(length_N.cumsum(0), (1, 0)).to(torch.int32)
+    told = {
+        **dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), ends),
+        **dict.fromkeys(("max_length_q", "max_length_k"), max(lengths)),
+        "seq_idx": torch.arange(len(lengths), dtype=torch.int32, device=device).repeat_interleave(length_N)[None],
+    }
+    return found | {key: value for key, value in told.items() if key in like}
 
 
 def pool_size(micro_batches: Sequence[MicroBatch]) -> int:

@@ -30,7 +30,7 @@ from holdfast.training.experts import with_experts
 from holdfast.training.guards import Guards, Updates
 from holdfast.training.monitor import DriftMonitor, subject_of
 from holdfast.training.options import cpu_safe_args
-from holdfast.training.pool import MicroBatch, as_batch, keep_rows, pool_size
+from holdfast.training.pool import MicroBatch, as_batch, as_drawn, as_rows, keep_rows, pool_size
 from holdfast.training.scored_head import read_labelled_positions_only
 from holdfast.training.trace import JsonLines
 from holdfast.training.update import MOST_HELD_BYTES, deposit, held_bytes, obstacle
@@ -59,8 +59,8 @@ class GuardedTrainer(SFTTrainer):
         kwargs: of ``SFTTrainer``.
 
     Raises:
-        UserError: selection together with packing, padding-free batches or several processes; two defences of
-            one name, or two that choose rows.
+        UserError: selection together with packing that cuts rows apart, or with several processes; two defences
+            of one name, or two that choose rows.
 
     Attributes:
         selection_trace: one row an update: step, pool, kept, kept_share, thresholds, quantiles of loss and norm
@@ -171,12 +171,13 @@ class GuardedTrainer(SFTTrainer):
         self._losses_due = bool(batches)
         if not batches or not (self.selection is not None or self.guards.look_at_rows):
             return batches, items
-        ids = self._pool_ids(batches, numbers)
+        rows = as_rows(batches, self._pad_id())
+        ids, drawn = self._pool_ids(rows, numbers), pool_size(rows)
         if self.selection is not None:
-            batches, items, ids = self._cut(batches, items, ids, device)
+            rows, items, ids = self._cut(rows, items, ids, device)
         if self.guards.look_at_rows:
-            self.guards.see(as_batch(batches, ids))
-        return batches, items
+            self.guards.see(as_batch(rows, ids))
+        return (batches if len(ids) == drawn else as_drawn(rows, batches[0])), items
 
     def _cut(self, batches: list[MicroBatch], items: Any, ids: list[str], device: torch.device) -> tuple:
         """What the selection keeps of a pool: micro-batches, their count of tokens, names."""
@@ -294,9 +295,10 @@ class GuardedTrainer(SFTTrainer):
         return loss_B.masked_fill(tokens_B == 0, float("nan")), None, tokens_B
 
     def _pool_ids(self, batches: list[MicroBatch], numbers: list[torch.Tensor | None]) -> list[str]:
-        if self._ids is None or any(part is None for part in numbers):
+        told = [k for part in numbers if part is not None for k in part.tolist()]
+        if self._ids is None or len(told) != pool_size(batches):
             return [str(k) for k in range(pool_size(batches))]
-        return [self._ids[k] for part in numbers if part is not None for k in part.tolist()]
+        return [self._ids[k] for k in told]
 
     def _pad_id(self) -> int:
         return int(getattr(self.processing_class, "pad_token_id", None) or 0)
@@ -313,8 +315,6 @@ class GuardedTrainer(SFTTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.guards.load(checkpoint)
-
-    # --- logs ------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One record a step: what the filter and the monitors found rides along with the loss."""
