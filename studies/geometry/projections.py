@@ -172,7 +172,7 @@ def at_equal_loss(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Drift over the plain arm's at equal task loss: geometric mean over tasks and seeds, t interval over seeds."""
+    """Drift over the plain arm's at equal task loss: geometric mean, t interval over seeds."""
     equal, found = at_equal_loss(rows), []
     for arm in ARMS[1:]:
         by_seed: dict[int, list[float]] = {}
