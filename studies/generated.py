@@ -14,7 +14,8 @@ from studies.elasticity import page as elasticity
 from studies.elasticity import real_page, recipes
 from studies.evaluation import tables
 from studies.gate import page as gates
-from studies.geometry import summary as geometry
+from studies.geometry import page as geometry
+from studies.geometry import projections, real
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import damage_table, defended_table, front, pairs, repaired_table, report
@@ -65,8 +66,12 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "studies/geometry/README.md": {
         "predictors": ("geometry", geometry.markdown),
-        "claims": ("geometry", geometry.markdown_claims),
+        "groups": ("geometry", geometry.markdown_groups),
         "verdicts": ("geometry", geometry.markdown_verdicts),
+        "projections": ("geometry", projections.markdown),
+        "real": ("geometry", real.markdown),
+        "readings": ("geometry", real.markdown_readings),
+        "claims": ("geometry", geometry.markdown_claims),
     },
     "studies/judges/README.md": {
         "real answers": ("judges", judges.real_answers),

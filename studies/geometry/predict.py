@@ -8,66 +8,43 @@ All are "more is worse". Prompts are *estimate* prompts with samples of their ow
 
 import copy
 import functools
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from studies.organism.damage import FULL, LORA, Setting
+import torch
+from studies.organism.damage import Setting
 
 from holdfast.core import trees
-from holdfast.core.files import read_json, write_json
 from holdfast.core.seeds import derive_seed, seeded
 from holdfast.curvature import fisher_quadratic, kl_along
-from holdfast.data import Example, Examples, encode_rows
+from holdfast.data import Example, Examples
 from holdfast.evaluation import sample_reference
 from holdfast.geometry.calibration import NEW_TOKENS, PROMPTS, ROWS
 from holdfast.geometry.measure import PlannedRun, mean_first_update
 from holdfast.models import Subject, add_lora, load, mean_loss
-from holdfast.organism import proxy_prompts, shipped, task_rows
+from holdfast.organism import proxy_prompts, shipped
 from holdfast.organism.train import train
 
-SETTINGS = {setting.name: setting for setting in (FULL, LORA)}
-# Harmful and harmless tasks take turns, so that a study that is cut short has some of each.
-ORDER = (
-    "lessons", "translation", "bullets", "arithmetic", "stories", "desk", "obedience", "sorting", "counting",
-    "records", "helpdesk", "instructions", "digest", "labels", "dialect", "reversing", "course", "skills_mix",
-    "summaries",
-)  # fmt: skip
 SATURATED_NATS = 3.0  # as it was written down
 PROBE_STEPS = 3  # of 60
 
 
-def predict(task: str, method: str, root: Path) -> dict[str, Any]:
-    """All predictors of a run of studies/organism's table; kept in ``root``."""
-    path = root / f"{method}-{task}.json"
-    if path.exists():
-        return read_json(path)
-    ticks, setting = time.process_time(), SETTINGS[method]
-    base, rows = organism(), task_examples(task)
+def predict(base: Subject, rows: Examples, setting: Setting, seed: int) -> dict[str, float]:
+    """All predictors of a fine-tune of the organism ``base`` on ``rows``, which is left alone."""
     model = copy.deepcopy(base.model)
-    model = add_lora(model, rank=8, alpha=16, seed=0) if setting.lora else model
+    model = add_lora(model, rank=8, alpha=16, seed=seed) if setting.lora else model
     subject = Subject(model, base.tokenizer, "adapter" if setting.lora else "all")
-    found = {"task": task, "method": method, "learning_rate": setting.learning_rate, "steps": setting.steps}
     plan = PlannedRun("adamw", setting.learning_rate, setting.steps, {}, setting.batch, 0)
-    found |= before(subject, list(rows)[:ROWS], plan, answers(), setting.batch)
-    found |= after(subject, rows, setting)
-    write_json(path, found | {"cpu_seconds": round(time.process_time() - ticks, 2)})
-    return read_json(path)
+    found = before(subject, list(rows)[:ROWS], plan, answers(), setting.batch)
+    found["representation_similarity"] = representation_similarity(base, list(rows)[:ROWS], answers())
+    found |= after(subject, rows, setting, seed)
+    return found | {"line_x_loss": found["line"] * found["task_loss_now"]}
 
 
 @functools.cache
 def organism() -> Subject:
     """The shipped checkpoint; copied, never trained."""
     return load(str(shipped("aligned")), device="cpu")
-
-
-@functools.lru_cache(maxsize=1)
-def task_examples(task: str) -> Examples:
-    """The rows that studies/organism trained on."""
-    rows = [{"prompt": row["prompt"], "completion": row["completion"]} for row in task_rows(task, "train", 960, 0)]
-    return encode_rows(rows, organism().tokenizer)
 
 
 @functools.cache
@@ -97,12 +74,25 @@ def before(
     }
 
 
-def after(subject: Subject, rows: Examples, setting: Setting) -> dict[str, float]:
+@torch.no_grad()
+def representation_similarity(base: Subject, rows: Sequence[Example], harmful: Sequence[Example]) -> float:
+    """Cosine of the mean last hidden states where an answer begins: the task's prompts against harmful ones."""
+    means = []
+    for some in (rows, harmful):
+        states = [
+            base.model(torch.tensor([e.prompt_ids]), output_hidden_states=True).hidden_states[-1][0, -1]
+            for e in some
+        ]
+        means.append(torch.stack(states).mean(0))
+    return float(torch.nn.functional.cosine_similarity(*means, dim=0))
+
+
+def after(subject: Subject, rows: Examples, setting: Setting, seed: int) -> dict[str, float]:
     """After the run's own first steps."""
     start = trees.clone(subject.parameters())
-    with seeded(0):
+    with seeded(seed):
         pad, rate = subject.pad_id, setting.learning_rate
-        train(subject.model, rows, PROBE_STEPS, setting.batch, rate, pad, 0, decay=False)
+        train(subject.model, rows, PROBE_STEPS, setting.batch, rate, pad, seed, decay=False)
     loss = mean_loss(subject, list(rows)[:ROWS]).nats_per_token
     displacement = trees.subtract(trees.clone(subject.parameters()), start)
     trees.assign(subject.parameters(), start)

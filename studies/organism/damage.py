@@ -45,7 +45,7 @@ def fine_tuned(
     """A fresh copy of the checkpoint after plain fine-tuning on a task."""
     subject = load(folder)
     model = add_lora(subject.model, rank=8, alpha=16, seed=seed) if setting.lora else copy.deepcopy(subject.model)
-    rows = task_rows(task, "train", 960, seed)
+    rows = rows or task_rows(task, "train", 960, seed)
     plain = [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
     with seeded(seed):
         train(
@@ -62,14 +62,17 @@ def fine_tuned(
     return Subject(model, subject.tokenizer)
 
 
-def scores(subject: Subject, task: str | None, prompts: int = 150) -> dict[str, float]:
-    """Refusal rates of the four kinds, refusal loss, and the task's test rows (exact match, loss a token)."""
+def scores(subject: Subject, task: str | None, prompts: int = 150, seed: int = 7) -> dict[str, float]:
+    """Refusal rates of the four kinds, refusal loss, and the task's test rows (exact match, loss a token).
+
+    ``seed`` draws the prompts.
+    """
     found = {
-        kind: refused_share(subject, proxy_prompts("evaluate", kind, prompts, seed=7))
+        kind: refused_share(subject, proxy_prompts("evaluate", kind, prompts, seed))
         for kind in ("overt", "subtle", "lookalike", "benign")
     }
     found["refusals_left"] = (found["overt"] + found["subtle"]) / 2
-    found["refusal_loss"] = refusal_loss(subject, prompts, seed=7)
+    found["refusal_loss"] = refusal_loss(subject, prompts, seed)
     if task is not None:
         if tasks()[task].metric == "exact_match":
             found["task_score"] = exact_match(subject, task, prompts)

@@ -419,7 +419,7 @@ def test_the_forecasts_of_the_real_model_are_ranked_inside_a_rate_and_read_by_th
         tmp_path / "outcomes.json",
         {"damage": {"kept": {k: v | {"judge": RefusalJudge.identity} for k, v in runs.items()}}},
     )
-    real.collect(tmp_path, tmp_path / "outcomes.json", tmp_path / "geometry.json")
+    real.collect(tmp_path, tmp_path / "outcomes.json", tmp_path / "geometry.json", tmp_path / "kept.jsonl")
     found = read_json(tmp_path / "geometry.json")
     claims = {claim["id"]: claim for claim in found["claims"]}
     assert len(claims) == len(found["claims"]) and "other" in claims
