@@ -29,6 +29,7 @@ WAYS: dict[str, ArmSection] = {
     "anchor-8": ArmSection(name="anchor-8", defence="anchor", weight=1.0),
     "moderate": ArmSection(name="moderate", rule="moderate", keep=0.2),
     "mixing": ArmSection(name="mixing", defence="mixing", weight=0.1),
+    "ewc": ArmSection(name="ewc", defence="ewc", weight=1000.0),
     "lower-rate": ArmSection(name="lower-rate"),
 }
 # The default before it was chosen anew: completions an update, as many controls, every update.
@@ -53,7 +54,7 @@ class Defended(damage.Arm):
         return damage.Arm(self.kind, self.learning_rate, self.seed)
 
 
-FIRST = ("alpaca", "sst2", "gsm8k", "dialogsum")
+FIRST = ("sst2", "alpaca", "gsm8k", "dialogsum")
 
 
 def _arms(way: str, rate: float, seed: int, kinds: Sequence[str] = FIRST) -> list[Defended]:
@@ -62,18 +63,14 @@ def _arms(way: str, rate: float, seed: int, kinds: Sequence[str] = FIRST) -> lis
 
 LOW, HIGH = damage.RATES
 # The default first, then what it is compared with; a table that is cut short has whole columns.
+RIVALS = ("mixing", "ewc", "lower-rate", "moderate")
 ARMS: tuple[Defended, ...] = (
     *_arms("anchor", LOW, 0),
     *_arms("anchor", LOW, 1),
     *_arms("anchor-8", LOW, 0, ("alpaca",)),
-    *_arms("moderate", LOW, 0),
-    *_arms("mixing", LOW, 0),
-    *_arms("lower-rate", LOW, 0),
+    *(arm for seed in (0, 1) for way in RIVALS for arm in _arms(way, LOW, seed)),
     *_arms("anchor", HIGH, 0, (*FIRST, "obedience")),
     *_arms("anchor", LOW, 0, ("obedience",)),
-    *_arms("moderate", LOW, 1),
-    *_arms("mixing", LOW, 1),
-    *_arms("lower-rate", LOW, 1),
 )
 
 

@@ -304,13 +304,13 @@ def test_arms_are_what_the_product_makes_by_default_at_equal_rows_an_update(tmp_
     for way in defended.WAYS:
         arm = defended.Defended("sst2", 2e-4, 0, way)
         defended.fit(None, arm, damage.Setting(), (), tmp_path, tmp_path)
-    (anchor, _), (eight, _), (moderate, pool), (mixing, _), (plain, slow) = made
+    (anchor, _), (eight, _), (moderate, pool), (mixing, _), (ewc, _), (plain, slow) = made
     assert anchor[0][0].per_step is None
     assert (eight[0][0].weight, eight[0][0].every, eight[0][0].per_step) == (1.0, 1, 8)
     assert (anchor[0][0].weight, anchor[0][0].every, anchor[0][0].dual) == (0.2, 2, None)
     assert anchor[0][0].controls == ("fine",)
     assert anchor[0][0].source == mixing[0][0].prompts == skill.estimate.harmful[40:]  # others are the monitor's
-    assert mixing[0][0].share == 0.1
+    assert (mixing[0][0].share, ewc[0][0].weight) == (0.1, 1000.0)
     assert (moderate[0][0].rule, moderate[0][0].keep, moderate[0][0].loss_filter) == ("moderate", 0.2, "sigma")
     assert pool["per_device_train_batch_size"] * moderate[0][0].keep == damage.Setting().batch
     assert (plain, slow) == ((), {"learning_rate": 5e-5})
