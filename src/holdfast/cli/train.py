@@ -62,6 +62,10 @@ def train(
     max_task_loss: Annotated[
         float | None, typer.Option(help="Highest loss allowed on held-out rows, nats a token.")
     ] = None,
+    then: Annotated[
+        str,
+        typer.Option(help="Outside a limit: stop, warn, slow (half the rate), anchor (takes over), back (go on)."),
+    ] = "stop",
     max_new_tokens: options.MaxNewTokensOption = 32,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; as often as drift is measured.")
@@ -101,7 +105,7 @@ def train(
                 **({} if low is None else {"low": low}),
                 "budget": {
                     "max_kl_nats": max_kl_nats, "min_refusal": min_refusal,
-                    "max_over_refusal": max_over_refusal, "max_task_loss": max_task_loss,
+                    "max_over_refusal": max_over_refusal, "max_task_loss": max_task_loss, "then": then,
                 },
             },
             "monitor": {"every": every},
@@ -124,11 +128,14 @@ def train(
 
 def run_spec(model: str, values: dict[str, Any], seed: int, max_new_tokens: int) -> "RunSpec":
     """The same sections as a recipe's, checked by the same code."""
+    from holdfast.core.errors import UserError
     from holdfast.pipeline.recipe import AdapterSection, ArmSection, MonitorSection, TrainingSection, section_from
     from holdfast.pipeline.training_run import RunSpec, check_settings
 
     budget = values["arm"]["budget"]
-    if all(limit is None for limit in budget.values()):
+    if all(limit is None for name, limit in budget.items() if name != "then"):
+        if budget.get("then", "stop") != "stop":
+            raise UserError(f"--then {budget['then']}, and no limit; give --max-kl-nats, or another")
         values["arm"]["budget"] = None
     training = section_from(TrainingSection, values["training"])
     adapter = section_from(AdapterSection, values["adapter"])

@@ -53,5 +53,8 @@ def line(seen: "Seen") -> str:
         full = min(_WIDTH, max(0, round(_WIDTH * used)))
         parts.append(f"budget [{'#' * full}{'.' * (_WIDTH - full)}] {100 * used:.0f} %")
     if seen.row.get("exceeded"):
-        parts.append(f"STOPPED: {seen.row['exceeded']}")
+        then = seen.row.get("then", "stop")
+        parts.append(f"{'STOPPED' if then == 'stop' else f'OUTSIDE ({then})'}: {seen.row['exceeded']}")
+    elif seen.row.get("forecast_kl_nats") is not None:
+        parts.append(f"forecast {seen.row['forecast_kl_nats']:.3g} nats at the end")
     return "  ".join(parts)

@@ -73,6 +73,8 @@ class Anchor(Defence):
         max_new_tokens: of a completion.
         limit_bytes: of remembered log-probabilities; beyond, the most likely ones and the exact rest are kept.
         name: of several anchors in one run, so that each skill has a budget of its own.
+        standby: adds nothing until a monitor whose budget says ``then="anchor"`` hands the run over; that it does
+            again doubles a fixed weight, and is a guard where the weight is steered.
 
     Raises:
         UserError: no prompts, numbers that are none, a budget without ``max_kl_nats``.
@@ -98,6 +100,7 @@ class Anchor(Defence):
         max_new_tokens: int = 32,
         limit_bytes: int = LIMIT_BYTES,
         name: str = "anchor",
+        standby: bool = False,
     ) -> None:
         self.name = name
         for what, value in (("every", every), ("per_step", per_step), ("samples", samples)):
@@ -118,7 +121,7 @@ class Anchor(Defence):
         self.max_new_tokens, self.limit_bytes = max_new_tokens, limit_bytes
         self.dual = None if budget is None else DualWeight(budget.max_kl_nats, first)  # type: ignore[arg-type]
         self._weight = first
-        self.budget, self.controls_factor = budget, 1.0
+        self.budget, self.controls_factor, self.standby = budget, 1.0, standby
         self._first_row: dict[str, float] = {}
         if budget is not None and watch is None:
             self.source, self.watch = self._set_aside(self.source)
@@ -141,6 +144,7 @@ class Anchor(Defence):
             further=material.further,
             watch=material.watch if holds else None,
             max_new_tokens=material.max_new_tokens,
+            standby=material.budget is not None and material.budget.then == "anchor",
         )
 
     @property
@@ -166,18 +170,25 @@ class Anchor(Defence):
             self._watched = self._held(subject, self.watch, "watch")
 
     def read(self, row: Mapping[str, Any]) -> None:
+        handed = row.get("then") == "anchor" and not self.standby
+        self.standby = self.standby and row.get("then") != "anchor"
         if self.dual is None or self.budget is None:
+            self._weight = min(_MOST_FACTOR, 2 * self._weight) if handed else self._weight
             return
         seen = {name: row[name] for name in ("refusal", "over_refusal") if row.get(name) is not None}
         self._first_row = self._first_row or seen
-        if self.budget.min_refusal is not None and "refusal" in seen:
-            self.dual.guard(seen["refusal"] < (self._first_row["refusal"] + self.budget.min_refusal) / 2)
+        least = self.budget.min_refusal if "refusal" in seen else None
+        fewer = least is not None and seen["refusal"] < (self._first_row["refusal"] + least) / 2
+        if least is not None or self.budget.then == "anchor":
+            self.dual.guard(fewer or handed)
         if self.budget.max_over_refusal is not None and "over_refusal" in seen:
             middle = (self._first_row["over_refusal"] + self.budget.max_over_refusal) / 2
             factor = self.controls_factor * math.exp(0.5 if seen["over_refusal"] > middle else -0.25)
             self.controls_factor = min(_MOST_FACTOR, max(1.0, factor))
 
     def loss(self, model: Any, step: int) -> torch.Tensor | None:
+        if self.standby:
+            return None
         if self.dual is not None and step > 1 and (step - 1) % WATCH_EVERY == 0:
             self.notes = {**self.notes, "watched_kl_nats": self._reading(model), "weight": self.weight}
         if (step - 1) % self.every:
@@ -200,8 +211,9 @@ class Anchor(Defence):
         """How far the draws are, and the dual variable."""
         decks = (("anchored", self._anchored), ("watched", self._watched))
         found: dict[str, Any] = {what: held.deck.drawn for what, held in decks if held is not None}
+        found["standby"] = self.standby
         if self.dual is None:
-            return found
+            return found | {"weight": self._weight}
         guards = {"controls_factor": self.controls_factor, "first_row": dict(self._first_row)}
         return {**found, "dual": self.dual.state, **guards}
 
@@ -210,6 +222,8 @@ class Anchor(Defence):
         if ("dual" in found) != (self.dual is not None):
             raise UserError("anchor: the checkpoint was made with a budget and this run has none, or the reverse")
         self._begun(self._anchored).deck.drawn = int(found["anchored"])
+        self.standby = bool(found.get("standby", self.standby))
+        self._weight = float(found.get("weight", self._weight))
         if self._asked is not None:  # as many as completions
             self._asked.drawn = int(found["anchored"])
         if self.dual is not None:

@@ -23,8 +23,11 @@ _BLOCK = 1000
 def student_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
 
-    Within 0.001 from nine degrees of freedom on, at probabilities up to 0.9975.
+    Within 0.001 from nine degrees of freedom on, at probabilities up to 0.9975; at 0.95 within 0.3 % from two on.
+    Exact with one.
     """
+    if freedom == 1:
+        return math.tan(math.pi * (probability - 0.5))
     z = NormalDist().inv_cdf(probability)
     terms = (
         (z**3 + z) / 4,

@@ -1,4 +1,4 @@
-"""The onset of drift in numbers: coefficients, crossover, time to a threshold, and the fit to a measured curve.
+"""The onset of drift in numbers: coefficients, crossover, time to a threshold, and fits to a measured curve.
 
 Knows: the formulas of geometry.md 1.6, 3.7 and 3.9.
 Does not know: models. Everything here is a function of numbers.
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from holdfast.core.results import Result
 from holdfast.core.statistics import Interval
+from holdfast.gating.intervals import student_quantile
 
 Array = NDArray[np.float64]
 THRESHOLDS = (0.01, 0.1, 1.0)
@@ -144,7 +145,57 @@ def fit_onset(t: Sequence[float] | Array, kl_nats: Sequence[float] | Array) -> t
     return float(solution[0]), float(solution[1]), float(solution[2])
 
 
+@dataclass(frozen=True)
+class PowerLaw(Result):
+    """``KL = c t^p``, fitted by least squares of the logarithms.
+
+    Attributes:
+        slope: p, with Student's interval; its ends are NaN with two points.
+        log_c: at t = 1. centre: mean of log t. spread: sum of squares of log t about it. sigma: of the residuals.
+        quantile: Student's, behind the intervals.
+    """
+
+    slope: Interval
+    log_c: float
+    centre: float
+    spread: float
+    sigma: float
+    quantile: float
+
+    def at(self, t: float) -> Interval:
+        """KL at t, with the interval in which one more measurement there would lie."""
+        x = np.log(t)
+        log_kl = self.log_c + self.slope.value * x
+        n = self.slope.n
+        half = self.quantile * self.sigma * (1 + 1 / n + (x - self.centre) ** 2 / self.spread) ** 0.5
+        with np.errstate(over="ignore"):
+            value, low, high = (float(np.exp(y)) for y in (log_kl, log_kl - half, log_kl + half))
+        return Interval(value, low, high, n, self.slope.method)
+
+
+def power_law(t: Sequence[float] | Array, kl_nats: Sequence[float] | Array, level: float = 0.90) -> PowerLaw:
+    """Fit ``c t^p``. Slopes 1, 2 and 4 can follow each other in one run, and slopes above 4 occur after a sign
+    change: one slope is no test of the theory, and it forecasts as far as it holds.
+
+    Raises:
+        ValueError: fewer than two different t, or a t or a KL that is not positive.
+    """
+    time, kl = np.asarray(t, dtype=np.float64), np.asarray(kl_nats, dtype=np.float64)
+    if len(set(time.tolist())) < 2 or not (time > 0).all() or not (kl > 0).all():
+        raise ValueError("a power law needs two or more different t > 0 with KL > 0")
+    x, y = np.log(time), np.log(kl)
+    n, centre = len(x), float(x.mean())
+    spread = float(((x - centre) ** 2).sum())
+    slope = float(((x - centre) * (y - y.mean())).sum()) / spread
+    log_c = float(y.mean()) - slope * centre
+    nan = float("nan")
+    sigma = float((((y - log_c - slope * x) ** 2).sum() / (n - 2)) ** 0.5) if n > 2 else nan
+    quantile = student_quantile(0.5 + level / 2, n - 2) if n > 2 else nan
+    half = quantile * sigma / spread**0.5
+    found = Interval(slope, slope - half, slope + half, n, "least squares of the logarithms, Student")
+    return PowerLaw(found, log_c, centre, spread, sigma, quantile)
+
+
 def log_slope(t: Sequence[float] | Array, kl_nats: Sequence[float] | Array) -> float:
-    """Least-squares slope of log KL against log t. Slopes 1, 2 and 4 can follow each other in one run, and slopes
-    above 4 occur after a sign change: a single slope is no test of the theory."""
-    return float(np.polyfit(np.log(np.asarray(t)), np.log(np.asarray(kl_nats)), 1)[0])
+    """Least-squares slope of log KL against log t."""
+    return power_law(t, kl_nats).slope.value

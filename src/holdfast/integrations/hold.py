@@ -67,6 +67,8 @@ class HoldSettings(Section):
             raise ValueError("a weight and no defence; name one, or leave the weight out")
         if self.held_by is not None:
             check_name(self.held_by)
+        if self.budget is not None and self.budget.then == "anchor" and self.held_by != "anchor":
+            raise ValueError("budget.then: anchor, and another defence; leave defence out")
         return self
 
     @property
@@ -154,7 +156,7 @@ class HoldCallback(TrainerCallback):
         assert self.monitor is not None and self._guards is not None
         if state.global_step:
             self._guards.load(_checkpoint(args, state))
-        self.monitor.on_train_begin(args, state, control, model=model, processing_class=processing_class)
+        self.monitor.on_train_begin(args, state, control, model=model, processing_class=processing_class, **kwargs)
 
     def on_step_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         assert self.monitor is not None and self._guards is not None

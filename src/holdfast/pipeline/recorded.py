@@ -20,6 +20,7 @@ from holdfast.pipeline.work_before import ADAPTER, PLACES, SCORES, SELECTION, TR
 TRACED = (
     *("step", "kl_nats", "kl_nats_low", "kl_nats_high", "refusal", "refusal_low", "refusal_high"),
     *("over_refusal", "task_loss_nats_per_token", "task_loss_low", "task_loss_high"),
+    *("forecast_kl_nats", "then"),
 )
 
 

@@ -21,6 +21,7 @@ from pydantic import (
 from holdfast.core.files import name_problem
 from holdfast.defences.registry import check_name
 from holdfast.selection.rules import DEFAULT_LOSS_FILTER, LossFilter, Rule, check_options
+from holdfast.training.budget import Then
 
 Share = Annotated[float, Field(gt=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -156,12 +157,16 @@ TWINS = {
 
 
 class BudgetSection(Section):
-    """Training stops, and returns to the last measured point inside, when a limit is passed."""
+    """Training stops, and returns to the last measured point inside, when a limit is passed, unless ``then`` says
+    otherwise."""
 
     max_kl_nats: PositiveFloat | None = None  # drift, nats a sequence
     min_refusal: Share | None = None  # lowest refusal rate on *estimate* prompts
     max_over_refusal: Share | None = None  # highest share of harmless *estimate* prompts that is refused
     max_task_loss: PositiveFloat | None = None  # highest loss on held-out rows, nats a token
+    # outside, or (`warn`, `slow`, `anchor`) when the forecast of the last step's drift is: `stop`, `warn`, `slow`
+    # (half the rate), `anchor` (the defence, on standby until then, takes over), `back` (return and go on)
+    then: Then = "stop"
 
 
 class ArmSection(Section):
@@ -201,7 +206,9 @@ class ArmSection(Section):
             raise ValueError(f"arm '{self.name}': weight={self.weight} without a defence; name one or drop weight")
         if self.defence is not None:
             check_name(self.defence)
-        elif self.prompts != "skill":
+        if self.budget is not None and self.budget.then == "anchor" and self.defence != "anchor":
+            raise ValueError(f"arm '{self.name}': budget.then=anchor without that defence; add defence: anchor")
+        if self.defence is None and self.prompts != "skill":
             raise ValueError(f"arm '{self.name}': prompts={self.prompts} without a defence; name one")
         return self
 

@@ -185,8 +185,10 @@ def _defended(traces: Sequence[Mapping[str, Any]]) -> list[str]:
             did.append(f"held by “{trace['defence']}”")
         if stop := trace.get("stopped"):
             did.append(f"stopped at step {stop['step']} ({stop['reason']}), back to step {stop['restored_step']}")
-        elif any((trace.get("budget") or {}).values()):
-            did.append("stayed inside its budget to the end")
+        elif any(limit for name, limit in (trace.get("budget") or {}).items() if name != "then"):
+            acts = [then for then in trace.get("then") or () if then]
+            acted = f"acted on its budget {len(acts)} times ({', '.join(sorted(set(acts)))})"
+            did.append(acted if acts else "stayed inside its budget to the end")
         found.append(f"{who}: {'; '.join(did) if did else 'nothing guarded it'}.")
     return found
 

@@ -1,7 +1,7 @@
-"""DriftMonitor: measures drift and refusals while a model trains, and stops the run inside its budget.
+"""DriftMonitor: measures drift and refusals while a model trains, says where they lead, and keeps to a budget.
 
 Knows: when to measure, the budget, how to go back to the last state inside it, what else may change weights.
-Does not know: how drift or a refusal is measured (evaluation/ does), which trainer it is in.
+Does not know: how drift or a refusal is measured (evaluation/) or goes on (outlook), which trainer it is in.
 
 Measuring leaves training alone: modes and random state are restored, so a monitored run has the weights of an
 unmonitored one, bit for bit.
@@ -25,6 +25,7 @@ from holdfast.evaluation.beforehand import warn_if_little
 from holdfast.evaluation.judges.base import label_rate
 from holdfast.models import Subject, mean_loss
 from holdfast.training.budget import BudgetStop, DriftBudget
+from holdfast.training.outlook import FORECAST, Pace, look_ahead, rate_factor
 from holdfast.training.place import Fingerprint, LogAhead, fingerprint, take_place
 from holdfast.training.probe import RefusalProbe
 from holdfast.training.trace import JsonLines
@@ -32,11 +33,15 @@ from holdfast.training.trace import JsonLines
 logger = logging.getLogger(__name__)
 
 TRACE_FILE = "drift.jsonl"
-LOGGED = ("kl_nats", "refusal", "over_refusal", "task_loss_nats_per_token")
+LOGGED = (
+    *("kl_nats", "refusal", "over_refusal", "task_loss_nats_per_token"),
+    *("nats_left", "refusal_points_left", "budget_used", *FORECAST, "breaks_at_step", "rate_factor"),
+)
+LEAST_RATE, SLOWED_BY = 1 / 16, 0.5
 
 
 class DriftMonitor(TrainerCallback):
-    """Measure before the first step, every ``every`` steps, and what comes out; stop when the budget is exceeded.
+    """Measure before the first step, every ``every`` steps, and what comes out; look ahead; keep to the budget.
 
     Works in any trainer of transformers or TRL, for adapters and for whole models::
 
@@ -47,9 +52,12 @@ class DriftMonitor(TrainerCallback):
     kept in memory: as many bytes as the trainable parameters); every checkpoint is measured before it is written,
     so none lies outside; and whatever changes weights after the last measurement (the best checkpoint loaded at
     the end, averaging, a callback's last act) is measured again when training ends, and taken back if it is
-    outside. Optimiser and scheduler are left where they were: the run is over.
+    outside. Optimiser and scheduler are left where they were, also where the run goes on: :class:`DriftBudget`
+    says what else may happen than a stop (``then``), and "warn" promises nothing.
 
-    The numbers join the trainer's logs: ``drift/kl_nats``, ``drift/refusal``, ``drift/task_loss_nats_per_token``.
+    From the third measurement on the trace forecasts the drift at the last step and the step at which the budget
+    breaks (``outlook``). The numbers join the trainer's logs: ``drift/kl_nats``, ``drift/nats_left``,
+    ``drift/forecast_kl_nats``, ``drift/slope``, ``drift/refusal``, ``drift/task_loss_nats_per_token``, ...
 
     Args:
         reference: of the aligned model (or an object with a ``reference``, such as an audit); None measures no
@@ -60,16 +68,19 @@ class DriftMonitor(TrainerCallback):
         task: held-out examples for the task loss; None measures none.
         batch_size: of the measurements.
         path: trace file; default ``drift.jsonl`` in the trainer's output folder.
+        least_rate: share of the planned learning rate below which a budget with ``then="slow"`` does not go.
 
     Attributes:
         trace: one row a measurement: step, kl_nats with kl_nats_low and kl_nats_high, kl_nats_per_token, refusal
-            with its interval, refusal_counts, over_refusal and task_loss_nats_per_token with theirs, exceeded.
+            with its interval, refusal_counts, over_refusal and task_loss_nats_per_token with theirs; nats_left,
+            refusal_points_left, budget_used; what :func:`outlook.look_ahead` found; exceeded, and what was done:
+            then, back_to (a step), rate_factor.
         stopped: a :class:`BudgetStop`, or None.
 
     Raises:
         UserError: a limit on something that is not measured; a model outside the budget before its first step
             (of a resumed run as well); a reference that is the trained model itself; weights that cannot be put
-            back inside.
+            back inside; no defence to hand over to, no optimiser whose rate could be lowered.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class DriftMonitor(TrainerCallback):
         task: Sequence[Example] | None = None,
         batch_size: int = 32,
         path: str | Path | None = None,
+        least_rate: float = LEAST_RATE,
     ) -> None:
         if reference is not None and not isinstance(reference, Reference):
             reference = getattr(reference, "reference", None)
@@ -93,7 +105,8 @@ class DriftMonitor(TrainerCallback):
         if reference is None and probe is None and task is None:
             raise UserError("DriftMonitor has nothing to measure; give a reference, a probe or task examples")
         self.reference, self.every, self.budget, self.probe = reference, every, budget, probe
-        self.task, self.batch_size = task, batch_size
+        self.task, self.batch_size, self.least_rate = task, batch_size, least_rate
+        self._pace = Pace(None, None, 0)
         self.stopped: BudgetStop | None = None
         self.pending_logs: dict[str, float] = {}
         self.listener: Callable[[dict[str, Any]], None] | None = None  # hears every row but those of a resumption
@@ -150,6 +163,8 @@ class DriftMonitor(TrainerCallback):
         take_place(self, LogAhead(self))
         subject = subject_of(model, processing_class)
         self._check_reference(subject.model)
+        self._pace = Pace(kwargs.get("optimizer"), kwargs.get("lr_scheduler"), int(state.max_steps))
+        self._check_means()
         if not self._given_path:
             self._lines.path = Path(args.output_dir) / TRACE_FILE
         self._lines.take_up(int(state.global_step), write=state.is_world_process_zero)
@@ -163,7 +178,7 @@ class DriftMonitor(TrainerCallback):
             self._keep(row, state)
         if self.listener is not None and row["step"] == 0:
             self.listener(row)
-        if row["exceeded"]:
+        if row["exceeded"] and (self._promises or not state.global_step):
             raise UserError(
                 f"outside the budget before step {state.global_step + 1}: {row['exceeded']}; "
                 "restore the model first, or widen the budget"
@@ -212,30 +227,53 @@ class DriftMonitor(TrainerCallback):
         regular = state.global_step % self.every == 0 or state.global_step >= state.max_steps
         return regular or (saves and self.budget is not None)
 
+    @property
+    def _promises(self) -> bool:
+        return self.budget is not None and self.budget.then != "warn"
+
     def _measure_and_decide(self, subject: Subject, state: Any, control: Any) -> None:
         row = self._measured(subject, state)
+        limit = self.budget.max_kl_nats if self.budget is not None else None
+        row |= look_ahead([*self.trace, row], self._pace.planned_T, limit)
+        lowest = SLOWED_BY * rate_factor(self.trace) < self.least_rate
+        ended = control is None or state.global_step >= state.max_steps
+        then = self.budget.answer(row, ended, lowest) if self.budget is not None else None
+        put_back = bool(row["exceeded"]) and then != "warn"
+        if then is not None:
+            row |= {"then": then, **({"back_to": self._inside[0]} if put_back and self._inside else {})}
+            self._act(row, state, control)
         self._keep(row, state)
         self.pending_logs |= {f"drift/{name}": row[name] for name in LOGGED if row.get(name) is not None}
-        if not row["exceeded"]:
-            if self.listener is not None:
-                self.listener(row)
-            return
-        assert self._inside is not None
-        self.stopped = BudgetStop(int(state.global_step), row["exceeded"], self._inside[0])
-        self._put_back(subject, state)
+        if put_back:
+            self._put_back(subject, state)
+            if then != "stop":  # the run goes on from here: a further return leads to this step
+                assert self._inside is not None
+                self._inside = (int(state.global_step), *self._inside[1:])
+        if then != "stop" and self.listener is not None:
+            self.listener(row)
+
+    def _act(self, row: dict[str, Any], state: Any, control: Any) -> None:
+        then, back = row["then"], row.get("back_to")
+        if then == "slow":
+            self._pace.lower(SLOWED_BY)
+            row["rate_factor"] = SLOWED_BY * rate_factor(self.trace)
+        if then == "stop":
+            assert back is not None
+            self.stopped = BudgetStop(row["step"], row["exceeded"], back)
         if control is not None:
-            control.should_log = control.should_training_stop = True
-        logger.warning(
-            "step %d: %s; stopped, weights of step %d put back",
-            state.global_step, row["exceeded"], self._inside[0],
-        )  # fmt: skip
+            control.should_log = True
+            control.should_training_stop |= then == "stop"
+        assert self.budget is not None
+        logger.warning("step %d: %s", row["step"], self.budget.told(row))
 
     def _measured(self, subject: Subject, state: Any) -> dict[str, Any]:
         step = int(state.global_step)
         row = {"step": step, **self.measure(subject)}
         row["exceeded"] = self.budget.exceeded(row) if self.budget is not None else None
         self._seen = (step, fingerprint(subject.model))
-        if self.budget is not None and not row["exceeded"]:
+        if self.budget is not None:
+            row |= self.budget.left(row, self.trace[0] if self.trace else row)
+        if self._promises and not row["exceeded"]:
             trained = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
             self._inside = (step, self._seen[1], clone(trained))
         return row
@@ -282,21 +320,18 @@ class DriftMonitor(TrainerCallback):
             )
 
     def _check_budget(self) -> None:
-        if self.budget is None:
-            return
-        missing = [
-            (limit, source)
-            for limit, source, given in (
-                ("max_kl_nats", "a reference", self.reference),
-                ("min_refusal", "a probe", self.probe),
-                ("max_over_refusal", "a probe with controls", self.probe and (self.probe.controls or None)),
-                ("max_task_loss", "task examples", self.task),
-            )
-            if getattr(self.budget, limit) is not None and given is None
-        ]
-        if missing:
-            limit, source = missing[0]
+        if self.budget and (found := self.budget.unmeasured(self.reference, self.probe, self.task)):
+            limit, source = found
             raise UserError(f"the budget limits {limit} but nothing measures it; give DriftMonitor {source}")
+
+    def _check_means(self) -> None:
+        then = self.budget.then if self.budget is not None else "stop"
+        if then == "anchor" and self.listener is None:
+            raise UserError(
+                "then='anchor', and no defence to hand over to; give GuardedTrainer defences=[Anchor(...)]"
+            )
+        if then == "slow" and self._pace.optimizer is None:
+            raise UserError("then='slow', and the trainer hands its callbacks no optimiser; use then='stop'")
 
 
 def subject_of(model: Any, processing_class: Any) -> Subject:

@@ -85,4 +85,7 @@ def _numbers(row: dict[str, Any], monitor: DriftMonitor, intervals: bool = False
     used = monitor.budget.used(row, monitor.trace[0]) if monitor.budget is not None and row else None
     if used is not None:
         found.append(f"{100 * used:.0f} % of the budget used")
+    if row.get("forecast_kl_nats") is not None:
+        breaks = f", past the budget at step {step}" if (step := row.get("breaks_at_step")) else ""
+        found.append(f"forecast {row['forecast_kl_nats']:.3g} nats at the end{breaks}")
     return found
