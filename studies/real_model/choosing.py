@@ -40,7 +40,7 @@ SETTINGS: tuple[tuple[float, int, int] | None, ...] = (
     (0.2, 1, 2),
 )
 
-DEFAULT = (0.2, 1, 2)  # what `train --defence anchor` does with four rows an update
+DEFAULT = (1.0, 1, 1)  # what `train --defence anchor` does with four rows an update
 
 
 def name_of(setting: tuple[float, int, int] | None) -> str:

@@ -26,14 +26,15 @@ GIVEN = 100  # prompts of each kind that the user's lists have; the monitor's ar
 
 WAYS: dict[str, ArmSection] = {
     "anchor": ArmSection(name="anchor", defence="anchor"),
-    "anchor-8": ArmSection(name="anchor-8", defence="anchor", weight=1.0),
+    "anchor-light": ArmSection(name="anchor-light", defence="anchor", weight=0.2),
+    "anchor-8": ArmSection(name="anchor-8", defence="anchor"),
     "moderate": ArmSection(name="moderate", rule="moderate", keep=0.2),
     "mixing": ArmSection(name="mixing", defence="mixing", weight=0.1),
     "ewc": ArmSection(name="ewc", defence="ewc", weight=1000.0),
     "lower-rate": ArmSection(name="lower-rate"),
 }
-# The default before it was chosen anew: completions an update, as many controls, every update.
-BEFORE: dict[str, dict[str, int]] = {"anchor-8": {"per_step": 8, "every": 1}}
+# In place of the default's sizes: completions an update, as many controls; updates from one anchoring to the next.
+SIZES: dict[str, dict[str, int]] = {"anchor-light": {"every": 2}, "anchor-8": {"per_step": 8}}
 LOWER = 0.25  # of the learning rate
 
 
@@ -67,7 +68,7 @@ RIVALS = ("mixing", "ewc", "lower-rate", "moderate")
 ARMS: tuple[Defended, ...] = (
     *_arms("anchor", LOW, 0),
     *_arms("anchor", LOW, 1),
-    *_arms("anchor-8", LOW, 0, ("alpaca",)),
+    *(arm for way in SIZES for arm in _arms(way, LOW, 0, ("alpaca",))),
     *(arm for seed in (0, 1) for way in RIVALS for arm in _arms(way, LOW, seed)),
     *_arms("anchor", HIGH, 0, (*FIRST, "obedience")),
     *_arms("anchor", LOW, 0, ("obedience",)),
@@ -107,7 +108,7 @@ def fit(
         return damage.train(aligned, arm, setting, found, out, learning_rate=LOWER * arm.learning_rate)
     spec = RunSpec(AdapterSection(), TrainingSection(), section, monitor, arm.seed)
     defences = defences_of(spec, None, held_prompts(given(data, setting), (), monitor.prompts))
-    for name, value in BEFORE.get(arm.way, {}).items():
+    for name, value in SIZES.get(arm.way, {}).items():
         setattr(defences[0], name, value)
     return damage.train(aligned, arm, setting, found, out, defences)
 

@@ -48,13 +48,13 @@ ARMS: dict[str, Arm] = {
         Arm("moderate-0.2", rule="moderate", keep=0.2, loss_filter="sigma"),
         Arm("inverse-length", rule="inverse_length", keep=0.2),
         Arm("random-half", rule="random", keep=0.5),
-        Arm("anchor", defence="anchor", knob=0.2, options=(("every", 2),)),
-        Arm("anchor-1", defence="anchor", knob=1.0, options=(("every", 1),)),
+        Arm("anchor", defence="anchor", knob=1.0),
+        Arm("anchor-light", defence="anchor", knob=0.2, options=(("every", 2),)),
         Arm("anchor-budget", defence="anchor", budget_nats=1.0),
-        Arm("anchor-own", defence="anchor", knob=0.2, options=(("every", 2),), own=True),
-        Arm("anchor-moderate-0.5", "moderate", 0.5, "sigma", defence="anchor", knob=0.2, options=(("every", 2),)),
+        Arm("anchor-own", defence="anchor", knob=0.2, own=True),
+        Arm("anchor-moderate-0.5", rule="moderate", keep=0.5, loss_filter="sigma", defence="anchor", knob=1.0),
         Arm("fisher-0.5", defence="fisher-selection", knob=0.5),
-        Arm("anchor-fisher-0.5", defence="anchor", knob=0.2, options=(("every", 2),), also="fisher-selection"),
+        Arm("anchor-fisher-0.5", defence="anchor", knob=1.0, also="fisher-selection"),
         # Knobs as validation has chosen them (validation.py); what it tried stands below.
         Arm("mixing-10", defence="mixing", knob=0.1),
         Arm("task-kl", defence="task-kl", knob=0.01),
@@ -69,7 +69,7 @@ ARMS: dict[str, Arm] = {
 
 TRIED: dict[str, tuple[str, tuple[float, ...]]] = {
     "inverse-length": ("keep", (0.2, 0.35, 0.5, 0.7)),
-    "anchor-1": ("knob", (0.1, 0.3, 1.0, 3.0)),
+    "anchor": ("knob", (0.1, 0.3, 1.0, 3.0)),
     "mixing-10": ("knob", (0.03, 0.1, 0.2, 0.3)),
     "task-kl": ("knob", (0.01, 0.03, 0.1, 0.3)),
     "adversarial-kl": ("knob", (0.01, 0.03, 0.1, 0.3)),

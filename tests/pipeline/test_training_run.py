@@ -83,7 +83,7 @@ def test_a_recipes_defences_hold_further_prompts_or_the_models_own(tmp_path, mon
             with run.working(stage.name) as temporary:
                 stage.work(run, temporary)
     held, alone = made["held, seed 0"], made["own, seed 0"]
-    assert held.further == tuple(prompt for k, prompt in enumerate(more) if k % 4) and held.weight == 0.2
+    assert held.further == tuple(prompt for k, prompt in enumerate(more) if k % 4) and held.weight == 1.0
     watched = read_json(run.stage("reference") / "reference.json")["estimate"]
     assert len(held.source) == 20 and len(watched) == 4 + 2  # of the skill, and every fourth further one
     assert (alone.source, alone.further, alone.controls, alone.weight) == (own, (), (), 0.2)

@@ -269,7 +269,7 @@ def test_a_machine_without_the_cache_has_the_same_table_and_makes_no_run_again(t
 
 def test_defended_runs_stand_beside_their_twins_and_lost_refusals_are_counted_by_prompt(tmp_path, monkeypatch):
     monkeypatch.setattr(choosing, "FILE", tmp_path / "choosing.json")
-    tried = {"plain": {"cpu_seconds_updates": 10.0}, "weight 0.2, 1 every 2": {"cpu_seconds_updates": 25.0}}
+    tried = {"plain": {"cpu_seconds_updates": 10.0}, "weight 1, 1 every 1": {"cpu_seconds_updates": 25.0}}
     write_json(choosing.FILE, tried)
     ours = next(arm for arm in defended.ARMS if (arm.kind, arm.way) == ("sst2", "anchor"))
     cards = (
@@ -304,10 +304,11 @@ def test_arms_are_what_the_product_makes_by_default_at_equal_rows_an_update(tmp_
     for way in defended.WAYS:
         arm = defended.Defended("sst2", 2e-4, 0, way)
         defended.fit(None, arm, damage.Setting(), (), tmp_path, tmp_path)
-    (anchor, _), (eight, _), (moderate, pool), (mixing, _), (ewc, _), (plain, slow) = made
+    (anchor, _), (light, _), (eight, _), (moderate, pool), (mixing, _), (ewc, _), (plain, slow) = made
     assert anchor[0][0].per_step is None
+    assert (light[0][0].weight, light[0][0].every, light[0][0].per_step) == (0.2, 2, None)
     assert (eight[0][0].weight, eight[0][0].every, eight[0][0].per_step) == (1.0, 1, 8)
-    assert (anchor[0][0].weight, anchor[0][0].every, anchor[0][0].dual) == (0.2, 2, None)
+    assert (anchor[0][0].weight, anchor[0][0].every, anchor[0][0].dual) == (1.0, 1, None)
     assert anchor[0][0].controls == ("fine",)
     assert anchor[0][0].source == mixing[0][0].prompts == skill.estimate.harmful[40:]  # others are the monitor's
     assert (mixing[0][0].share, ewc[0][0].weight) == (0.1, 1000.0)

@@ -39,8 +39,7 @@ from holdfast.models import Subject, adapter_off
 from holdfast.training.budget import DriftBudget
 
 Source = Skill | Reference | Sequence[str] | Sequence[Sequence[int]]
-DEFAULT_WEIGHT = 0.2
-FIRST_WEIGHT = 1.0  # of a budget: high is safe
+DEFAULT_WEIGHT = 1.0
 WATCH_EVERY = 4  # updates between readings of the drift, which are forward passes
 WATCHED = 8  # completions a reading
 _SHARE, _MOST = 4, 8  # completions: one for so many rows of an update, at most so many
@@ -56,12 +55,11 @@ class Anchor(Defence):
 
     Args:
         source: a skill (the harmful prompts of its *estimate* half), prompts, or a Reference.
-        weight: w; with a budget the first weight. None is 0.2, with a budget 1.
+        weight: w; with a budget the first weight. None is 1.
         budget: its ``max_kl_nats`` is held by steering the weight; None keeps the weight. Refusal rates that it
             limits are guards, where a monitor measures them: past half of the room for fewer refusals the weight
             rises, past half of that for over-refusal the controls' share of it.
-        every: k, updates from one anchoring to the next; the force is k times as large then. None is 2, and 1 with
-            a budget: what steers needs an even pull.
+        every: k, updates from one anchoring to the next; the force is k times as large then.
         per_step: A, completions drawn, every prompt once before any twice. None is a quarter of the update's rows,
             from 1 to 8.
         seed: of completions and draws.
@@ -89,7 +87,7 @@ class Anchor(Defence):
         source: Source,
         weight: float | None = None,
         budget: DriftBudget | None = None,
-        every: int | None = None,
+        every: int = 1,
         per_step: int | None = None,
         seed: int = 0,
         *,
@@ -106,7 +104,7 @@ class Anchor(Defence):
         for what, value in (("every", every), ("per_step", per_step), ("samples", samples)):
             if value is not None and value < 1:
                 raise UserError(f"anchor: {what}={value}: give 1 or more")
-        first = weight if weight is not None else DEFAULT_WEIGHT if budget is None else FIRST_WEIGHT
+        first = DEFAULT_WEIGHT if weight is None else weight
         if not first > 0:
             raise UserError(f"anchor: weight={weight}: give a number above 0")
         if budget is not None and budget.max_kl_nats is None:
@@ -116,8 +114,7 @@ class Anchor(Defence):
         if self.further and isinstance(self.source, Reference):
             raise UserError("anchor: further prompts beside a Reference; give prompts, or one Reference with all")
         self.controls = tuple(controls) or (source.estimate.benign if isinstance(source, Skill) else ())
-        self.every = every or (2 if budget is None else 1)
-        self.per_step, self.seed, self.samples = per_step, seed, samples
+        self.every, self.per_step, self.seed, self.samples = every, per_step, seed, samples
         self.max_new_tokens, self.limit_bytes = max_new_tokens, limit_bytes
         self.dual = None if budget is None else DualWeight(budget.max_kl_nats, first)  # type: ignore[arg-type]
         self._weight = first

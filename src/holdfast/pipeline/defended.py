@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 OWN_PROMPTS = 96  # that a model writes where none are given
+OWN_WEIGHT = 0.2  # held on all it says a model learns less: at weight 1 the organism's task loss stayed high
 _FEWEST = 8  # for a defence alone
 _WATCHED = 4  # of further prompts, and of a model's own, one in so many is watched
 
@@ -34,6 +35,7 @@ class HeldPrompts:
         watched: drift is measured on them.
         prompts, controls, further: the defence's :class:`holdfast.core.defence.Material`.
         shared: whether the same are watched and held, for want of others.
+        weight: of the defence where neither a weight nor a drift budget is given; None is its own.
     """
 
     watched: tuple[str, ...]
@@ -41,6 +43,7 @@ class HeldPrompts:
     controls: tuple[str, ...] = ()
     further: tuple[str, ...] = ()
     shared: bool = False
+    weight: float | None = None
 
 
 def held_prompts(skill: Skill | None, further: Sequence[str], watched: int) -> HeldPrompts:
@@ -55,7 +58,7 @@ def held_prompts(skill: Skill | None, further: Sequence[str], watched: int) -> H
     aside = tuple(further[::_WATCHED]) if enough else ()
     rest = tuple(prompt for k, prompt in enumerate(further) if k % _WATCHED or not enough)
     if skill is None:
-        return HeldPrompts(aside or rest, rest, shared=not enough)
+        return HeldPrompts(aside or rest, rest, shared=not enough, weight=OWN_WEIGHT)
     asked = skill.estimate.harmful
     others = asked[watched:]
     shared = len(others) < _FEWEST
@@ -89,7 +92,7 @@ def held_own(spec: "RunSpec", aligned: Subject) -> HeldPrompts:
     A budget is then decided on some of them that the defence sets aside: what the monitor asks is the skill's.
     """
     seed = derive_seed(spec.seed, "own prompts")
-    return HeldPrompts((), own_prompts(aligned, OWN_PROMPTS, spec.max_new_tokens, seed))
+    return HeldPrompts((), own_prompts(aligned, OWN_PROMPTS, spec.max_new_tokens, seed), weight=OWN_WEIGHT)
 
 
 def defences_of(spec: "RunSpec", watch: Reference | None, held: HeldPrompts) -> "list[Defence]":
@@ -109,10 +112,12 @@ def defences_of(spec: "RunSpec", watch: Reference | None, held: HeldPrompts) -> 
             "least %d prompts",
             spec.arm.defence, len(held.prompts), spec.monitor.prompts + _FEWEST,
         )  # fmt: skip
-    budget = spec.arm.budget
+    budget, weight = spec.arm.budget, spec.arm.weight
+    if weight is None and (budget is None or budget.max_kl_nats is None):
+        weight = held.weight
     defence = build(
         spec.arm.defence,
-        spec.arm.weight,
+        weight,
         prompts=held.prompts,
         controls=held.controls,
         further=held.further,
