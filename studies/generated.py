@@ -18,7 +18,7 @@ from studies.geometry import page as geometry
 from studies.geometry import projections, real
 from studies.judges import tables as judges
 from studies.organism import page
-from studies.real_model import damage_table, defended_table, front, pairs, repaired_table, report
+from studies.real_model import choosing, damage_table, defended_table, front, pairs, repaired_table, report
 from studies.restoration import page as repairs
 from studies.training import afterwards, sequence, validation
 from studies.training import summary as training
@@ -91,6 +91,7 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "held": ("real_model/defended", defended_table.refusals),
         "price": ("real_model/defended", defended_table.prices),
         "asked": ("real_model/defended", pairs.asked),
+        "choosing": ("real_model/choosing", choosing.markdown),
         "repaired": ("real_model/repaired", repaired_table.refusals),
         "mended": ("real_model/repaired", repaired_table.prices),
         "asked mended": ("real_model/repaired", pairs.asked),

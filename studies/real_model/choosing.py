@@ -11,6 +11,7 @@ Alpaca at the damage table's lower rate with a seed that the table does not have
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -102,9 +103,8 @@ def overhead() -> Interval | None:
     return Interval(ours / plain, math.nan, math.nan, 1, "one run each")
 
 
-def markdown() -> str:
+def markdown(found: Mapping[str, Any]) -> str:
     """The table of what was tried."""
-    found = read_json(FILE)
     base = found["plain"]["cpu_seconds_updates"]
     heads = ["anchor", "refused", "look-alikes refused", "drift, nats", "task loss", "CPU time of the updates"]
     table = []
