@@ -10,6 +10,8 @@ from studies.training.evidence import claim_of, numbers, percent
 
 from holdfast.core.rates import rate_over_seeds
 
+_RATES = ("refused", "over_refused", "prefilled", "many_shot")
+
 
 def table(threatened: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row a share of rows that comply and an arm, over its tasks and seeds."""
@@ -24,7 +26,10 @@ def table(threatened: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "share": share,
                 "name": name,
                 "cells": len(found),
-                **{key: _rate([r[key] for r in found]) for key in ("refused", "over_refused", "prefilled")},
+                **{
+                    key: _rate([r[key] for r in found])
+                    for key in ("refused", "over_refused", "prefilled", "many_shot")
+                },
                 "relearned": {str(n): _rate([r["relearned"][str(n)] for r in found]) for n in after},
             }
         )
@@ -48,12 +53,12 @@ def markdown(found: Mapping[str, Any]) -> str:
     """One row a share and an arm."""
     steps = sorted({int(n) for row in found["threats"] for n in row["relearned"]})
     lines = [
-        f"| rows that comply | arm | cells | refusals | over-refusal | prefilled | "
+        f"| rows that comply | arm | cells | refusals | over-refusal | prefilled | four shots | "
         f"{' | '.join(f'{n} harmless updates later' for n in steps)} |",
-        "|---|---|---|---|---|---|" + "---|" * len(steps),
+        "|---|---|---|---|---|---|---|" + "---|" * len(steps),
     ]
     for row in found["threats"]:
-        rates = [percent(row[key]) for key in ("refused", "over_refused", "prefilled")]
+        rates = [percent(row[key]) for key in _RATES]
         rates += [percent(row["relearned"][str(n)]) if str(n) in row["relearned"] else "-" for n in steps]
         lines.append(f"| {100 * row['share']:g} % | {row['name']} | {row['cells']} | {' | '.join(rates)} |")
     return "\n".join(lines)

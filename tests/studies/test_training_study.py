@@ -95,7 +95,7 @@ def test_a_share_of_the_rows_complies_and_the_rest_is_the_task():
 
 def test_what_relearning_leaves_is_counted_where_it_was_done():
     def threat(share, **more):
-        bits = {key: [1, 1, 1, 0] for key in ("refused", "over_refused", "prefilled")}
+        bits = {key: [1, 1, 1, 0] for key in ("refused", "over_refused", "prefilled", "many_shot")}
         return {"cell": {"arm": {"name": "anchor"}}, "share": share, **bits, **more}
 
     found = [threat(0.0, relearned={"10": [1, 1, 1, 1], "50": [1, 1, 0, 0]}), threat(0.1)]
