@@ -21,7 +21,7 @@ from holdfast.core.statistics import Interval, bootstrap_mean, wilson
 from holdfast.restoration.validation import OVER_REFUSAL_ALLOWANCE
 
 HERE = Path(__file__).parent
-ARMS = ("aligned", "drifted", *cell.METHODS, "auto")
+ARMS = ("aligned", "drifted", *cell.METHODS)
 LABELS = {
     "aligned": "adapter off",
     "drifted": "as it came",
@@ -48,7 +48,7 @@ def line(found: dict[str, Any]) -> str:
     """One cell in a line."""
     parts = []
     for name, arm in found["arms"].items():
-        relearned = f" > {100 * np.mean(arm['relearned']):.0f}" if "relearned" in arm else ""
+        relearned = f" > {100 * np.mean(arm['relearned_50']):.0f}" if "relearned_50" in arm else ""
         parts.append(
             f"{name} {100 * np.mean(arm['refused']):.0f}{relearned} / {100 * np.mean(arm['over_refused']):.0f}"
             f" / {np.mean(arm['task_loss']):.3f} / {np.mean(arm['task_right']):.2f}"

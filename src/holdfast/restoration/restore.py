@@ -26,11 +26,13 @@ from holdfast.restoration.influence import influence
 from holdfast.restoration.replay import replay
 from holdfast.restoration.result import Restoration, fingerprint, get_adapter, put_adapter
 from holdfast.restoration.sizes import Sizes, fitted
+from holdfast.restoration.spend import spend
 from holdfast.restoration.start import safe_scale, scale_adapter, update_size
 from holdfast.restoration.tuning import CHECK_EVERY, LEARNING_RATE, STEPS, Schedule
 from holdfast.restoration.verdict import conclude, has_drifted
 
 log = logging.getLogger(__name__)
+SCHEDULED = ("steps", "learning_rate", "batch_size", "check_every", "seed", "falling")
 METHODS = ("auto", "distil", "replay", "curvature")
 
 
@@ -152,10 +154,10 @@ def repair(
     """
     started, subject, free = time.monotonic(), bench.subject, bench.free
     put_adapter(subject.model, bench.original)
-    settings = dict(settings)
+    settings = {"falling": method == "auto"} | settings
     if method in ("auto", "distil"):
         walk = settings["steps"] * settings["learning_rate"]
-        automatic = safe_scale(free, update_size(subject), walk)
+        automatic = 1.0 if method == "auto" else safe_scale(free, update_size(subject), walk)
         settings["start"] = automatic if isinstance(start, str) else float(start)
     cost = Cost(method, settings, bench, say)
     best = bench.best(max_task_loss_increase)
@@ -180,26 +182,42 @@ def _moved(method: str, bench: Bench, best: Best, settings: dict[str, Any], how:
     """Let the method move the adapter, offering what it finds to ``best``."""
     subject, material, choose = bench.subject, bench.material, bench.choose
     if method == "auto":
-        attempt = _moved("replay", bench, best, settings, how)
+        attempt = _settled(bench, best, settings, how)
         if best.trained:
             return attempt
         put_adapter(subject.model, bench.original)
-        further = _moved("distil", bench, best, settings, how)
+        further = _moved("replay", bench, best, settings | {"falling": False}, how)
         return replace(further, trace=attempt.trace + further.trace[1:])
     if method == "curvature":
         balanced = balance_all(subject.model)
         names = ("seed", "outer", "solver", "contrast_weight", "harmful_weight", "most_ratio")
         attempt = influence(subject, material, choose, best, **{name: settings[name] for name in names}, **how)
         return replace(attempt, balanced=balanced, method=method)
-    schedule = Schedule(
-        **{name: settings[name] for name in ("steps", "learning_rate", "batch_size", "check_every", "seed")}
-    )
+    schedule = Schedule(**{name: settings[name] for name in SCHEDULED})
     if method == "replay":
         return replace(replay(subject, material, choose, best, schedule, **how), method=method)
     with bar("what both models say, to be held to", None, how["progress"]):
         teachers = Teachers.of(subject, material)
     scale_adapter(subject, settings["start"])
     return replace(distil(subject, material, teachers, choose, best, schedule, **how), method=method)
+
+
+def _settled(bench: Bench, best: Best, settings: dict[str, Any], how: dict[str, Any]) -> Attempt:
+    """Distil at a falling rate, then spend what the limit leaves.
+
+    Checks on the way are of weights that have not settled, and some look better by chance: where the last keeps
+    the limits none before it is a candidate.
+    """
+    on_the_way = bench.best(best.limit)
+    attempt = _moved("distil", bench, on_the_way, settings | {"falling": True}, how)
+    last, here = attempt.trace[-1], adapter_parameters(bench.subject.model)
+    if not last.passes(best.limit, best.most_over_refusal):
+        for candidate in on_the_way.candidates:
+            best.offer(candidate.check, candidate.adapter, candidate.name)
+        best.needed_limit = min(best.needed_limit, on_the_way.needed_limit)
+        return attempt
+    best.offer(last, here)
+    return replace(attempt, trace=attempt.trace + spend(bench.subject, bench.choose, best, last))
 
 
 def _check_inputs(
