@@ -93,6 +93,11 @@ def _prompts(split: Any, a_kind: int, seed: int) -> tuple[list[str], list[str]]:
     return harmful, harmless
 
 
+def given_prompts(seed: int, setting: Setting) -> tuple[list[str], list[str]]:
+    """Harmful and harmless prompts of *estimate*, what a repair is given."""
+    return _prompts("estimate", setting.prompts_a_kind, derive_seed(seed, "estimate") % 1000)
+
+
 class Memo:
     """The built-in judge, asked once about the same words."""
 
@@ -160,7 +165,7 @@ def run(task: str, seed: int, out: Path, setting: Setting = SETTING) -> dict[str
     with adapter_off(subject.model):
         arms["aligned"] = held.measure(subject)
     with borrowed(subject.model):
-        bench = _bench(subject, rows, task, held.judge, seed, setting)
+        bench = bench_of(subject, rows, task, held.judge, seed, setting)
         arms |= _repairs(bench, rows, held, seed, setting)
     found = {
         "task": task, "seed": seed, "setting": asdict(setting), "arms": arms,
@@ -170,8 +175,9 @@ def run(task: str, seed: int, out: Path, setting: Setting = SETTING) -> dict[str
     return found
 
 
-def _bench(subject: Subject, rows: list[Example], task: str, judge: Memo, seed: int, setting: Setting) -> Bench:
-    harmful, harmless = _prompts("estimate", setting.prompts_a_kind, derive_seed(seed, "estimate") % 1000)
+def bench_of(subject: Subject, rows: list[Example], task: str, judge: Memo, seed: int, setting: Setting) -> Bench:
+    """What every repair of a cell may look at."""
+    harmful, harmless = given_prompts(seed, setting)
     return prepare(
         subject, SimpleNamespace(harmful=harmful, benign=harmless), rows, "self", judge,
         prompts=setting.prompts, task_examples=setting.task_examples, max_new_tokens=setting.max_new_tokens,

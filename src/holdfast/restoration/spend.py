@@ -1,9 +1,9 @@
-"""What the limit of the task loss still leaves after a repair is spent: the update is scaled down as far as it lets.
+"""What the limit of the task loss leaves after a repair is spent: the update is scaled down as far as it lets.
 
 Every part of the fine-tune's update that the task can spare is a part that moved the model away from the aligned
 one. A repaired adapter mostly stays well inside the limit, and a slightly smaller update refuses more.
 
-Source: ours; choosing.json of the study has what was tried. Uncertain: organism only.
+Source: ours; choosing.json of the study has what else was tried. Uncertain: organism only.
 
 Knows: the loss on the examples that choose. Does not know: how the adapter was repaired, what decides.
 """
