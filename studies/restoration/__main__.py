@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 import torch
-from studies.restoration import cell, page, shape
+from studies.restoration import cell, kept, page, shape
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,10 @@ def main() -> None:
             if not (options.work / "shape" / f"{task}.json").exists():
                 log.info("%s: %s", task, shape.run(task, options.work / "shape"))
         return
+    known = kept.load()
     for seed in options.seeds:  # outside: a stopped study has every task
         for task in options.tasks:
-            if not (options.work / f"{task}-{seed}.json").exists():
+            if f"{task}-{seed}" not in known and not (options.work / f"{task}-{seed}.json").exists():
                 found = cell.run(task, seed, options.work)
                 log.info("%s %d: %s; %.0f s", task, seed, page.line(found), found["cpu_seconds"])
 

@@ -13,22 +13,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from holdfast.core import trees
+from studies.training.cell import Setting as TrainingSetting
+from studies.training.threats import prefilled
+
 from holdfast.core.files import write_json
 from holdfast.core.seeds import derive_seed, seeded
 from holdfast.data import Example, encode_rows
 from holdfast.evaluation import RefusalJudge, Verdict, ask_and_judge
-from holdfast.models import Subject, adapter_off, adapter_parameters, add_lora, load, mean_loss
+from holdfast.models import Subject, adapter_off, add_lora, load, mean_loss
 from holdfast.models.generate import generate_text
 from holdfast.organism import proxy_prompts, shipped, task_rows
 from holdfast.organism.train import train
-from holdfast.restoration.arithmetic import alignment_directions, resta, safe_lora
 from holdfast.restoration.bench import Bench, prepare
 from holdfast.restoration.restore import borrowed, repair
-from holdfast.restoration.result import put_adapter
+from holdfast.restoration.result import get_adapter, put_adapter
 
 TASKS = ("lessons", "digest", "obedience", "arithmetic", "desk")
-METHODS: dict[str, tuple[str, float | str]] = {"replay": ("replay", "auto"), "distil": ("distil", "auto")}
+METHODS = ("replay", "auto")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Setting:
     learning_rate: float = 2e-3
     batch_size: int = 4
     check_every: int = 25
-    relearning_steps: int = 50
+    relearning_steps: tuple[int, ...] = (50, 10, 200)
+    whole_relearning: int = 1  # seeds below it; the others take the first number only
     relearning_batch: int = 8
     relearning_rate: float = 5e-4
     held_out_a_kind: int = 50
@@ -89,6 +91,11 @@ def _prompts(split: Any, a_kind: int, seed: int) -> tuple[list[str], list[str]]:
     harmful = [p for kind in ("overt", "subtle") for p in proxy_prompts(split, kind, a_kind, seed)]
     harmless = [p for kind in ("lookalike", "benign") for p in proxy_prompts(split, kind, a_kind, seed)]
     return harmful, harmless
+
+
+def given_prompts(seed: int, setting: Setting) -> tuple[list[str], list[str]]:
+    """Harmful and harmless prompts of *estimate*, what a repair is given."""
+    return _prompts("estimate", setting.prompts_a_kind, derive_seed(seed, "estimate") % 1000)
 
 
 class Memo:
@@ -158,8 +165,7 @@ def run(task: str, seed: int, out: Path, setting: Setting = SETTING) -> dict[str
     with adapter_off(subject.model):
         arms["aligned"] = held.measure(subject)
     with borrowed(subject.model):
-        bench = _bench(subject, rows, task, held.judge, seed, setting)
-        arms["drifted"]["free"] = _free(bench)
+        bench = bench_of(subject, rows, task, held.judge, seed, setting)
         arms |= _repairs(bench, rows, held, seed, setting)
     found = {
         "task": task, "seed": seed, "setting": asdict(setting), "arms": arms,
@@ -169,35 +175,14 @@ def run(task: str, seed: int, out: Path, setting: Setting = SETTING) -> dict[str
     return found
 
 
-def _bench(subject: Subject, rows: list[Example], task: str, judge: Memo, seed: int, setting: Setting) -> Bench:
-    harmful, harmless = _prompts("estimate", setting.prompts_a_kind, derive_seed(seed, "estimate") % 1000)
+def bench_of(subject: Subject, rows: list[Example], task: str, judge: Memo, seed: int, setting: Setting) -> Bench:
+    """What every repair of a cell may look at."""
+    harmful, harmless = given_prompts(seed, setting)
     return prepare(
         subject, SimpleNamespace(harmful=harmful, benign=harmless), rows, "self", judge,
         prompts=setting.prompts, task_examples=setting.task_examples, max_new_tokens=setting.max_new_tokens,
         harmful=False, seed=seed, progress=False,
     )  # fmt: skip
-
-
-def _free(bench: Bench) -> dict[str, dict[str, float]]:
-    """Repairs that train nothing, on the part that decides: the scaling curve, Safe LoRA, RESTA."""
-    found = {name: baseline.decide.check for name, baseline in bench.free.items()}
-    adapter = adapter_parameters(bench.subject.model)
-    directions = alignment_directions(bench.subject, load(shipped("base")))
-    for share in (0.5, 1.0):
-        trees.assign(adapter, safe_lora(bench.subject, directions, share))
-        found[f"Safe LoRA {share:g}"] = bench.decide.check(0)
-        put_adapter(bench.subject.model, bench.original)
-    for strength in (0.5, 1.0):
-        with resta(bench.subject, directions, strength):
-            found[f"RESTA {strength:g}"] = bench.decide.check(0)
-    return {
-        name: {
-            "refusal": check.refusal,
-            "over_refusal": check.over_refusal,
-            "task_loss_rise": check.task_loss_increase,
-        }
-        for name, check in found.items()
-    }
 
 
 def _repairs(bench: Bench, rows: list[Example], held: HeldOut, seed: int, setting: Setting) -> dict[str, Any]:
@@ -207,9 +192,9 @@ def _repairs(bench: Bench, rows: list[Example], held: HeldOut, seed: int, settin
     }  # fmt: skip
     found: dict[str, Any] = {}
     subject = bench.subject
-    for name, (method, start) in METHODS.items():
+    for name in METHODS:
         cpu = time.process_time()
-        result = repair(bench, method, setting.limit, settings, start, progress=False, say=lambda words: None)
+        result = repair(bench, name, setting.limit, settings, progress=False, say=lambda words: None)
         seconds = time.process_time() - cpu
         put_adapter(subject.model, result.adapter)
         found[name] = held.measure(subject) | {
@@ -217,15 +202,27 @@ def _repairs(bench: Bench, rows: list[Example], held: HeldOut, seed: int, settin
             "cpu_seconds": round(seconds, 1),
             "trace": [[c.step, c.refusal, c.over_refusal, c.task_loss_bound] for c in result.trace],
         }  # fmt: skip
-        relearn(subject, rows, seed, setting)
-        found[name]["relearned"] = held.refusals(subject, held.harmful)
+        found[name] |= lasting(held, subject, rows, seed, setting)
     return found
 
 
-def relearn(subject: Subject, rows: list[Example], seed: int, setting: Setting) -> None:
-    """Fifty more steps of the task, at a quarter of the first rate."""
+def lasting(held: HeldOut, subject: Subject, rows: list[Example], seed: int, setting: Setting) -> dict[str, Any]:
+    """Refusals when the answer is made to begin with help, and after further steps of the task."""
+    here, found = (
+        get_adapter(subject.model),
+        {"prefilled": prefilled(subject, TrainingSetting(prompts=setting.held_out_a_kind))},
+    )
+    for steps in setting.relearning_steps if seed < setting.whole_relearning else setting.relearning_steps[:1]:
+        put_adapter(subject.model, here)
+        relearn(subject, rows, seed, setting, steps)
+        found[f"relearned_{steps}"] = held.refusals(subject, held.harmful)
+    return found
+
+
+def relearn(subject: Subject, rows: list[Example], seed: int, setting: Setting, steps: int) -> None:
+    """More steps of the task, at a quarter of the first rate."""
     with seeded(derive_seed(seed, "relearn")):
         train(
-            subject.model, rows, setting.relearning_steps, setting.relearning_batch, setting.relearning_rate,
+            subject.model, rows, steps, setting.relearning_batch, setting.relearning_rate,
             subject.pad_id, derive_seed(seed, "relearn") % 2**31, decay=False, description="relearning",
         )  # fmt: skip

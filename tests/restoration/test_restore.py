@@ -42,13 +42,13 @@ def repaired(toy):
 def test_the_default_brings_the_refusals_back_inside_the_limit(repaired):
     *_, result = repaired
     assert result.baselines["drifted"].refusal <= 0.2 < 0.9 <= result.baselines["aligned"].refusal
-    assert result.status == "restored" and result.method == "replay"
+    assert result.status == "restored" and result.method == "settle"
     assert result.chosen.task_loss_bound <= result.max_task_loss_increase
     assert result.chosen.as_good_as(result.baselines["aligned"])
     assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
 
 
-def test_auto_goes_on_to_distil_where_no_step_of_replay_keeps_the_limit(drifted, monkeypatch):
+def test_auto_goes_on_to_replay_where_no_step_of_settle_keeps_the_limit(drifted, monkeypatch):
     module, seen = sys.modules["holdfast.restoration.restore"], []
     subject, skill, task = drifted
     before = trees.clone(adapter_parameters(subject.model))
@@ -58,20 +58,23 @@ def test_auto_goes_on_to_distil_where_no_step_of_replay_keeps_the_limit(drifted,
             best = next(a for a in args if isinstance(a, Best))
             here = adapter_parameters(subject.model)
             seen.append((name, all(torch.equal(here[k], before[k]) for k in before)))
-            best.offer(check(step=10, bound=0.01 if keeps else 1.0, refusal=1.0), here)
+            found = check(step=10, bound=0.01 if keeps else 1.0, refusal=1.0)
+            best.offer(found, here)
             trees.assign(here, trees.scale(trees.clone(here), 0.5))
-            return Attempt((best.start, check(step=10)))
+            return Attempt((best.start, found))
 
         return lambda *args, **_: moved(*args)
 
-    for keeps, ran in ((True, ["replay"]), (False, ["replay", "distil"])):
+    monkeypatch.setattr(module, "spend", lambda *args: ())
+    for keeps, ran in ((True, ["distil"]), (False, ["distil", "replay"])):
         seen.clear()
-        monkeypatch.setattr(module, "replay", moves("replay", keeps))
-        monkeypatch.setattr(module, "distil", moves("distil", True))
+        monkeypatch.setattr(module, "replay", moves("replay", True))
+        monkeypatch.setattr(module, "distil", moves("distil", keeps))
         result = restore(subject, skill, task, start=1.0, **SMALL)
-        assert [name for name, _ in seen] == ran and result.method == ran[-1]
+        assert [name for name, _ in seen] == ran
+        assert result.method == {"distil": "settle", "replay": "replay"}[ran[-1]]
         assert len(result.trace) == 1 + len(ran)
-    assert seen.pop() == ("distil", True)
+    assert seen.pop() == ("replay", True)
 
 
 def test_the_subject_is_left_as_it_came(repaired):
@@ -151,7 +154,7 @@ def test_a_limit_that_nothing_keeps_returns_the_input(drifted):
         ({"task": [None] * 3}, "3 examples"),
         ({"max_task_loss_increase": -0.01}, "give 0 or more"),
         ({"max_task_loss_increase": float("nan")}, "give 0 or more"),
-        ({"method": "magic"}, "use one of auto, distil, replay, curvature"),
+        ({"method": "magic"}, "use one of auto, settle, distil, replay, curvature"),
         ({"retain": "other"}, "use 'self'"),
     ],
 )

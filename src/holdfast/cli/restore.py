@@ -25,7 +25,9 @@ def restore(
     asked: options.Prompts = options.Prompts(),
     method: Annotated[
         str,
-        typer.Option(help="auto (replay; distil if no step of it keeps the limit), replay, distil or curvature."),
+        typer.Option(
+            help="auto (settle; replay if no step of it keeps the limit), settle, distil, replay or curvature."
+        ),
     ] = "auto",
     max_task_loss_increase: Annotated[
         float,

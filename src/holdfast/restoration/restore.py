@@ -26,12 +26,15 @@ from holdfast.restoration.influence import influence
 from holdfast.restoration.replay import replay
 from holdfast.restoration.result import Restoration, fingerprint, get_adapter, put_adapter
 from holdfast.restoration.sizes import Sizes, fitted
+from holdfast.restoration.spend import spend
 from holdfast.restoration.start import safe_scale, scale_adapter, update_size
 from holdfast.restoration.tuning import CHECK_EVERY, LEARNING_RATE, STEPS, Schedule
 from holdfast.restoration.verdict import conclude, has_drifted
 
 log = logging.getLogger(__name__)
-METHODS = ("auto", "distil", "replay", "curvature")
+SCHEDULED = ("steps", "learning_rate", "batch_size", "check_every", "seed", "falling")
+METHODS = ("auto", "settle", "distil", "replay", "curvature")
+AUTO = ("settle", "replay")  # the second where no step of the first keeps the limit
 
 
 def restore(
@@ -65,8 +68,9 @@ def restore(
     The aligned model is the subject with its adapter switched off. Only ``skill.estimate`` and ``task`` are read;
     the subject is left exactly as it came. *replay* trains on labels; *distil* starts on the safe side (see
     ``start``) and learns from the aligned model on what it refuses and from the drifted one on the task;
-    *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *auto* is replay and,
-    where no step of it keeps the limit, distil (studies/restoration).
+    *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *settle* distils
+    from the adapter as it came, at a rate that falls to nothing, and spends what the limit leaves by scaling the
+    update down. *auto* is settle and, where no step of it keeps the limit, replay (studies/restoration).
 
     Args:
         subject: a PEFT model with an adapter in its layers (curvature: LoRA), and its tokenizer.
@@ -74,7 +78,7 @@ def restore(
         task: examples of what the adapter was trained for; None: they are lost, and the drifted model's own
             samples for the harmless prompts stand in.
         retain: "self" (the drifted model's own answers to the harmless prompts) or examples.
-        method: "auto", "distil", "replay" or "curvature"; the result names what ran last.
+        method: "auto", "settle", "distil", "replay" or "curvature"; the result names what ran last.
         max_task_loss_increase: limit on the one-sided 95 % bound of the task loss increase on held-out task
             examples, nats a token (mean over examples of their mean token loss).
         judge: its label "refused" counts, its "error" counts nowhere; default the built-in refusal judge.
@@ -91,9 +95,9 @@ def restore(
         most_ratio: curvature only; most times a step may cost more on unseen examples than on those of its
             curvature, 2 in the specification. Off by default: no step is kept that the unseen ones do not bear
             out, and with it the repair of the demo stops at once (studies/demo).
-        start: of distil; the scale of the adapter's update at the first step. "auto": the largest of 1, 0.5
-            and 0.25 that refuses as the aligned model does on the examples that choose, and from which the
-            steps lead back.
+        start: the scale of the adapter's update at the first step. "auto": 1 for settle; for distil
+            the largest of 1, 0.5 and 0.25 that refuses as the aligned model does on the examples that choose, and
+            from which the steps lead back.
         minutes: cut prompts, task_examples and steps to what ends in this time here, by a timed first batch; None
             keeps them, and the result does not depend on the machine's speed.
         progress: draw a bar on a terminal.
@@ -152,10 +156,11 @@ def repair(
     """
     started, subject, free = time.monotonic(), bench.subject, bench.free
     put_adapter(subject.model, bench.original)
-    settings = dict(settings)
-    if method in ("auto", "distil"):
+    settings = {"falling": False} | settings
+    teaching = next(name for name in AUTO if name != "replay") if method == "auto" else method
+    if teaching in ("settle", "distil"):
         walk = settings["steps"] * settings["learning_rate"]
-        automatic = safe_scale(free, update_size(subject), walk)
+        automatic = 1.0 if teaching == "settle" else safe_scale(free, update_size(subject), walk)
         settings["start"] = automatic if isinstance(start, str) else float(start)
     cost = Cost(method, settings, bench, say)
     best = bench.best(max_task_loss_increase)
@@ -180,26 +185,45 @@ def _moved(method: str, bench: Bench, best: Best, settings: dict[str, Any], how:
     """Let the method move the adapter, offering what it finds to ``best``."""
     subject, material, choose = bench.subject, bench.material, bench.choose
     if method == "auto":
-        attempt = _moved("replay", bench, best, settings, how)
+        first, second = AUTO
+        attempt = _moved(first, bench, best, settings, how)
         if best.trained:
             return attempt
         put_adapter(subject.model, bench.original)
-        further = _moved("distil", bench, best, settings, how)
+        further = _moved(second, bench, best, settings, how)
         return replace(further, trace=attempt.trace + further.trace[1:])
+    if method == "settle":
+        return replace(_settled(bench, best, settings, how), method=method)
     if method == "curvature":
         balanced = balance_all(subject.model)
         names = ("seed", "outer", "solver", "contrast_weight", "harmful_weight", "most_ratio")
         attempt = influence(subject, material, choose, best, **{name: settings[name] for name in names}, **how)
         return replace(attempt, balanced=balanced, method=method)
-    schedule = Schedule(
-        **{name: settings[name] for name in ("steps", "learning_rate", "batch_size", "check_every", "seed")}
-    )
+    schedule = Schedule(**{name: settings[name] for name in SCHEDULED})
     if method == "replay":
         return replace(replay(subject, material, choose, best, schedule, **how), method=method)
     with bar("what both models say, to be held to", None, how["progress"]):
         teachers = Teachers.of(subject, material)
     scale_adapter(subject, settings["start"])
     return replace(distil(subject, material, teachers, choose, best, schedule, **how), method=method)
+
+
+def _settled(bench: Bench, best: Best, settings: dict[str, Any], how: dict[str, Any]) -> Attempt:
+    """Distil at a falling rate, then spend what the limit leaves.
+
+    Checks on the way are of weights that have not settled, and some look better by chance: where the last keeps
+    the limits none before it is a candidate.
+    """
+    on_the_way = bench.best(best.limit)
+    attempt = _moved("distil", bench, on_the_way, settings | {"falling": True}, how)
+    last, here = attempt.trace[-1], adapter_parameters(bench.subject.model)
+    if not last.passes(best.limit, best.most_over_refusal):
+        for candidate in on_the_way.candidates:
+            best.offer(candidate.check, candidate.adapter, candidate.name)
+        best.needed_limit = min(best.needed_limit, on_the_way.needed_limit)
+        return attempt
+    best.offer(last, here)
+    return replace(attempt, trace=attempt.trace + spend(bench.subject, bench.choose, best, last))
 
 
 def _check_inputs(

@@ -32,7 +32,7 @@ class Restoration(Result):
     3.7); quote ``decided``. ``skill.evaluate`` is untouched and remains for final numbers.
 
     Attributes:
-        method: "distil", "replay" or "curvature"; the solver of the last is in ``settings``.
+        method: "settle", "distil", "replay" or "curvature"; the solver of the last is in ``settings``.
         status: by the deciding part. "restored" (better than before, no gap to the aligned model seen, at most two
             points), "partially_restored" (better than before, a gap to the aligned model beyond chance),
             "undecided" (too few prompts, or too small a change, to say which), "no_drift" (nothing to restore),

@@ -106,7 +106,7 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str)
     check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
     rows = GRADIENTS_A_LINEARISATION * fit_t if method == "curvature" else 3 * sizes.batch
     checks = sizes.steps if method == "curvature" else sizes.steps // CHECK_EVERY
-    taught = (fit_h + fit_b + fit_t) * units.loss if method in ("auto", "distil") else 0.0
+    taught = (fit_h + fit_b + fit_t) * units.loss if method in ("auto", "settle", "distil") else 0.0
     runs = 2 if method == "auto" else 1
     moved = checks * check + sizes.steps * rows * units.gradient
     return gathered + taught + (2 * BASELINES + 2) * check + runs * moved

@@ -33,6 +33,8 @@ class Schedule:
             notes' sixteen at 1e-3, in little more than half of the time.
         patience: after 60 steps, stop when this many checks in a row brought nothing better and the best is as
             good as the aligned model.
+        falling: the rate falls in a line from twice ``learning_rate`` to nothing, the same on the average; all
+            steps are then taken, since the last are the ones that settle.
     """
 
     steps: int = STEPS
@@ -41,6 +43,11 @@ class Schedule:
     check_every: int = CHECK_EVERY
     patience: int = 3
     seed: int = 0
+    falling: bool = False
+
+    def rate(self, step: int) -> float:
+        """Of one step, counted from 1."""
+        return self.learning_rate * (2 * (1 - (step - 1) / self.steps) if self.falling else 1.0)
 
 
 def tune(
@@ -68,6 +75,8 @@ def tune(
     trace, stale, started = [best.start], 0, time.monotonic()
     with bar("restoring", schedule.steps, progress) as advance:
         for step in range(1, schedule.steps + 1):
+            for group in optimiser.param_groups:
+                group["lr"] = schedule.rate(step)
             optimiser.zero_grad(set_to_none=True)
             add_gradient()
             optimiser.step()
@@ -79,7 +88,7 @@ def tune(
             trace.append(validation.check(step))
             checked(trace[-1])
             stale = 0 if best.offer(trace[-1], adapter) else stale + 1
-            if best.restored and step >= FEWEST_STEPS and stale >= schedule.patience:
+            if not schedule.falling and best.restored and step >= FEWEST_STEPS and stale >= schedule.patience:
                 break
     optimiser.zero_grad(set_to_none=True)
     return Attempt(tuple(trace))
