@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from holdfast.core import trees
-from holdfast.curvature import fisher_product, fisher_quadratic, ggn_operator, hvp
+from holdfast.curvature import fisher_quadratic, ggn_operator, hvp
 from holdfast.gradients import mean_gradient
 from holdfast.models import Subject, batch_logits, mean_loss
 
@@ -75,14 +75,3 @@ def log_probabilities(subject, examples):
         n = len(example.completion_ids)
         found.append(logits[len(example.prompt_ids) - 1 :][:n].log_softmax(-1))
     return found
-
-
-def test_one_pass_gives_the_forms_and_the_product_of_two(line):
-    subject, examples, v, _ = line
-    forms, product = fisher_product(subject, examples, v, batch_size=4)
-    assert forms.tolist() == pytest.approx(
-        fisher_quadratic(subject, examples, v, batch_size=3).tolist(), rel=1e-10
-    )
-    wanted = ggn_operator(subject, examples, "sum", batch_size=6)(v)
-    assert trees.norm(trees.subtract(product, wanted)) < 1e-10 * trees.norm(wanted)
-    assert trees.dot(v, product) == pytest.approx(forms.mean(), rel=1e-6)  # weights of rows are float32

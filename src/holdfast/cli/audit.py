@@ -97,7 +97,7 @@ def audit(
     found = _measured(planned, prompts, controls, target, minutes, full)
     early = _probed(planned, found, model, loading, rows, adapter, keep_run) if probe else None
     sources = _sources(planned)
-    conclusion, calibrated = _concluded(found, early, sources, max_kl_nats)
+    conclusion, calibrated = _concluded(found, early, sources, planned, max_kl_nats)
     result = {
         "conclusion": conclusion.to_dict(),
         "calibrated": calibrated.to_dict(),
@@ -229,14 +229,17 @@ def _concluded(
     found: "Audit | LookAhead",
     early: "EarlyForecast | None",
     sources: Mapping[str, str],
+    planned: _Planned,
     budget: float | None,
 ) -> "tuple[Conclusion, Calibrated]":
-    from holdfast.evaluation.beforehand import little_to_hold
+    from holdfast.evaluation.beforehand import little_to_hold, refusals_among
     from holdfast.geometry.verdict import concluded
 
+    prompts = planned.skill.estimate.harmful[: len(found.reference_examples)]
     little = refused = None
-    if found.refused is not None:
-        little, refused = little_to_hold(found.refused), found.refused.value
+    if found.settings["labels"] == "model" and len(prompts) == len(found.reference_examples):
+        refusals = refusals_among(planned.subject, prompts, found.reference_examples)
+        little, refused = little_to_hold(refusals), refusals.value
     return concluded(found, early, sources, budget, little, refused)
 
 

@@ -17,11 +17,10 @@ from holdfast.core import trees
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
 from holdfast.curvature.differences import otherwise
-from holdfast.curvature.products import check_precision, like, logits_pull_change, softmax_hessian_product
+from holdfast.curvature.products import check_precision, like
 from holdfast.data import Batch, Example
 from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
-from holdfast.gradients.means import weighted_batches
-from holdfast.gradients.memory import COPIES, fitting_batches
+from holdfast.gradients.memory import fitting_batches
 from holdfast.models import Subject
 from holdfast.models.head import Scored, scored
 
@@ -77,30 +76,6 @@ def fisher_bilinear(
             dv_MV = du_MV if second is None else _logits_and_change(subject.model, values, second, batch, where)[1]
             forms[list(batch.index)] = where.sums(token_covariance(z_MV, du_MV, dv_MV).double()).cpu().numpy()
     return forms
-
-
-def fisher_product(
-    subject: Subject, examples: Sequence[Example], v: Mapping[str, torch.Tensor], batch_size: int = 16
-) -> tuple[Vector, Tree]:
-    """:func:`fisher_quadratic` and the product ``F v`` from one pass, that of a Gauss-Newton product.
-
-    Raises:
-        RuntimeError: an operation of the model has no forward mode.
-    """
-    check_precision(subject)
-    values = detached(subject.parameters())
-    direction, forms = like(v, values), np.zeros(len(examples))
-    total = {name: torch.zeros_like(value) for name, value in values.items()}
-    with undisturbed(subject.model), math_attention():
-        for batch, weights_B in weighted_batches(subject, examples, "sum", batch_size, 2 * COPIES):
-            where = scored(batch)
-            z_MV, pull, dz_MV = logits_pull_change(subject.model, values, direction, batch)
-            forms[list(batch.index)] = (
-                where.sums(token_covariance(z_MV, dz_MV, dz_MV).detach().double()).cpu().numpy()
-            )
-            (part,) = pull(softmax_hessian_product(z_MV, dz_MV, weights_B[where.owner_M]))
-            total = {name: total[name] + part[name] for name in total}
-    return forms, total
 
 
 def token_covariance(z_MV: torch.Tensor, du_MV: torch.Tensor, dv_MV: torch.Tensor) -> torch.Tensor:

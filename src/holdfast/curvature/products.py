@@ -86,12 +86,6 @@ def ggn_operator(
 def _ggn_part(
     model: torch.nn.Module, values: Tree, direction: Tree, batch: Batch, weights_B: torch.Tensor
 ) -> Tree:
-    z_MV, pull, dz_MV = logits_pull_change(model, values, direction, batch)
-    return pull(softmax_hessian_product(z_MV, dz_MV, weights_B[scored(batch).owner_M]))[0]
-
-
-def logits_pull_change(model: torch.nn.Module, values: Tree, direction: Tree, batch: Batch) -> _Pulled:
-    """Logits z at the scored positions, the way back from them to the parameters, and J v: one forward pass."""
     where = scored(batch)
 
     def logits(point: Tree) -> torch.Tensor:
@@ -101,8 +95,9 @@ def logits_pull_change(model: torch.nn.Module, values: Tree, direction: Tree, ba
         pair = jvp(logits, (point,), (direction,))
         return pair[0], pair[1]
 
-    # J v comes as auxiliary output, so nothing flows back through it.
-    return cast(_Pulled, vjp(logits_and_change, values, has_aux=True))
+    # One forward gives z with its graph and J v beside it (as auxiliary output, so nothing flows back through it).
+    z_MV, pull, dz_MV = cast(_Pulled, vjp(logits_and_change, values, has_aux=True))
+    return pull(softmax_hessian_product(z_MV, dz_MV, weights_B[where.owner_M]))[0]
 
 
 def hvp_operator(

@@ -3,7 +3,7 @@
 Knows: the order of these measurements and what they cost. Does not know: the Fisher's directions, curvature.
 
 Cost, in ordinary forward-and-backward passes over the reference completions (R) and the task examples (T): a
-Gauss-Newton product, the form beside it (2.5 R); first updates, a loss and a pass of inner products (2.6 T).
+forward-mode pass and a Gauss-Newton product (3.5 R); first updates, a loss and a pass of inner products (2.6 T).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.core import trees
 from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
-from holdfast.core.statistics import Interval, bootstrap_mean
+from holdfast.core.statistics import bootstrap_mean
 from holdfast.curvature import in_float32
 from holdfast.data import Example
 from holdfast.geometry.answers import skill_answers
@@ -38,14 +38,12 @@ class LookAhead:
     Attributes:
         forecast, attribution, settings: as in :class:`holdfast.geometry.Audit`.
         reference_examples: the aligned model's completions that it is measured along.
-        refused: how many of them refuse; None where they were given.
     """
 
     forecast: Forecast
     attribution: Attribution
     settings: dict[str, Any]
     reference_examples: tuple[Example, ...] = field(repr=False)
-    refused: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the completions."""
@@ -86,9 +84,7 @@ def look_ahead(
     plan = PlannedRun(optimizer, learning_rate, steps, {}, update_batch_size, seed)
     with in_float32(subject.model), bar("forecast", 3, progress) as advance:
         advance.note("the model's own answers")
-        reference, refused = skill_answers(
-            subject, skill, reference_examples, max_prompts, max_new_tokens, seed, None
-        )
+        reference = skill_answers(subject, skill, reference_examples, max_prompts, max_new_tokens, seed, None)
         advance(1)
         advance.note("first updates")
         update = mean_first_update(subject, examples, plan, batch_size)
@@ -109,4 +105,4 @@ def look_ahead(
         "prompts": len(reference),
         "labels": "model",
     }
-    return LookAhead(forecast, pull.attribution, settings, reference, refused)
+    return LookAhead(forecast, pull.attribution, settings, reference)

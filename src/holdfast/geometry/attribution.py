@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from holdfast.core import trees
 from holdfast.core.files import write_table
 from holdfast.core.results import Result
-from holdfast.curvature import fisher_product, fisher_quadratic
+from holdfast.curvature import fisher_quadratic, ggn_operator
 from holdfast.curvature.differences import otherwise
 from holdfast.data import Example
 from holdfast.gradients import per_sample_dots
@@ -104,10 +104,9 @@ def pull_of(
         reference: the aligned model's completions. examples: the task's rows.
         update: the mean first update, a tree over the scope.
     """
-    form_N, along = otherwise(
-        lambda: fisher_product(subject, reference, update, batch_size),
-        lambda: (fisher_quadratic(subject, reference, update, batch_size), trees.zeros_like(update)),
-    )  # without a product no share is known
+    form_N = fisher_quadratic(subject, reference, update, batch_size)
+    product = ggn_operator(subject, reference, "sum", batch_size)
+    along = otherwise(lambda: product(update), lambda: trees.zeros_like(update))  # then no share is known
     blocks: dict[str, float] = {}
     for name, part in along.items():
         block = block_of(name)

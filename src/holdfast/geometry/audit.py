@@ -124,9 +124,7 @@ def audit(
     plan = PlannedRun(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
     with in_float32(subject.model), bar("audit", 8, progress) as advance:
         advance.note("the model's own answers")
-        reference, refused = skill_answers(
-            subject, skill, reference_examples, max_prompts, max_new_tokens, seed, target
-        )
+        reference = skill_answers(subject, skill, reference_examples, max_prompts, max_new_tokens, seed, target)
         benign = benign_answers(subject, skill, controls, max_new_tokens, seed)
         log.info("auditing %d completions and %d task examples", len(reference), len(examples))
         advance(1)
@@ -144,7 +142,7 @@ def audit(
         found = _assemble(subject, examples, reference, grams, measured, pull, plan, update, d)
     labels = "model" if target is None else "target"
     more = {"at": at, "labels": labels, "fisher": f"full over the scope, unit=sequence, labels={labels}"}
-    return replace(found, settings=found.settings | more, refused=refused)
+    return replace(found, settings=found.settings | more)
 
 
 def _measured(

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from holdfast.core.files import new_folder, read_json, read_tensors, write_json, write_tensors
-from holdfast.core.statistics import Interval
 from holdfast.data import Example
 from holdfast.evaluation.drift import Reference
 from holdfast.geometry.attribution import Attribution
@@ -42,7 +41,6 @@ class Audit:
             ``Reference.on(subject, audit.reference_examples)``.
         compared: the skill's Fisher against a benign control's; None where no controls were asked for.
         attribution: which rows and blocks carry the forecast drift.
-        refused: how many of the answers refuse, where they were sampled for this audit; in memory only.
     """
 
     spectrum: Spectrum
@@ -56,7 +54,6 @@ class Audit:
     reference: Reference | None = field(default=None, repr=False)
     compared: Specific | None = None
     attribution: Attribution | None = field(default=None, repr=False)
-    refused: Interval | None = None
 
     @property
     def seed(self) -> int:
