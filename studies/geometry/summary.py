@@ -32,6 +32,7 @@ BASELINES = ("task_loss", "gradient_norm", "length", "representation_similarity"
 RIVALS = ("alignment_risk", "alignment_risk_loss", "alignment_risk_overlap")
 FORECASTS: tuple[tuple[str, Kind, float], ...] = (("form_x_loss", "prior", 0.8), ("line_x_loss", "probe", 0.9))
 OUTCOMES = ("kl_nats", "points_lost")
+SHOWN = ("part", "task", "method", "learning_rate", "task_loss", "form_x_loss", "line_x_loss", *OUTCOMES)
 REFUSAL_TOKENS = float(np.log(24)) / refusal_entropy_nats_per_token()  # 24 equally likely refusals to a request
 FLOOR_NATS = 0.05  # below it the 300 refusals tell nothing apart
 DRAWS = 300
@@ -286,6 +287,7 @@ def collect(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any], out: Pat
         "fresh": ranking(fresh, resampled(fresh)),
         "groups": by_group(rows),
         "verdicts": {kind: _said(found) for kind, found in read.items()},
+        "runs": [{key: row[key] for key in SHOWN} for row in rows],  # all there is of them: runs.jsonl
     }
     if "real_model" in before:  # its own command writes that part
         results["real_model"] = before["real_model"]

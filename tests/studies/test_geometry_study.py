@@ -118,12 +118,12 @@ def test_drift_is_read_at_equal_loss_and_compared_with_plain():
     rows = [
         {"task": "a", "arm": arm, "seed": seed, "readings": [[0, 4.0, 0.1], [3, 1.0 + (arm == "anchor"), nats]]}
         for seed in range(5)
-        for arm, nats in zip(projections.ARMS, (8.0, 8.0, 4.0, 2.0, 0.2 + seed / 100), strict=True)
+        for arm, nats in zip(projections.ARMS, (8.0, 8.0, 2.0, 0.2 + seed / 100), strict=True)
     ]
     found = {row["arm"]: row for row in projections.ratios(rows)}
     # the anchor reaches 2.0 only: two thirds of the way of the others
     assert found["static"]["value"] == pytest.approx(1.0)
-    assert found["per-step"]["value"] == pytest.approx((2 / 8) ** (2 / 3))
+    assert found["refreshed"]["value"] == pytest.approx((2 / 8) ** (2 / 3))
     assert found["anchor"]["low"] < found["anchor"]["value"] < found["anchor"]["high"] < 0.5
     verdicts = {claim["id"]: claim["verdict"] for claim in projections.claims(list(found.values()))}
     assert verdicts["static_projection_drift_ratio"] == "supported"
@@ -134,7 +134,7 @@ def test_projection_anew_at_the_start_is_the_static_one():
     """Where the model has not moved, both subspaces are one; the static one comes from another decomposition."""
     prompts = proxy_prompts("estimate", "overt", 8, 3)
     found = []
-    for kind in (Projection, projections.PerStep):
+    for kind in (Projection, projections.Refreshed):
         subject = load(str(shipped("aligned")), device="cpu")
         defence = kind(prompts, directions=3, seed=1)
         defence.begin(subject)
