@@ -1,6 +1,7 @@
 """The study of repairs on the organism; goes on where it was stopped and does nothing twice.
 
     python -m studies.restoration run --work RUNS [--tasks ...] [--seeds ...]     # about two CPU-minutes a cell
+    python -m studies.restoration rivals --work RUNS [--tasks ...] [--seeds ...]  # about a CPU-minute a cell
     python -m studies.restoration shape --work RUNS [--tasks ...]                 # about one CPU-minute a task
     python -m studies.restoration collect --work RUNS
 
@@ -12,7 +13,7 @@ import logging
 from pathlib import Path
 
 import torch
-from studies.restoration import cell, kept, page, shape
+from studies.restoration import cell, kept, page, rivals, shape
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.restoration")
-    parser.add_argument("verb", choices=["run", "shape", "collect"])
+    parser.add_argument("verb", choices=["run", "rivals", "shape", "collect"])
     parser.add_argument("--work", type=Path, required=True, help="one file a cell; may be gone on with")
     parser.add_argument("--tasks", nargs="*", default=list(cell.TASKS), choices=cell.TASKS)
     parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)))
@@ -37,11 +38,12 @@ def main() -> None:
             if not (options.work / "shape" / f"{task}.json").exists():
                 log.info("%s: %s", task, shape.run(task, options.work / "shape"))
         return
-    known = kept.load()
+    known = kept.load(kept.RIVALS if options.verb == "rivals" else kept.FILE)
+    folder = options.work / "rivals" if options.verb == "rivals" else options.work
     for seed in options.seeds:  # outside: a stopped study has every task
         for task in options.tasks:
-            if f"{task}-{seed}" not in known and not (options.work / f"{task}-{seed}.json").exists():
-                found = cell.run(task, seed, options.work)
+            if f"{task}-{seed}" not in known and not (folder / f"{task}-{seed}.json").exists():
+                found = (rivals if options.verb == "rivals" else cell).run(task, seed, folder)
                 log.info("%s %d: %s; %.0f s", task, seed, page.line(found), found["cpu_seconds"])
 
 

@@ -29,7 +29,7 @@ from holdfast.restoration.restore import borrowed, repair
 from holdfast.restoration.result import get_adapter, put_adapter
 
 TASKS = ("lessons", "digest", "obedience", "arithmetic", "desk")
-METHODS = ("replay", "auto")
+METHODS = ("replay", "settle")
 
 
 @dataclass(frozen=True)

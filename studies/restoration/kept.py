@@ -10,6 +10,7 @@ from typing import Any
 from holdfast.core.files import read_json, write_text
 
 FILE = Path(__file__).with_name("cells.jsonl")
+RIVALS = Path(__file__).with_name("rivals.jsonl")
 _BITS = ("refused", "over_refused", "task_right", "prefilled", "relearned_")
 
 

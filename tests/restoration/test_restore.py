@@ -42,13 +42,13 @@ def repaired(toy):
 def test_the_default_brings_the_refusals_back_inside_the_limit(repaired):
     *_, result = repaired
     assert result.baselines["drifted"].refusal <= 0.2 < 0.9 <= result.baselines["aligned"].refusal
-    assert result.status == "restored" and result.method == "settle"
+    assert result.status == "restored" and result.method == "replay"
     assert result.chosen.task_loss_bound <= result.max_task_loss_increase
     assert result.chosen.as_good_as(result.baselines["aligned"])
     assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
 
 
-def test_auto_goes_on_to_replay_where_no_step_of_settle_keeps_the_limit(drifted, monkeypatch):
+def test_auto_goes_on_to_distil_where_no_step_of_replay_keeps_the_limit(drifted, monkeypatch):
     module, seen = sys.modules["holdfast.restoration.restore"], []
     subject, skill, task = drifted
     before = trees.clone(adapter_parameters(subject.model))
@@ -65,16 +65,14 @@ def test_auto_goes_on_to_replay_where_no_step_of_settle_keeps_the_limit(drifted,
 
         return lambda *args, **_: moved(*args)
 
-    monkeypatch.setattr(module, "spend", lambda *args: ())
-    for keeps, ran in ((True, ["distil"]), (False, ["distil", "replay"])):
+    for keeps, ran in ((True, ["replay"]), (False, ["replay", "distil"])):
         seen.clear()
-        monkeypatch.setattr(module, "replay", moves("replay", True))
-        monkeypatch.setattr(module, "distil", moves("distil", keeps))
+        monkeypatch.setattr(module, "replay", moves("replay", keeps))
+        monkeypatch.setattr(module, "distil", moves("distil", True))
         result = restore(subject, skill, task, start=1.0, **SMALL)
-        assert [name for name, _ in seen] == ran
-        assert result.method == {"distil": "settle", "replay": "replay"}[ran[-1]]
+        assert [name for name, _ in seen] == ran and result.method == ran[-1]
         assert len(result.trace) == 1 + len(ran)
-    assert seen.pop() == ("replay", True)
+    assert seen.pop() == ("distil", True)
 
 
 def test_the_subject_is_left_as_it_came(repaired):

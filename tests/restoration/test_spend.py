@@ -24,7 +24,7 @@ class Paid:
         self.whole = self.size()
 
     def size(self):
-        return float(sum(p.norm() for n, p in self.adapter.items() if "lora_B" in n))
+        return float(sum(p.norm() for n, p in self.adapter.items() if "lora_B" in n).detach())
 
     def scale(self):
         return self.size() / self.whole

@@ -32,9 +32,7 @@ class Cost:
             else f"{self.most} steps of {3 * settings['batch_size']} examples"
         )
         start = f"distil from scale {settings['start']:g}" if "start" in settings else method
-        name = (
-            f"{start}, falling, and if no step of it keeps the limit replay, each" if method == "auto" else start
-        )
+        name = f"replay, and if no step of it keeps the limit {start}, each" if method == "auto" else start
         self.say(
             f"{name}: at most {what}; up to {self.checks} checks, each {len(choose.harmful)} "
             f"harmful and {len(choose.benign)} harmless prompts and {len(choose.task)} task examples; "

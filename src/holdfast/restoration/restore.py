@@ -34,7 +34,7 @@ from holdfast.restoration.verdict import conclude, has_drifted
 log = logging.getLogger(__name__)
 SCHEDULED = ("steps", "learning_rate", "batch_size", "check_every", "seed", "falling")
 METHODS = ("auto", "settle", "distil", "replay", "curvature")
-AUTO = ("settle", "replay")  # the second where no step of the first keeps the limit
+AUTO = ("replay", "distil")  # the second where no step of the first keeps the limit
 
 
 def restore(
@@ -70,7 +70,7 @@ def restore(
     ``start``) and learns from the aligned model on what it refuses and from the drifted one on the task;
     *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *settle* distils
     from the adapter as it came, at a rate that falls to nothing, and spends what the limit leaves by scaling the
-    update down. *auto* is settle and, where no step of it keeps the limit, replay (studies/restoration).
+    update down. *auto* is replay and, where no step of it keeps the limit, distil (studies/restoration).
 
     Args:
         subject: a PEFT model with an adapter in its layers (curvature: LoRA), and its tokenizer.
