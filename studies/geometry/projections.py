@@ -165,16 +165,18 @@ def at_equal_loss(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Drift over the plain arm's at equal task loss: geometric mean, t interval over seeds."""
+    """Drift over the plain arm's at equal task loss: geometric mean, t interval over seeds, two or more."""
     equal, found = at_equal_loss(rows), []
-    for arm in ARMS[1:] if equal else ():
+    if len({one["seed"] for one in equal}) < 2:
+        return []
+    for arm in ARMS[1:]:
         by_seed: dict[int, list[float]] = {}
         for one in equal:
             ratio = one["drift_nats"][arm] / one["drift_nats"]["plain"]
             by_seed.setdefault(one["seed"], []).append(math.log(ratio))
         logs_S = [float(np.mean(logs)) for logs in by_seed.values()]
         n = len(logs_S)
-        half = STUDENT_T[n] * float(np.std(logs_S, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        half = STUDENT_T[n] * float(np.std(logs_S, ddof=1)) / math.sqrt(n)
         mid = float(np.mean(logs_S))
         nats = [e["drift_nats"][arm] for e in equal]
         found.append({"arm": arm, "seeds": len(logs_S), "value": math.exp(mid), "low": math.exp(mid - half),
