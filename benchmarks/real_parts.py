@@ -185,7 +185,7 @@ def answer_and_drift(bench: Bench) -> Work:
 
 
 def look(bench: Bench, whole: bool = False) -> Work:
-    """``holdfast audit``, small: the forecast that rows of one source get, or the geometry of ``--verbose`` too."""
+    """``holdfast audit``, small: the forecast for rows of one source, or the geometry of ``--verbose`` too."""
     count, ask = bench.sizes.audit_rows, audit if whole else look_ahead
     examples = (bench.examples * count)[:count]
     return lambda: ask(

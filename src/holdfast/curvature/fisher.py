@@ -58,8 +58,8 @@ def fisher_pull(
 ) -> tuple[Vector, Tree]:
     """:func:`fisher_quadratic` and the product ``F v`` from one forward-mode pass and one ordinary backward pass.
 
-    The first keeps nothing for a backward pass and the second has no tangents, so a batch takes about the memory of
-    an ordinary step on it; :func:`holdfast.curvature.ggn_operator` nests the two and takes several times that.
+    The first keeps nothing for a backward pass and the second has no tangents, so a batch takes about the memory
+    of an ordinary step on it; :func:`holdfast.curvature.ggn_operator` nests the two and takes several times that.
 
     Args:
         max_tokens: padded tokens of a batch; None is as many as fit.
