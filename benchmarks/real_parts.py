@@ -185,12 +185,12 @@ def answer_and_drift(bench: Bench) -> Work:
 
 
 def look(bench: Bench, whole: bool = False) -> Work:
-    """``holdfast audit``, small: the forecast that it gives by default, or the geometry of ``--verbose`` too."""
+    """``holdfast audit``, small: the forecast for rows of one source, or the geometry of ``--verbose`` too."""
     count, ask = bench.sizes.audit_rows, audit if whole else look_ahead
     examples = (bench.examples * count)[:count]
     return lambda: ask(
         bench.subject, bench.skill, examples, max_prompts=count, max_new_tokens=bench.sizes.new_tokens // 2,
-        progress=False,
+        progress=False, **({} if whole else {"shares": False}),
     )  # fmt: skip
 
 

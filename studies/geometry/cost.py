@@ -22,7 +22,7 @@ POOL, STEPS = 32, 6
 
 
 def measure() -> dict[str, Any]:
-    """CPU seconds of a step, of the forecast alone and of the whole audit, after one warm-up of each."""
+    """CPU seconds of a step, of the forecast (of one source; with shares) and of the whole audit, warmed up."""
     base = organism()
     subject = Subject(add_lora(base.model, 8, 16, seed=0), base.tokenizer, "adapter")
     rows = encode_rows(task_rows("lessons", "train", 320, 0), base.tokenizer)
@@ -35,11 +35,13 @@ def measure() -> dict[str, Any]:
     few, all_rows = list(rows)[:8], list(rows)[:ROWS]
     look_ahead(subject, skill, few, **few_prompts)
     audit(subject, skill, few, **few_prompts)
-    light = _seconds(lambda: look_ahead(subject, skill, all_rows, **options))
+    light = _seconds(lambda: look_ahead(subject, skill, all_rows, **options, shares=False))
+    shared = _seconds(lambda: look_ahead(subject, skill, all_rows, **options))
     full = _seconds(lambda: audit(subject, skill, all_rows, **options))
     train(subject.model, rows, 1, POOL, 1e-3, subject.pad_id, decay=False)
     step = _seconds(lambda: train(subject.model, rows, STEPS, POOL, 1e-3, subject.pad_id, decay=False)) / STEPS
-    return {"step_cpu_seconds": step, "forecast_in_steps": light / step, "whole_in_steps": full / step}
+    return {"step_cpu_seconds": step, "forecast_in_steps": light / step, "shares_in_steps": shared / step,
+            "whole_in_steps": full / step}  # fmt: skip
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,6 +1,7 @@
 """What fits in one pass decides how long a number takes, not what it is."""
 
 import numpy as np
+import pytest
 import torch
 
 from holdfast.core import trees
@@ -55,3 +56,17 @@ def test_batches_keep_to_both_limits_and_leave_nothing_out():
             b.index for b in batches(EXAMPLES, 4, 0)
         ]
     assert list(batches([], 4, 0)) == []
+
+
+def test_a_pass_takes_the_share_of_a_step_that_is_asked_for(monkeypatch):
+    subject = Subject(build_lora())
+    floor = memory.tokens_within(subject, 9, 64, 1.0)
+    monkeypatch.setattr(memory, "SMALL_BYTES", 0)
+    assert memory.tokens_within(subject, 9, 64, 1.0) == 64 < floor  # what is little anyway is not cut
+    assert memory.tokens_within(subject, 9, 1, 1.0) == 9  # a batch holds one row
+    wider = memory.tokens_within(subject, 9, 64, 1.25)
+    rows = [random_examples(1)[0]]
+    step, found = (memory.peak_bytes(subject, rows, k, 1.0) for k in (0, 1))
+    weights, a_row = step, found - step
+    a_token = a_row / len(rows[0].input_ids)
+    assert weights + wider * a_token == pytest.approx(1.25 * (weights + 64 * a_token), rel=0.05)

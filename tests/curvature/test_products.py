@@ -12,7 +12,7 @@ from torch.func import functional_call, jacrev
 
 from holdfast.core import trees
 from holdfast.core.errors import UserError
-from holdfast.curvature import fisher_bilinear, fisher_quadratic, hessian_product, hvp
+from holdfast.curvature import fisher_bilinear, fisher_pull, fisher_quadratic, hessian_product, hvp
 from holdfast.curvature.products import ggn_operator, softmax_hessian_product
 from holdfast.gradients import gradient_gram, mean_gradient, per_sample_dots
 from holdfast.models import Subject, add_lora, lora_pairs
@@ -86,6 +86,20 @@ def test_ggn_product_equals_the_explicit_matrix(subject, examples, reduction):
     for batch_size in (2, 16):
         product = flat(ggn_operator(subject, examples, reduction, batch_size)(v), subject)
         assert float((product - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_form_and_product_of_one_pass_equal_the_explicit_jacobian(subject, examples):
+    v = direction(subject, 0)
+    forms, expected = [], torch.zeros_like(flat(v, subject))
+    for example in examples[:-1]:
+        z_SV, j_SVD = jacobians(subject, example)
+        pulled = torch.einsum("svw,sw->sv", hessian_of_softmax(z_SV), j_SVD @ flat(v, subject))
+        forms.append(torch.einsum("sv,sv->", j_SVD @ flat(v, subject), pulled).item())
+        expected += torch.einsum("svd,sv->d", j_SVD, pulled) / len(examples)
+    for most in (None, 20, 1):  # all rows at once, some, each alone
+        form, product = fisher_pull(subject, examples, v, most)
+        np.testing.assert_allclose(form, [*forms, 0.0], rtol=1e-5)
+        assert float((flat(product, subject) - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_the_unit_sequence_fisher_is_the_ggn_of_the_summed_loss(subject, examples):

@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -490,6 +491,7 @@ def test_the_forecast_alone_is_that_of_the_whole_audit(full, task):
     )
     for name in ("kl_quadratic_x_loss", "kl_quadratic_first_update", "task_loss"):
         assert alone.forecast[name].to_dict() == pytest.approx(found.forecast[name].to_dict(), nan_ok=True)
+    assert alone.attribution is not None and found.attribution is not None
     assert alone.attribution.to_dict() == found.attribution.to_dict()
     assert found.forecast["kl_quadratic_x_loss"].value == pytest.approx(
         found.forecast["kl_quadratic_first_update"].value * found.forecast["task_loss"].value
@@ -500,3 +502,27 @@ def test_the_forecast_alone_is_that_of_the_whole_audit(full, task):
     assert concluded(found, None)[1].kl_nats == read.kl_nats
     with pytest.raises(ValueError, match="number of steps"):
         concluded(replace(alone, settings=alone.settings | {"steps": 0}))
+
+
+def test_without_shares_the_forecast_is_the_same_and_no_pass_is_wider_than_a_step(full, task, monkeypatch):
+    """The loss is the one of plain forward passes; with nothing that is little, passes keep to a step's tokens."""
+    subject, found = full
+    monkeypatch.setattr("holdfast.gradients.memory.SMALL_BYTES", 0)
+    monkeypatch.setattr("holdfast.geometry.sizes.WITHIN", 1.0)
+    monkeypatch.setattr("holdfast.geometry.ahead.mean_loss", lambda *_: mean_loss(subject, task, 1))
+    widest: list[int] = []
+    handle = subject.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: widest.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    options: dict[str, Any] = {"learning_rate": 1e-2, "steps": 20, "progress": False, "update_batch_size": 2}
+    options["reference_examples"] = found.reference_examples
+    try:
+        with_shares, without = (look_ahead(subject, None, task, **options, shares=yes) for yes in (True, False))
+    finally:
+        handle.remove()
+    assert without.attribution is None and with_shares.attribution is not None
+    for name in ("kl_quadratic_x_loss", "task_loss"):
+        values = [one.forecast[name].value for one in (with_shares, without)]
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+    longest = max(len(example.input_ids) for example in [*task, *found.reference_examples])
+    assert max(widest) <= 2 * longest

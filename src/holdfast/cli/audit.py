@@ -94,9 +94,9 @@ def audit(
     }  # fmt: skip
     planned = _plan(model, data, adapter, asked, values, trl, prompts, loading, rows, probe, seed)
     full = verbose or json or out is not None or controls > 0 or target is not None
-    found = _measured(planned, prompts, controls, target, minutes, full)
-    early = _probed(planned, found, model, loading, rows, adapter, keep_run) if probe else None
     sources = _sources(planned)
+    found = _measured(planned, prompts, controls, target, minutes, full, len(set(sources.values())) > 1)
+    early = _probed(planned, found, model, loading, rows, adapter, keep_run) if probe else None
     conclusion, calibrated = _concluded(found, early, sources, planned, max_kl_nats)
     result = {
         "conclusion": conclusion.to_dict(),
@@ -161,20 +161,35 @@ def _plan(
 
 
 def _measured(
-    planned: _Planned, prompts: int, controls: int, target: str | None, minutes: float, full: bool
+    planned: _Planned,
+    prompts: int,
+    controls: int,
+    target: str | None,
+    minutes: float,
+    full: bool,
+    shares: bool,
 ) -> "Audit | LookAhead":
-    """The forecast alone, or with the spectrum, the conditions and the onset."""
+    """The forecast alone, with the shares of its sources where there are several, or with the spectrum, the
+    conditions and the onset. What it costs is said first."""
+    from holdfast.evaluation.behaviour import prompt_ids
     from holdfast.geometry import audit as run_audit
     from holdfast.geometry import look_ahead
-    from holdfast.geometry.sizes import FULL, LIGHT, steps_worth
+    from holdfast.geometry.calibration import NEW_TOKENS
+    from holdfast.geometry.sizes import BARE, FULL, LIGHT, memory_worth, steps_worth
 
     training = planned.spec.training
     assert training.learning_rate is not None and training.steps is not None  # what `definite` is for
     examples = list(planned.examples)[:MOST_ROWS] if planned.held.rows else list(planned.examples)
-    asked = len(planned.skill.estimate.harmful[:prompts])
+    asked = prompt_ids(planned.subject, planned.skill.estimate.harmful[:prompts])
     length = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
-    worth = steps_worth(FULL if full else LIGHT, asked, 64, len(examples), length, training.pool)
-    output.say(f"audit: about the work of {worth:.0f} of the run's {training.steps} steps")
+    answer = sum(map(len, asked)) / max(1, len(asked)) + NEW_TOKENS
+    work = FULL if full else LIGHT if shares else BARE
+    worth = steps_worth(work, len(asked), answer, len(examples), length, training.pool)
+    most, ratio = memory_worth(planned.subject, examples, work, training.pool)
+    output.say(
+        f"audit: about the work of {worth:.0f} of the run's {training.steps} steps, in about "
+        f"{most / 2**30:.2g} GiB, {ratio:.1f} times what a step takes"
+    )
     common: dict[str, Any] = {
         "optimizer": "adamw",
         "learning_rate": training.learning_rate,
@@ -186,7 +201,7 @@ def _measured(
         "say": output.say,
     }
     if not full:
-        return look_ahead(planned.subject, planned.skill, examples, **common)
+        return look_ahead(planned.subject, planned.skill, examples, **common, shares=shares)
     return run_audit(planned.subject, planned.skill, examples, **common, controls=controls, target=target)
 
 
@@ -232,13 +247,13 @@ def _concluded(
     planned: _Planned,
     budget: float | None,
 ) -> "tuple[Conclusion, Calibrated]":
-    from holdfast.evaluation.beforehand import little_to_hold, refusals_among
+    from holdfast.core.statistics import Interval
+    from holdfast.evaluation.beforehand import little_to_hold
     from holdfast.geometry.verdict import concluded
 
-    prompts = planned.skill.estimate.harmful[: len(found.reference_examples)]
     little = refused = None
-    if found.settings["labels"] == "model" and len(prompts) == len(found.reference_examples):
-        refusals = refusals_among(planned.subject, prompts, found.reference_examples)
+    if (judged := found.settings.get("refusals")) is not None:
+        refusals = Interval.from_dict(judged)
         little, refused = little_to_hold(refusals), refusals.value
     return concluded(found, early, sources, budget, little, refused)
 

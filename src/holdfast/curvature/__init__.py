@@ -6,7 +6,7 @@ Mathematics as functions: each formula of the specification once, on parameter t
 from holdfast.curvature import cg
 from holdfast.curvature.cg import CGResult
 from holdfast.curvature.differences import HessianProduct, hessian_product, hvp_by_differences
-from holdfast.curvature.fisher import fisher_bilinear, fisher_quadratic
+from holdfast.curvature.fisher import fisher_bilinear, fisher_pull, fisher_quadratic
 from holdfast.curvature.onset import (
     PathCoefficients,
     kl_along,
@@ -22,6 +22,7 @@ __all__ = [
     "PathCoefficients",
     "cg",
     "fisher_bilinear",
+    "fisher_pull",
     "fisher_quadratic",
     "ggn_operator",
     "hessian_product",

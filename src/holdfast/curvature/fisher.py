@@ -6,6 +6,7 @@ Does not know: where completions come from (they must be the model's own samples
 Shapes: M scored positions of a batch, V vocab, N examples.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -17,10 +18,10 @@ from holdfast.core import trees
 from holdfast.core.seeds import undisturbed
 from holdfast.core.trees import Tree
 from holdfast.curvature.differences import otherwise
-from holdfast.curvature.products import check_precision, like
-from holdfast.data import Batch, Example
+from holdfast.curvature.products import check_precision, like, softmax_hessian_product
+from holdfast.data import Batch, Example, batches
 from holdfast.gradients.functional import call_scored, detached, math_attention, right_padded
-from holdfast.gradients.memory import fitting_batches
+from holdfast.gradients.memory import fitting_batches, most_tokens
 from holdfast.models import Subject
 from holdfast.models.head import Scored, scored
 
@@ -50,6 +51,50 @@ def fisher_quadratic(
     Source: geometry.md 1.3, 3.2. One forward-mode pass.
     """
     return fisher_bilinear(subject, examples, v, None, batch_size)
+
+
+def fisher_pull(
+    subject: Subject, examples: Sequence[Example], v: Mapping[str, torch.Tensor], max_tokens: int | None = None
+) -> tuple[Vector, Tree]:
+    """:func:`fisher_quadratic` and the product ``F v`` from one forward-mode pass and one ordinary backward pass.
+
+    The first keeps nothing for a backward pass and the second has no tangents, so a batch takes about the memory
+    of an ordinary step on it; :func:`holdfast.curvature.ggn_operator` nests the two and takes several times that.
+
+    Args:
+        max_tokens: padded tokens of a batch; None is as many as fit.
+
+    Returns:
+        Forms as :func:`fisher_quadratic`; F v over the scope, F the mean over ``examples``.
+
+    Raises:
+        UserError: half-precision parameters.
+    """
+    check_precision(subject)
+    values = detached(subject.parameters())
+    direction = like(v, values)
+    leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
+    forms, total = np.zeros(len(examples)), trees.zeros_like(values)
+    most = min(most_tokens(subject, examples), max_tokens or sys.maxsize)
+    with undisturbed(subject.model), math_attention():
+        for padded in batches(examples, max(1, len(examples)), subject.pad_id, max_tokens=most):
+            batch = right_padded(padded.to(subject.device))
+            where = scored(batch)
+            if not len(where):
+                continue
+            z_MV, dz_MV = _logits_and_change(subject.model, values, direction, batch, where)
+            forms[list(batch.index)] = where.sums(token_covariance(z_MV, dz_MV, dz_MV).double()).cpu().numpy()
+            weights_M = torch.full((len(where),), 1.0 / len(examples), device=z_MV.device)
+            along_MV = softmax_hessian_product(z_MV, dz_MV, weights_M)
+            del z_MV, dz_MV
+            with torch.enable_grad():
+                logits_MV = call_scored(subject.model, leaves, batch, where)
+                pieces = torch.autograd.grad(
+                    logits_MV, list(leaves.values()), along_MV, allow_unused=True, materialize_grads=True
+                )
+            for name, piece in zip(leaves, pieces, strict=True):
+                total[name] += piece
+    return forms, total
 
 
 def fisher_bilinear(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
+from holdfast.core.statistics import Interval
 from holdfast.data import Example, encode_rows
 from holdfast.evaluation import sample_reference
 from holdfast.evaluation.beforehand import refusals_among, warn_if_little
@@ -50,14 +51,18 @@ def skill_answers(
     max_new_tokens: int,
     seed: int,
     target: str | None,
-) -> tuple[Example, ...]:
+) -> tuple[tuple[Example, ...], Interval | None]:
     """Those of the skill: given, sampled at temperature 1, or the same ``target`` to every prompt.
+
+    Returns:
+        The answers, and how many of the sampled ones refuse; None where none were sampled.
 
     Raises:
         UserError: no skill and none given, both a target and given ones, fewer than two with an answer.
     """
     if target is not None and given is not None:
         raise UserError("target and reference_examples: both say which answers are scored; leave one out")
+    refusals = None
     if given is None:
         if skill is None:
             raise UserError("the audit needs a skill, or reference_examples sampled from this model")
@@ -66,8 +71,9 @@ def skill_answers(
             given = target_answers(subject, prompts, target)
         else:
             given = sample_reference(subject, prompts, max_new_tokens, seed)
-            warn_if_little(refusals_among(subject, prompts, given))
+            refusals = refusals_among(subject, prompts, given)
+            warn_if_little(refusals)
     kept = tuple(example for example in given if example.completion_tokens)
     if len(kept) < 2:
         raise UserError(f"{len(kept)} usable completions; the audit needs at least two prompts with an answer")
-    return kept
+    return kept, refusals

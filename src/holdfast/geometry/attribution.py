@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from holdfast.core import trees
 from holdfast.core.files import write_table
 from holdfast.core.results import Result
-from holdfast.curvature import fisher_quadratic, ggn_operator
-from holdfast.curvature.differences import otherwise
+from holdfast.curvature import fisher_pull
 from holdfast.data import Example
-from holdfast.gradients import per_sample_dots
+from holdfast.gradients import dots_and_losses
 from holdfast.gradients.names import block_of
 from holdfast.models import Subject
 
@@ -85,10 +84,15 @@ class Attribution(Result):
 
 @dataclass(frozen=True, eq=False)
 class Pull:
-    """The first update along the completions: ``u^T F u`` by completion, and who carries it."""
+    """The first update along the completions: ``u^T F u`` by completion, and who carries it.
+
+    Attributes:
+        task_loss: of the rows, nats a completion token; the rows' pass gives it.
+    """
 
     form_N: Array
     attribution: Attribution
+    task_loss: float
 
 
 def pull_of(
@@ -96,30 +100,31 @@ def pull_of(
     reference: Sequence[Example],
     examples: Sequence[Example],
     update: Mapping[str, torch.Tensor],
-    batch_size: int = 16,
+    max_tokens: int | None = None,
 ) -> Pull:
     """Measure it at the subject's parameters.
 
     Args:
         reference: the aligned model's completions. examples: the task's rows.
         update: the mean first update, a tree over the scope.
+        max_tokens: padded tokens of a pass; None is as many as fit.
     """
-    form_N = fisher_quadratic(subject, reference, update, batch_size)
-    product = ggn_operator(subject, reference, "sum", batch_size)
-    along = otherwise(lambda: product(update), lambda: trees.zeros_like(update))  # then no share is known
+    form_N, along = fisher_pull(subject, reference, update, max_tokens)
     blocks: dict[str, float] = {}
     for name, part in along.items():
         block = block_of(name)
         blocks[block] = blocks.get(block, 0.0) + trees.dot({name: part}, {name: update[name].to(part)})
-    dots_N = -per_sample_dots(subject, examples, along, "sum", batch_size)  # u goes down the gradients
+    dots_N, loss_N = dots_and_losses(subject, examples, along, "sum", max_tokens)
+    tokens = sum(example.completion_tokens for example in examples)
     return Pull(
         form_N,
         Attribution(
             tuple(example.id for example in examples),
-            tuple(_shares(dots_N).tolist()),
+            tuple(_shares(-dots_N).tolist()),  # u goes down the gradients
             tuple(example.completion_tokens for example in examples),
             dict(zip(blocks, _shares(np.array(list(blocks.values()))).tolist(), strict=True)),
         ),
+        float(loss_N.sum()) / max(1, tokens),
     )
 
 

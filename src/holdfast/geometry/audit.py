@@ -46,13 +46,13 @@ from holdfast.geometry.onset import (
     validity_time,
 )
 from holdfast.geometry.result import Audit
-from holdfast.geometry.sizes import fitted
+from holdfast.geometry.sizes import fitted, pass_tokens
 from holdfast.geometry.specific import Specific, specific
 from holdfast.geometry.spectrum import RANKS, Spectrum, Subspace, spectrum_of
 from holdfast.geometry.start import both_factors_active
 from holdfast.geometry.updates import OptimizerFactory
 from holdfast.gradients import Gram, gradient_gram
-from holdfast.models import Subject, mean_loss
+from holdfast.models import Subject
 
 if TYPE_CHECKING:
     from holdfast.evaluation import Skill
@@ -124,13 +124,17 @@ def audit(
     plan = PlannedRun(optimizer, learning_rate, steps, optimizer_options or {}, update_batch_size, seed)
     with in_float32(subject.model), bar("audit", 8, progress) as advance:
         advance.note("the model's own answers")
-        reference = skill_answers(subject, skill, reference_examples, max_prompts, max_new_tokens, seed, target)
+        reference, refusals = skill_answers(
+            subject, skill, reference_examples, max_prompts, max_new_tokens, seed, target
+        )
         benign = benign_answers(subject, skill, controls, max_new_tokens, seed)
         log.info("auditing %d completions and %d task examples", len(reference), len(examples))
         advance(1)
         advance.note("first updates")
         update = mean_first_update(subject, examples, plan, batch_size)
-        pull = pull_of(subject, reference, examples, update.tree, batch_size)
+        pull = pull_of(
+            subject, reference, examples, update.tree, pass_tokens(subject, examples, reference, update)
+        )
         advance(2)
         with both_factors_active(subject, update.tree) as at:
             advance.note(f"gradients of {len(reference)} answers")
@@ -141,7 +145,12 @@ def audit(
             advance(4)
         found = _assemble(subject, examples, reference, grams, measured, pull, plan, update, d)
     labels = "model" if target is None else "target"
-    more = {"at": at, "labels": labels, "fisher": f"full over the scope, unit=sequence, labels={labels}"}
+    more = {
+        "refusals": refusals and refusals.to_dict(),
+        "at": at,
+        "labels": labels,
+        "fisher": f"full over the scope, unit=sequence, labels={labels}",
+    }
     return replace(found, settings=found.settings | more)
 
 
@@ -204,7 +213,7 @@ def _assemble(
     onset = _onset(conditions, measured, plan, update.size, cross)
     u = bootstrap_mean((0.5 * pull.form_N).tolist(), plan.seed, DRAWS)
     forecast = screen(
-        mean_loss(subject, examples).nats_per_token,
+        pull.task_loss,
         onset.c2,
         u,
         measured.norms["g"],

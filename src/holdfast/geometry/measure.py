@@ -21,6 +21,7 @@ from holdfast.curvature import (
     path_coefficients,
 )
 from holdfast.data import Example
+from holdfast.geometry.sizes import FEWEST_BATCHES
 from holdfast.geometry.updates import OptimizerFactory, first_update
 from holdfast.gradients import GhostEngine, mean_gradient
 from holdfast.gradients.dots import dots_with
@@ -29,8 +30,7 @@ from holdfast.gradients.memory import most_tokens
 from holdfast.models import Subject
 
 Array = NDArray[np.float64]
-# The mean first update is stable from four batches on; beyond sixteen nothing is gained (notes-forecast.md, cost).
-FEWEST_BATCHES, MOST_BATCHES = 4, 16
+MOST_BATCHES = 16  # of the mean first update; beyond, nothing is gained (notes-forecast.md, cost)
 DOWNHILL = 3e-3  # parameter displacement over which the change of H g is taken
 
 

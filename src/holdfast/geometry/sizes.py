@@ -5,6 +5,7 @@ Knows: what an audit runs how often, in gradients of a token. Does not know: wha
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,16 +14,24 @@ from holdfast.curvature import in_float32
 from holdfast.data import Example
 from holdfast.evaluation import sample_answers
 from holdfast.gradients import mean_gradient
-from holdfast.gradients.memory import COPIES, peak_bytes
+from holdfast.gradients.memory import COPIES, peak_bytes, tokens_within
 from holdfast.models import Subject
+
+if TYPE_CHECKING:
+    from holdfast.geometry.measure import MeanUpdate
 
 log = logging.getLogger(__name__)
 TIMED_ROWS, FEWEST = 4, 8
+FEWEST_BATCHES = 4  # of the mean first update: it is stable from four on (notes-forecast.md, cost)
+RESIDENT = 300e6  # bytes of a process with torch and transformers, before any model
 # In ordinary gradients of the same tokens. Task rows: three passes of gradients, two Hessian products, inner
 # products. Completions: Gram matrix, nine forward-mode passes, a Gauss-Newton product, inner products, the path.
 Work = tuple[float, float]
 FULL: Work = (12.0, 16.0)  # over the task rows, over the completions
-LIGHT: Work = (2.6, 3.5)  # without the spectrum, the conditions and the onset
+LIGHT: Work = (2.6, 2.8)  # without the spectrum, the conditions and the onset
+BARE: Work = (1.8, 1.6)  # and without the shares of rows and layers
+ANSWERS = 2.0  # likewise, over the completions: sampling and judging them
+WITHIN = 1.25  # of a training step's memory, which is what a pass of the forecast may take
 
 
 def fitted(
@@ -70,13 +79,40 @@ def fitted(
     return m, [examples[k] for k in kept]
 
 
+def pass_tokens(
+    subject: Subject, examples: Sequence[Example], reference: Sequence[Example], update: "MeanUpdate"
+) -> int:
+    """Padded tokens of a pass, so that it takes hardly more memory than a step on one of the updates' batches."""
+    row, answer = (max(len(example.input_ids) for example in given) for given in (examples, reference))
+    return tokens_within(subject, max(row, answer), update.size * row, WITHIN)
+
+
 def steps_worth(work: Work, prompts: int, answer_tokens: float, rows: int, row_tokens: float, pool: int) -> float:
     """The work of an audit in steps of the run it looks ahead to.
 
     Args:
         answer_tokens, row_tokens: tokens of a prompt with its answer, and of a row. pool: rows of a step.
     """
-    return (work[1] * prompts * answer_tokens + work[0] * rows * row_tokens) / max(1.0, pool * row_tokens)
+    return ((work[1] + ANSWERS) * prompts * answer_tokens + work[0] * rows * row_tokens) / max(
+        1.0, pool * row_tokens
+    )
+
+
+def memory_worth(subject: Subject, examples: Sequence[Example], work: Work, pool: int) -> tuple[float, float]:
+    """Bytes that an audit takes at most, the weights included, and over a step of the run; from the model's sizes.
+
+    Args:
+        pool: rows of a step.
+    """
+    longest = max((len(example.input_ids) for example in examples), default=1)
+    rows = max(1, min(pool, len(examples) // FEWEST_BATCHES))
+    step = peak_bytes(subject, examples, rows)
+    if work == FULL:
+        most = peak_bytes(subject, examples, 16, 2 * COPIES)
+    else:
+        tokens = tokens_within(subject, longest, rows * longest, WITHIN)
+        most = max(step, peak_bytes(subject, examples, tokens // longest))
+    return most, (most + RESIDENT) / (step + RESIDENT)
 
 
 def _tokens(examples: Sequence[Example]) -> int:

@@ -4,7 +4,7 @@ Everything here is exact for the samples given; ``per_sample`` is the reference 
 """
 
 from holdfast.gradients.agreement import ProxyAgreement, rank_agreement
-from holdfast.gradients.dots import per_sample_dots
+from holdfast.gradients.dots import dots_and_losses, per_sample_dots
 from holdfast.gradients.fisher import Eigenpairs, SampledFisher, Solution
 from holdfast.gradients.ghost import GhostEngine, SampleNorms
 from holdfast.gradients.gram import Gram, gradient_gram
@@ -26,6 +26,7 @@ __all__ = [
     "ScoreTable",
     "Solution",
     "batch_gradient_norms",
+    "dots_and_losses",
     "gradient_gram",
     "gradient_norms",
     "mean_gradient",

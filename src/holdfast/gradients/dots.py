@@ -5,6 +5,7 @@ Knows: batching, the order of examples. Does not know: what a direction is.
 Shapes: N samples, K directions.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -40,6 +41,27 @@ def per_sample_dots(
     engine = GhostEngine(subject.model, subject.parameters())
     most = most_tokens(subject, examples)
     return dots_with(engine, examples, [v], subject.pad_id, reduction, batch_size, most)[:, 0]
+
+
+def dots_and_losses(
+    subject: Subject,
+    examples: Sequence[Example],
+    v: Mapping[str, torch.Tensor],
+    reduction: Reduction = "mean",
+    max_tokens: int | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """:func:`per_sample_dots`, and each sample's summed loss in nats, which the same pass gives.
+
+    Args:
+        max_tokens: padded tokens of a pass; None is as many as fit.
+    """
+    engine = GhostEngine(subject.model, subject.parameters())
+    most = min(most_tokens(subject, examples), max_tokens or sys.maxsize)
+    dots_N, loss_N = np.zeros(len(examples)), np.zeros(len(examples))
+    for batch in batches(examples, max(1, len(examples)), subject.pad_id, max_tokens=most):
+        found_NK, sums_N = engine.dots_and_losses(batch, [v], reduction)
+        dots_N[list(batch.index)], loss_N[list(batch.index)] = found_NK[:, 0].numpy(), sums_N.numpy()
+    return dots_N, loss_N
 
 
 def dots_with(

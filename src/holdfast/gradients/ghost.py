@@ -135,7 +135,13 @@ class GhostEngine:
     def dots(
         self, batch: Batch, directions: Sequence[Mapping[str, torch.Tensor]], reduction: Reduction = "mean"
     ) -> torch.Tensor:
-        """Inner product of each sample's gradient with each direction: float64, (N, K), on the CPU.
+        """Inner product of each sample's gradient with each direction: float64, (N, K), on the CPU."""
+        return self.dots_and_losses(batch, directions, reduction)[0]
+
+    def dots_and_losses(
+        self, batch: Batch, directions: Sequence[Mapping[str, torch.Tensor]], reduction: Reduction = "mean"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """:meth:`dots`, and the summed loss of each sample that the same pass gives: nats, float64, N.
 
         One pass, and one product of a layer's size for each direction; no gradient is formed on covered layers.
 
@@ -155,11 +161,11 @@ class GhostEngine:
                 local = {own: direction[name] for own, name in site.wanted.items()}
                 found_NK[:, k] += site.rule.dots(site.module, saved, grad, local)
 
-        self.sweep(batch, sink, reduction)
+        sums_N, _ = self.sweep(batch, sink, reduction)
         for name, rows in self.generic_rows(batch, reduction).items():
             for k, direction in enumerate(directions):
                 found_NK[:, k] += rows.flatten(1).double() @ direction[name].to(rows.device).flatten().double()
-        return found_NK.cpu()
+        return found_NK.cpu(), sums_N.cpu()
 
     # What the methods above, and the other files of this room, are made of.
 

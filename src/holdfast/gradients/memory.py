@@ -17,6 +17,8 @@ GPU_SHARE = 0.6
 MOST_TOKENS_CPU = 1 << 14
 MOST_TOKENS_GPU = 1 << 16
 UNKNOWN_MODEL = 4096
+# A pass is cut no shorter than this takes: an interpreter with torch takes several times as much.
+SMALL_BYTES = 96 << 20
 # What some passes hold beside an ordinary one's: attention from plain operations, tangents, what layers saw.
 COPIES = 2.0
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")
@@ -61,6 +63,21 @@ def fitting_batches(
 def most_tokens(subject: Subject, examples: Sequence[Example], copies: float = 1.0) -> int:
     """:func:`automatic_max_tokens` for these examples."""
     return automatic_max_tokens(subject, max((len(e.input_ids) for e in examples), default=1), copies)
+
+
+def tokens_within(subject: Subject, longest: int, step_tokens: int, share: float) -> int:
+    """Padded tokens of an ordinary pass whose memory, weights included, is ``share`` of that of a training step.
+
+    Args:
+        longest: tokens of the longest sample; a batch always holds one.
+        step_tokens: padded tokens that the step runs at once.
+    """
+    per_token = _bytes_per_token(subject.model, longest)
+    if per_token is None:
+        return max(longest, step_tokens)
+    weights = sum(value.numel() * value.element_size() for value in subject.model.parameters())
+    room = share * (weights + step_tokens * per_token) - weights
+    return max(longest, int(max(SMALL_BYTES, room) / per_token))
 
 
 def peak_bytes(subject: Subject, examples: Sequence[Example], batch_size: int, copies: float = 1.0) -> float:
