@@ -101,7 +101,6 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "shapes": ("restoration", repairs.shapes),
         "scales": ("restoration", repairs.curve),
         "choosing": ("restoration", repairs.choosing),
-        "rivals": ("restoration", repairs.free_rivals),
         "settling": ("restoration", repairs.settling),
     },
     "studies/training/README.md": {

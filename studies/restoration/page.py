@@ -53,6 +53,7 @@ CLAIMS = {
 }
 UNMEASURED = ("time_over_refusal_epoch", "real_model_refusal_gap_points")
 OF_SHAPE = ("gain_over_identity", "landscape_correlation_centred")
+FEWEST = 10  # cells below which no verdict is given
 SOURCE = "issue text of the repair; notes-anchor.md"
 
 
@@ -127,7 +128,8 @@ def inside_all_limits(found: dict[str, Any], arm: str) -> bool:
 
 def claims_of(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What `settle` reaches, under the ids of the issue with its name before them; undecided without cells."""
-    return [claim | {"id": f"settle_{claim['id']}"} for claim in _of_settle(cells)]
+    few = {} if len(cells) >= FEWEST else {"verdict": "undecided"}
+    return [claim | {"id": f"settle_{claim['id']}"} | few for claim in _of_settle(cells)]
 
 
 def _of_settle(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -195,6 +197,7 @@ def _claim(name: str, found: Interval | None, holds: bool, fails: bool | None = 
     verdict = "supported" if holds else "not supported" if fails in (None, True) else "undecided"
     empty = {"value": None, "low": None, "high": None, "n": 0}
     numbers, verdict = (empty, "undecided") if found is None else (found.to_dict(), verdict)
+    numbers = {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in numbers.items()}  # one cell
     return {"id": name, "claim": CLAIMS[name], "source": SOURCE, **numbers, "verdict": verdict}
 
 
@@ -305,11 +308,11 @@ def collect(work: Path) -> None:
     from holdfast import __version__
 
     others, earlier = kept.keep(work / "rivals", kept.RIVALS), read_json(HERE / "earlier.json")
-    found = with_ceiling(kept.keep(work), others)
-    whole = {c["seed"] for c in found if sum(c["seed"] == d["seed"] for d in found) == len(cell.TASKS)}
-    cells = [c for c in found if c["seed"] in whole]  # a seed counts once every task has it
+    cells = with_ceiling(kept.keep(work), others)
     shapes = [read_json(path) for path in sorted((work / "shape").glob("*.json"))]
-    old = [c for c in earlier["claims"] if not (shapes and c["id"] in OF_SHAPE)]
+    claims = [c for c in earlier["claims"] if not (shapes and c["id"] in OF_SHAPE)]
+    claims += [*(shape_claims(shapes) if shapes else ()), *claims_of(cells)]
+    claims += [_claim(name, None, False) for name in UNMEASURED]
     results = {
         "study": "restoration",
         "command": "python -m studies.restoration run --work RUNS, then collect --work RUNS; earlier.json is kept",
@@ -317,7 +320,7 @@ def collect(work: Path) -> None:
         "device": "cpu, 1 thread",
         "seconds": round(sum(c["cpu_seconds"] for c in cells) + earlier["seconds"]),
         "setting": asdict(cell.SETTING),
-        "claims": [*old, *(shape_claims(shapes) if shapes else ()), *claims_of(cells), *(_claim(name, None, False) for name in UNMEASURED)],
+        "claims": claims,
         "table": table_of(cells),
         "earlier": earlier,
         "scales": earlier["scales"],
