@@ -13,6 +13,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -186,12 +187,12 @@ def answer_and_drift(bench: Bench) -> Work:
 
 def look(bench: Bench, whole: bool = False) -> Work:
     """``holdfast audit``, small: the forecast for rows of one source, or the geometry of ``--verbose`` too."""
-    count, ask = bench.sizes.audit_rows, audit if whole else look_ahead
+    count = bench.sizes.audit_rows
     examples = (bench.examples * count)[:count]
-    return lambda: ask(
-        bench.subject, bench.skill, examples, max_prompts=count, max_new_tokens=bench.sizes.new_tokens // 2,
-        progress=False, **({} if whole else {"shares": False}),
+    ask = partial(audit, bench.subject, bench.skill, examples) if whole else partial(
+        look_ahead, bench.subject, bench.skill, examples, shares=False
     )  # fmt: skip
+    return lambda: ask(max_prompts=count, max_new_tokens=bench.sizes.new_tokens // 2, progress=False)
 
 
 def repair(bench: Bench) -> Work:

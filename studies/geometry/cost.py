@@ -1,4 +1,4 @@
-"""What an audit at its defaults costs on the organism, in steps of the run it looks ahead to.
+"""What an audit at its defaults costs, in steps of the run it looks ahead to: on the organism, on the real model.
 
 Knows: CPU seconds of this process. Does not know: what is measured.
 """

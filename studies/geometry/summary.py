@@ -36,7 +36,10 @@ SHOWN = ("part", "task", "method", "learning_rate", "task_loss", "form_x_loss", 
 REFUSAL_TOKENS = float(np.log(24)) / refusal_entropy_nats_per_token()  # 24 equally likely refusals to a request
 FLOOR_NATS = 0.05  # below it the 300 refusals tell nothing apart
 DRAWS = 300
-COST = {"forecast_in_steps": 39.0, "whole_in_steps": 168.0}  # of cost.py, once: CPU seconds over those of a step
+# Of cost.py: CPU seconds over those of a step. On the organism the median of three turns (the whole: one), on the
+# real model one; its step is of 32 Alpaca rows in one micro-batch, memory the process's peak over the step's.
+COST = {"forecast_in_steps": 9.0, "shares_in_steps": 12.1, "whole_in_steps": 68.2}
+REAL_COST = {"forecast_in_steps": 1.84, "shares_in_steps": 2.71, "forecast_memory": 0.38, "shares_memory": 0.56}
 # Share of the steps, share of the final drift: a recorded run (arithmetic, LoRA 2e-3, 40 steps of 8).
 GROWTH = ((0.1, 0.00024), (0.2, 0.002), (0.4, 0.064), (1.0, 1.0))
 
@@ -242,6 +245,24 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     text = "an audit at its defaults takes at most 12 training steps of 32 rows"
     found = [
         claim("audit_cost_in_steps", text, COST["forecast_in_steps"], COST["forecast_in_steps"] <= 12),
+        claim(
+            "audit_cost_with_shares_in_steps",
+            f"{text}, rows of several sources",
+            COST["shares_in_steps"],
+            COST["shares_in_steps"] <= 12,
+        ),
+        claim(
+            "real_model_audit_cost_in_steps",
+            f"{text}, on the real model",
+            REAL_COST["shares_in_steps"],
+            REAL_COST["shares_in_steps"] <= 12,
+        ),
+        claim(
+            "real_model_audit_memory",
+            "its peak memory there is at most 1.3 times an ordinary step's",
+            REAL_COST["shares_memory"],
+            REAL_COST["shares_memory"] <= 1.3,
+        ),
         claim("whole_audit_cost_in_steps", "the same with the geometry (--verbose)", COST["whole_in_steps"], None),
     ]
     spent = [row["in_steps"] for row in rows if "in_steps" in row]

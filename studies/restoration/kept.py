@@ -37,7 +37,7 @@ def _short(name: str, value: Any) -> Any:
     """One character a prompt, four decimals a loss."""
     if name.startswith(_BITS) and not isinstance(value, str):
         return "".join(map(str, value))
-    return [round(nats, 4) for nats in value] if name == "task_loss" else value
+    return [round(float(nats), 4) for nats in value] if name == "task_loss" else value
 
 
 def _whole(name: str, value: Any) -> Any:
