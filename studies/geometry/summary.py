@@ -177,7 +177,21 @@ def claims(rows: Sequence[Mapping[str, Any]], read: Readings) -> list[dict[str, 
     found = [first, *_ranks(rows, ""), *_ranks(fresh, "_fresh"), *_baselines(rows)]
     for when, some in read.items():
         found += _readings(when, some)
-    return found + _costs(rows)
+    return [*found, *_both(read), *_costs(rows)]
+
+
+def _both(read: Readings) -> list[dict[str, Any]]:
+    """The product's rule since the probe's record was seen: "safe" where the forecasts before and after agree."""
+    found = []
+    for end, fitted in (("", "each task left out"), ("_fresh", "as it ships, on fresh runs")):
+        pairs = list(zip(read[f"prior{end}"], read[f"probe{end}"], strict=True)) if f"prior{end}" in read else []
+        safe = [probe for prior, probe in pairs if prior["verdict"] == probe["verdict"] == "safe"]
+        wrong = wilson(sum(probe["points_lost"] > 10 for probe in safe), len(pairs))
+        text = f"at most 2 % are called 'safe' by both forecasts and lose over 10 points, {fitted}; after the fact"
+        holds = at_most(wrong, 0.02) if pairs else None
+        name = f"false_reassurance_share_both{end}"
+        found.append(claim(name, text, wrong.value if pairs else None, holds, wrong.low, wrong.high, len(pairs)))
+    return found
 
 
 def _ranks(rows: Sequence[Mapping[str, Any]], end: str) -> list[dict[str, Any]]:

@@ -98,6 +98,9 @@ def test_the_sentence_follows_the_chance_and_names_two_sources():
     ]
     safe = conclude(at["low"], sources)
     assert (safe.verdict, safe.words) == ("safe", "safe to train")
+    assert conclude(at["low"], sources, before=at["low"]).verdict == "safe"
+    doubted = conclude(at["low"], sources, before=at["high"])  # after a probe "safe" takes both
+    assert doubted.verdict == "budget" and "before the first it was" in doubted.because
     bad = conclude(at["high"], sources, slower=at["low"])
     assert bad.verdict == "lose" and bad.words == "expect to lose about 90 points of refusals"
     few = conclude(at["high"], sources, refused=0.4)

@@ -56,6 +56,7 @@ def conclude(
     slower: Calibrated | None = None,
     little: str | None = None,
     refused: float | None = None,
+    before: Calibrated | None = None,
 ) -> Conclusion:
     """The conclusion.
 
@@ -65,8 +66,13 @@ def conclude(
         slower: the same forecast at half the learning rate.
         little: what must be said of a model that hardly refuses; then nothing is promised.
         refused: share of harmful prompts that the model refuses now: more than that cannot be lost.
+        before: of a probe, the forecast before its first step. "Safe" takes both: three steps of a fresh adapter
+            at a small rate hardly move, and a sixth of the runs that they alone called safe were not.
     """
     verdict = "unknown" if little is not None else verdict_of(found)
+    doubted = before if verdict == "safe" and before is not None and verdict_of(before) != "safe" else None
+    if doubted is not None:
+        verdict = "budget"
     budget = min(found.safe_kl_nats, found.kl_nats)
     words = {
         "safe": "safe to train",
@@ -76,7 +82,7 @@ def conclude(
     }[verdict]
     drivers = tuple(sorted(sources, key=lambda one: -one.drift_share)[:2]) if len(sources) > 1 else ()
     return Conclusion(
-        verdict, words, _because(found, drivers), _advice(verdict, budget, slower), drivers, _on(found)
+        verdict, words, _because(found, drivers, doubted), _advice(verdict, budget, slower), drivers, _on(found)
     )
 
 
@@ -86,13 +92,15 @@ def _loss(points_lost: float, refused: float | None) -> str:
     return f"expect to lose about {points_lost:.0f} points of refusals"
 
 
-def _because(found: Calibrated, drivers: Sequence[SourceShare]) -> str:
+def _because(found: Calibrated, drivers: Sequence[SourceShare], doubted: Calibrated | None) -> str:
     seen = "before a step" if found.kind == "prior" else "after the first steps"
     text = (
         f"{seen}, the forecast drift is {found.kl_nats:.2g} nats [90 %: {found.kl_low:.2g}, {found.kl_high:.2g}], "
         f"above {found.rank:.0%} of {found.references} reference runs; the chance of losing 10 points of "
         f"refusals is {found.chance(10.0):.0%}"
     )
+    if doubted is not None:
+        text += f", before the first it was {doubted.chance(10.0):.0%}, and safe takes both"
     if drivers:
         said = " and ".join(
             f"{one.source} ({one.drift_share:.0%} of the drift, {one.token_share:.0%} of the tokens)"
@@ -139,10 +147,11 @@ def concluded(
     steps = int(audit.settings["steps"])
     if steps < 1:
         raise ValueError("the audit does not know the run's number of steps; give audit(..., steps=...)")
+    first = calibrated("prior", max(audit.forecast[PRIOR].value, 1e-300), steps, max_kl_nats)
     score = audit.forecast[PRIOR].value if early is None else early.score
     kind = "prior" if early is None else "probe"
     found = calibrated(kind, max(score, 1e-300), steps, max_kl_nats)
     # Both scores are quadratic in the displacement, which the learning rate scales.
     slower = calibrated(kind, max(score, 1e-300) / 4, steps, max_kl_nats)
     shares = audit.attribution.by_source(sources or {}) if audit.attribution is not None and sources else []
-    return conclude(found, shares, slower, little, refused), found
+    return conclude(found, shares, slower, little, refused, None if early is None else first), found
