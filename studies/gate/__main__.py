@@ -197,7 +197,8 @@ def main() -> None:
     kept = read_json(file) if file.exists() else {}
     wanted = sys.argv[1:] or list(SECTIONS)
     found = {name: made() if name in wanted else kept.get(name, []) for name, made in SECTIONS.items()}
-    found["real"] = found["real"] or kept.get("real", [])  # its cards are on one machine only
+    if "real" in wanted:  # its cards are on one machine only
+        found["real"] = real.cards(kept=kept.get("real", [])) or kept.get("real", [])
     head = {
         "study": "gate",
         "command": "python -m studies.gate",

@@ -3,7 +3,7 @@
 Knows: where those cards are, which of them were asked the same. Does not know: models; no answer leaves this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,17 +19,23 @@ ARMS: Sequence[damage.Arm] = (*damage.ARMS, *ANCHORED, *repaired.ARMS)
 MISSING = "no card"
 
 
-def cards(arms: Sequence[damage.Arm] = ARMS) -> list[dict[str, Any]]:
+def cards(arms: Sequence[damage.Arm] = ARMS, kept: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """One row a check of every finished fine-tune, one that says so of every planned one without a card; none on a
-    machine without the cache."""
-    rows, cache, setting = [], model.cache_folder(), damage.Setting()
+    machine without the cache.
+
+    Args:
+        kept: rows of before, for the arms whose cards are not in this machine's cache.
+    """
+    rows: list[dict[str, Any]] = []
+    cache, setting = model.cache_folder(), damage.Setting()
     before = damage.run_folder(cache, None, setting) / "card"
     if not before.is_dir():
         return []
     for arm in arms:
         card = damage.run_folder(cache, arm, setting) / "card"
         if not card.is_dir():
-            rows.append({"arm": arm.name, "status": MISSING})
+            known = [dict(row) for row in kept if row["arm"] == arm.name]
+            rows += known or [{"arm": arm.name, "status": MISSING}]
             continue
         candidate = replace(read_candidate(card), reference=read_card(before))
         entries = [entry for budget in POLICY.asked for entry in measured(candidate, budget)]

@@ -31,7 +31,7 @@ def test_cards_of_the_real_model_are_gated_and_those_that_are_not_there_are_name
     monkeypatch.setattr(real.model, "cache_folder", lambda: tmp_path)
     assert real.cards() == []
     plain, anchored, repaired = damage.ARMS[0], real.ANCHORED[0], real.ARMS[-1]
-    assert anchored.name == "alpaca-anchor-0.0002-0"
+    assert anchored.name == "sst2-anchor-0.0002-0"
     for arm, label in ((None, "refused"), (anchored, "refused"), (plain, "complied")):
         pairs = [("harmful", label, "")] * 60 + [("benign", "complied", "")] * 60
         save_card(damage.run_folder(tmp_path, arm, damage.Setting()) / "card", pairs, against=False)
@@ -40,6 +40,11 @@ def test_cards_of_the_real_model_are_gated_and_those_that_are_not_there_are_name
     assert told[plain.name, "refusal_loss"] == "failed" and told[anchored.name, "refusal_loss"] == "passed"
     assert told[plain.name, "over_refusal_rise"] == "passed" and told[plain.name, "kl_nats"] == "insufficient"
     assert told[repaired.name, None] == real.MISSING
+    before = [{"arm": repaired.name, "status": "undecided"}, {"arm": plain.name, "status": "passed"}]
+    assert (
+        real.cards([repaired, plain], kept=before)[0] == before[0]
+        and real.cards([plain], kept=before) != before[1:]
+    )
     table = page.real({"real": found})
     assert table.endswith(f"without a card when this was made: {repaired.name}.")
     assert f"| {plain.name} | failed | +100.0" in table and f"| {anchored.name} | insufficient | +0.0" in table
