@@ -190,7 +190,7 @@ def _both(read: Readings) -> list[dict[str, Any]]:
         text = f"at most 2 % are called 'safe' by both forecasts and lose over 10 points, {fitted}; after the fact"
         holds = at_most(wrong, 0.02) if pairs else None
         name = f"false_reassurance_share_both{end}"
-        found.append(claim(name, text, wrong.value if pairs else None, holds, wrong.low, wrong.high, len(pairs)))
+        found.append(claim(name, text, wrong.value, holds, wrong.low, wrong.high, len(pairs)))
     return found
 
 

@@ -185,8 +185,13 @@ def test_a_defence_that_looks_at_rows_says_so(build, options, examples):
         assert (
             tuple(seen[0].input_ids_BT[row][seen[0].attention_mask_BT[row] == 1].tolist()) == ids[name].input_ids
         )
-    with pytest.raises(UserError, match="'looks' looks at single rows"):
-        GuardedTrainer(build(), options(padding_free=True), examples, defences=[Looks()])
+    joined = list(seen)
+    seen.clear()
+    settings = {"max_steps": 2, "padding_free": True, "max_length": None}
+    GuardedTrainer(build(), options(**settings), examples, defences=[chosen, Looks()]).train()
+    assert [rows.ids for rows in seen] == [rows.ids for rows in joined]  # sequence by sequence
+    with pytest.raises(UserError, match="'wrapped' cuts rows apart"):
+        GuardedTrainer(build(), options(packing=True, packing_strategy="wrapped"), examples, defences=[Looks()])
     Looks.needs = frozenset()
     with pytest.raises(UndeclaredReadError, match="looks at rows"):
         GuardedTrainer(build(), options(max_steps=1), examples, defences=[Looks()]).train()
