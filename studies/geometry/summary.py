@@ -37,9 +37,12 @@ REFUSAL_TOKENS = float(np.log(24)) / refusal_entropy_nats_per_token()  # 24 equa
 FLOOR_NATS = 0.05  # below it the 300 refusals tell nothing apart
 DRAWS = 300
 # Of cost.py: CPU seconds over those of a step. On the organism the median of three turns (the whole: one), on the
-# real model one; its step is of 32 Alpaca rows in one micro-batch, memory the process's peak over the step's.
+# real model one; its step is of Alpaca rows in one micro-batch, memory the process's peak over the step's.
 COST = {"forecast_in_steps": 9.0, "shares_in_steps": 12.1, "whole_in_steps": 68.2}
-REAL_COST = {"forecast_in_steps": 1.84, "shares_in_steps": 2.71, "forecast_memory": 0.38, "shares_memory": 0.56}
+REAL_COST = {  # by rows of a step
+    8: {"forecast_in_steps": 9.4, "shares_in_steps": 13.8, "forecast_memory": 1.12, "shares_memory": 1.67},
+    32: {"forecast_in_steps": 1.84, "shares_in_steps": 2.71, "forecast_memory": 0.38, "shares_memory": 0.56},
+}
 # Share of the steps, share of the final drift: a recorded run (arithmetic, LoRA 2e-3, 40 steps of 8).
 GROWTH = ((0.1, 0.00024), (0.2, 0.002), (0.4, 0.064), (1.0, 1.0))
 
@@ -265,20 +268,17 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             COST["shares_in_steps"],
             COST["shares_in_steps"] <= 12,
         ),
-        claim(
-            "real_model_audit_cost_in_steps",
-            f"{text}, on the real model",
-            REAL_COST["shares_in_steps"],
-            REAL_COST["shares_in_steps"] <= 12,
-        ),
-        claim(
-            "real_model_audit_memory",
-            "its peak memory there is at most 1.3 times an ordinary step's",
-            REAL_COST["shares_memory"],
-            REAL_COST["shares_memory"] <= 1.3,
-        ),
         claim("whole_audit_cost_in_steps", "the same with the geometry (--verbose)", COST["whole_in_steps"], None),
     ]
+    for pool, cost in REAL_COST.items():
+        where = f"on the real model, steps of {pool} rows"
+        for what, key in (("rows of one source", "forecast"), ("rows of several sources", "shares")):
+            name = f"real_model_audit_{{}}_{pool}" + ("" if key == "forecast" else "_shares")
+            steps, memory = cost[f"{key}_in_steps"], cost[f"{key}_memory"]
+            text = f"an audit at its defaults takes at most 12 training steps, {where}, {what}"
+            found.append(claim(name.format("steps"), text, steps, steps <= 12))
+            text = f"its peak memory is at most 1.3 times such a step's, {where}, {what}"
+            found.append(claim(name.format("memory"), text, memory, memory <= 1.3))
     spent = [row["in_steps"] for row in rows if "in_steps" in row]
     if spent:
         text = "alignment-risk at its defaults, in the run's own steps of 16 rows (median)"
