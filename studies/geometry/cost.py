@@ -5,9 +5,13 @@ Knows: CPU seconds of this process. Does not know: what is measured.
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from studies.geometry.predict import organism
+from studies.real_model import damage, defended, model, tasks
+from studies.real_model.repaired import measured
 
 from holdfast.data import encode_rows
 from holdfast.evaluation import Skill
@@ -17,6 +21,7 @@ from holdfast.geometry.calibration import PROMPTS, ROWS
 from holdfast.models import Subject, add_lora
 from holdfast.organism import proxy_prompts, task_rows
 from holdfast.organism.train import train
+from holdfast.training import GuardedTrainer, cpu_safe_args
 
 POOL, STEPS = 32, 6
 
@@ -42,6 +47,28 @@ def measure() -> dict[str, Any]:
     step = _seconds(lambda: train(subject.model, rows, STEPS, POOL, 1e-3, subject.pad_id, decay=False)) / STEPS
     return {"step_cpu_seconds": step, "forecast_in_steps": light / step, "shares_in_steps": shared / step,
             "whole_in_steps": full / step}  # fmt: skip
+
+
+def measure_real(cache: Path, data: Path, pool: int) -> dict[str, Any]:
+    """The same on SmolLM2: Alpaca rows, a step of ``pool`` in one micro-batch; and peak memory over the step's."""
+    setting = damage.Setting()
+
+    def fresh() -> Subject:
+        aligned = model.aligned(cache)
+        return Subject(add_lora(aligned.model, setting.rank, setting.alpha, seed=0), aligned.tokenizer, "adapter")
+
+    rows, _ = tasks.split(tasks.KINDS["alpaca"], data)
+    examples = list(encode_rows(rows, fresh().tokenizer, setting.max_length))
+    args = cpu_safe_args(per_device_train_batch_size=pool, max_steps=1, learning_rate=1e-5)
+    measured(GuardedTrainer(fresh(), args, examples).train)  # warms up
+    _, step = measured(GuardedTrainer(fresh(), args, examples).train)
+    subject, skill, found = fresh(), defended.given(data, setting), {}
+    options: dict[str, Any] = {"learning_rate": 2e-4, "steps": 60, "update_batch_size": pool, "progress": False}
+    for name, shares in (("forecast", False), ("shares", True)):
+        _, took = measured(partial(look_ahead, subject, skill, examples[:ROWS], shares=shares, **options))
+        found[f"{name}_in_steps"] = took["repair_cpu_seconds"] / step["repair_cpu_seconds"]
+        found[f"{name}_memory"] = took["repair_peak_bytes"] / step["repair_peak_bytes"]
+    return found
 
 
 def _seconds(work: Callable[[], object]) -> float:
