@@ -3,8 +3,11 @@
 Knows: stratified draws that resume from one number. Does not know: what is done with what is drawn.
 """
 
+from typing import Any
+
 import torch
 
+from holdfast.core.defence import Defence
 from holdfast.core.seeds import generator
 
 
@@ -33,3 +36,19 @@ class Deck:
             order = torch.randperm(self.prompts, generator=generator(self.seed, "round", turn))
             self._round = (turn, order.tolist())
         return self._round[1][place] * self.samples + turn % self.samples
+
+
+class FromDeck(Defence):
+    """A defence that must remember nothing but how far its deck is drawn; ``begin`` makes the deck."""
+
+    _deck: Deck | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """How far the draws are."""
+        return {"drawn": self._deck.drawn} if self._deck is not None else {}
+
+    @state.setter
+    def state(self, found: dict[str, Any]) -> None:
+        assert self._deck is not None
+        self._deck.drawn = int(found["drawn"])

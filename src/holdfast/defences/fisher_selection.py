@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from holdfast.core.defence import Choice, Defence, Material, PoolView
+from holdfast.core.defence import Choice, Material, PoolView
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
 from holdfast.core.trees import Tree
 from holdfast.data import Example
-from holdfast.defences.deck import Deck
+from holdfast.defences.deck import Deck, FromDeck
 from holdfast.defences.ewc import log_p_gradients
 from holdfast.evaluation.behaviour import sample_answers
 from holdfast.gradients import GhostEngine
@@ -35,7 +35,7 @@ from holdfast.models import Subject
 Array = NDArray[np.float64]
 
 
-class FisherSelection(Defence):
+class FisherSelection(FromDeck):
     """See the formula above.
 
     Args:
@@ -65,7 +65,6 @@ class FisherSelection(Defence):
         self.notes: Mapping[str, float] = {}
         self._subject: Subject | None = None
         self._examples: list[Example] = []
-        self._deck: Deck | None = None
         self._engine: GhostEngine | None = None
 
     @classmethod
@@ -90,16 +89,6 @@ class FisherSelection(Defence):
         whole, part = (float(np.square(dots_BA[rows].sum(0)).mean()) for rows in (usable, kept))
         self.notes = {"fisher_form_kept": part / whole if whole > 0 else 1.0}
         return Choice(tuple(int(k) for k in kept), len(dots_BA), {"fisher_form": part})
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """How far the draws are."""
-        return {"drawn": self._deck.drawn} if self._deck is not None else {}
-
-    @state.setter
-    def state(self, found: dict[str, Any]) -> None:
-        assert self._deck is not None
-        self._deck.drawn = int(found["drawn"])
 
 
 def shortest(dots_BA: Array, count: int) -> Sequence[int]:

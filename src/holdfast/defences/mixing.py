@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 
-from holdfast.core.defence import Defence, Material
+from holdfast.core.defence import Material
 from holdfast.core.errors import UserError
 from holdfast.core.seeds import derive_seed
 from holdfast.data import Example, collate
-from holdfast.defences.deck import Deck
+from holdfast.defences.deck import Deck, FromDeck
 from holdfast.evaluation.behaviour import sample_answers
 from holdfast.gradients.forward import quiet
 from holdfast.models import Subject, batch_nll
 
 
-class Mixing(Defence):
+class Mixing(FromDeck):
     """See the formula above.
 
     Args:
@@ -58,7 +58,6 @@ class Mixing(Defence):
         self.max_new_tokens = max_new_tokens
         self.notes: Mapping[str, float] = {}
         self._examples: list[Example] = []
-        self._deck: Deck | None = None
         self._pad_id = 0
 
     @classmethod
@@ -79,13 +78,3 @@ class Mixing(Defence):
             loss = batch_nll(model, batch).mean()
         self.notes = {"safe_loss": float(loss.detach())}
         return self.share / (1 - self.share) * loss
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """How far the draws are."""
-        return {"drawn": self._deck.drawn} if self._deck is not None else {}
-
-    @state.setter
-    def state(self, found: dict[str, Any]) -> None:
-        assert self._deck is not None
-        self._deck.drawn = int(found["drawn"])

@@ -157,7 +157,7 @@ def repair(
     started, subject, free = time.monotonic(), bench.subject, bench.free
     put_adapter(subject.model, bench.original)
     settings = {"falling": False} | settings
-    teaching = next(name for name in AUTO if name != "replay") if method == "auto" else method
+    teaching = AUTO[1] if method == "auto" else method
     if teaching in ("settle", "distil"):
         walk = settings["steps"] * settings["learning_rate"]
         automatic = 1.0 if teaching == "settle" else safe_scale(free, update_size(subject), walk)
