@@ -7,24 +7,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from studies.restoration.cell import name_of
+
 from holdfast.core.files import read_json, write_text
 
 FILE = Path(__file__).with_name("cells.jsonl")
 RIVALS = Path(__file__).with_name("rivals.jsonl")
-_BITS = ("refused", "over_refused", "task_right", "prefilled", "relearned_")
+_BITS = ("refused", "over_refused", "task_right", "prefilled", "many_shot", "relearned_")
 
 
 def load(file: Path = FILE) -> dict[str, dict[str, Any]]:
-    """Cells by name, "digest-0"."""
+    """Cells by name, "digest-adapter-0"."""
     if not file.is_file():
         return {}
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return {f"{line['task']}-{line['seed']}": _arms(line, _whole) for line in lines}
+    return {name_of(line["task"], line["seed"], line["weights"]): _arms(line, _whole) for line in lines}
 
 
 def keep(work: Path, file: Path = FILE) -> dict[str, dict[str, Any]]:
     """All cells: those kept, and those of a folder, which are kept from now on."""
-    found = load(file) | {path.stem: read_json(path) for path in sorted(work.glob("*-*.json"))}
+    found = load(file) | {path.stem: read_json(path) for path in sorted(work.glob("*-*-*.json"))}
     write_text(file, "".join(json.dumps(_arms(found[name], _short)) + "\n" for name in sorted(found)))
     return load(file)
 

@@ -36,7 +36,7 @@ def run(task: str, out: Path) -> dict[str, Any]:
     cpu = time.process_time()
     subject, rows = cell.damaged(task, SEED, cell.SETTING)
     with borrowed(subject.model):
-        bench = cell.bench_of(subject, rows, task, cell.Memo(), SEED, cell.SETTING)
+        bench = cell.bench_of(subject, rows, cell.Memo(), SEED, cell.SETTING)
         found = {"task": task, "worth": worth(bench), "landscape": landscape(bench)}
     found["cpu_seconds"] = round(time.process_time() - cpu, 1)
     out.mkdir(parents=True, exist_ok=True)

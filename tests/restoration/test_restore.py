@@ -42,13 +42,13 @@ def repaired(toy):
 def test_the_default_brings_the_refusals_back_inside_the_limit(repaired):
     *_, result = repaired
     assert result.baselines["drifted"].refusal <= 0.2 < 0.9 <= result.baselines["aligned"].refusal
-    assert result.status == "restored" and result.method == "replay"
+    assert result.status == "restored" and result.method == "settle"
     assert result.chosen.task_loss_bound <= result.max_task_loss_increase
     assert result.chosen.as_good_as(result.baselines["aligned"])
     assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
 
 
-def test_auto_goes_on_to_distil_where_no_step_of_replay_keeps_the_limit(drifted, monkeypatch):
+def test_auto_goes_on_to_replay_where_no_step_of_settle_keeps_the_limit(drifted, monkeypatch):
     module, seen = sys.modules["holdfast.restoration.restore"], []
     subject, skill, task = drifted
     before = trees.clone(adapter_parameters(subject.model))
@@ -65,14 +65,15 @@ def test_auto_goes_on_to_distil_where_no_step_of_replay_keeps_the_limit(drifted,
 
         return lambda *args, **_: moved(*args)
 
-    for keeps, ran in ((True, ["replay"]), (False, ["replay", "distil"])):
+    monkeypatch.setattr(module, "spend", lambda *args: ())
+    for keeps, ran in ((True, ["settle"]), (False, ["settle", "replay"])):
         seen.clear()
-        monkeypatch.setattr(module, "replay", moves("replay", keeps))
-        monkeypatch.setattr(module, "distil", moves("distil", True))
-        result = restore(subject, skill, task, start=1.0, **SMALL)
+        monkeypatch.setattr(module, "distil", moves("settle", keeps))
+        monkeypatch.setattr(module, "replay", moves("replay", True))
+        result = restore(subject, skill, task, **SMALL)
         assert [name for name, _ in seen] == ran and result.method == ran[-1]
         assert len(result.trace) == 1 + len(ran)
-    assert seen.pop() == ("distil", True)
+    assert seen.pop() == ("replay", True)
 
 
 def test_the_subject_is_left_as_it_came(repaired):
@@ -373,7 +374,7 @@ def test_the_cost_is_said_before_and_after_the_first_step(drifted):
     assert (
         re.search(r"adapter off refuses \d+ % \(over-refuses \d+ %\) at \+\d", free) and "drifted refuses" in free
     )
-    assert "at most 10 steps of 24 examples; up to 1 checks, each 8 harmful and 8 harmless prompts" in whole
+    assert "at most 10 steps of 24 examples; up to 7 checks in all, each 8 harmful and 8 harmless prompts" in whole
     assert "a step takes" in rest and "at most" in rest
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from holdfast.restoration import restore, sizes
 from holdfast.restoration.sizes import Sizes, Units, seconds
+from holdfast.restoration.tuning import most_taken
 
 from .conftest import build_drifted, judge
 
@@ -17,6 +18,14 @@ def test_the_estimate_counts_what_a_repair_runs():
     assert seconds(Sizes((16, 16), (32, 32), 200, 8), UNITS, data, "replay") == pytest.approx(
         30 * UNITS.answer + checks + 200 * 24 * UNITS.gradient
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "checks"), [("replay", 60, 6), ("settle", 60, 6), ("auto", 120, 12), ("curvature", 60, 60)]
+)
+def test_what_is_taken_at_most_by_method(method, steps, checks):
+    """Settle: four checks on its way and two of what it scales down."""
+    assert most_taken(method, 60) == (steps, checks)
 
 
 def test_a_cut_keeps_what_a_repair_needs():

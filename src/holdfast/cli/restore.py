@@ -26,7 +26,7 @@ def restore(
     method: Annotated[
         str,
         typer.Option(
-            help="auto (replay; distil if no step of it keeps the limit), settle, distil, replay or curvature."
+            help="auto (settle; replay if no step of it keeps the limit), settle, distil, replay or curvature."
         ),
     ] = "auto",
     max_task_loss_increase: Annotated[

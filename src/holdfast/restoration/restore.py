@@ -34,7 +34,7 @@ from holdfast.restoration.verdict import conclude, has_drifted
 log = logging.getLogger(__name__)
 SCHEDULED = ("steps", "learning_rate", "batch_size", "check_every", "seed", "falling")
 METHODS = ("auto", "settle", "distil", "replay", "curvature")
-AUTO = ("replay", "distil")  # the second where no step of the first keeps the limit
+AUTO = ("settle", "replay")  # the second where no step of the first keeps the limit
 
 
 def restore(
@@ -70,7 +70,7 @@ def restore(
     ``start``) and learns from the aligned model on what it refuses and from the drifted one on the task;
     *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *settle* distils
     from the adapter as it came, at a rate that falls to nothing, and spends what the limit leaves by scaling the
-    update down. *auto* is replay and, where no step of it keeps the limit, distil (studies/restoration).
+    update down. *auto* is settle and, where no step of it keeps the limit, replay (studies/restoration).
 
     Args:
         subject: a PEFT model with an adapter in its layers (curvature: LoRA), and its tokenizer.
@@ -85,7 +85,7 @@ def restore(
         prompts, task_examples: most prompts of each kind, and most task examples, in (fit, validation). Half of
             validation chooses the checkpoint, the other half decides about it.
         max_new_tokens: of every generated answer.
-        steps, learning_rate, batch_size: of distil and replay; the batch is of each of the three sets. The
+        steps, learning_rate, batch_size: of settle, distil and replay; the batch is of each of the three sets. The
             defaults are for an adapter of a real model; the built-in one takes 200 steps at 2e-3 (``holdfast
             restore`` knows).
         outer: most linearisations (curvature).
@@ -157,7 +157,7 @@ def repair(
     started, subject, free = time.monotonic(), bench.subject, bench.free
     put_adapter(subject.model, bench.original)
     settings = {"falling": False} | settings
-    teaching = AUTO[1] if method == "auto" else method
+    teaching = AUTO[0] if method == "auto" else method
     if teaching in ("settle", "distil"):
         walk = settings["steps"] * settings["learning_rate"]
         automatic = 1.0 if teaching == "settle" else safe_scale(free, update_size(subject), walk)

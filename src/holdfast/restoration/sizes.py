@@ -15,7 +15,7 @@ from holdfast.gradients.memory import COPIES, peak_bytes
 from holdfast.models import Subject, adapter_parameters, mean_loss
 from holdfast.restoration.material import FEWEST_PROMPTS, FEWEST_TASK_EXAMPLES
 from holdfast.restoration.replay import add_gradient
-from holdfast.restoration.tuning import CHECK_EVERY, FEWEST_STEPS
+from holdfast.restoration.tuning import FEWEST_STEPS, most_taken
 
 TIMED_ROWS = 8
 TIMED_PROMPTS = 32  # an answer in a small batch takes several times what it takes in the batches of a repair
@@ -105,11 +105,10 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str)
     gathered = (fit_h + check_h + fit_b) * units.answer
     check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
     rows = GRADIENTS_A_LINEARISATION * fit_t if method == "curvature" else 3 * sizes.batch
-    checks = sizes.steps if method == "curvature" else sizes.steps // CHECK_EVERY
+    steps, checks = most_taken(method, sizes.steps)
     taught = (fit_h + fit_b + fit_t) * units.loss if method in ("auto", "settle", "distil") else 0.0
-    runs = 2 if method == "auto" else 1
-    moved = checks * check + sizes.steps * rows * units.gradient
-    return gathered + taught + (2 * BASELINES + 2) * check + runs * moved
+    moved = checks * check + steps * rows * units.gradient
+    return gathered + taught + (2 * BASELINES + 2) * check + moved
 
 
 def fitted(

@@ -22,6 +22,7 @@ from holdfast.restoration.validation import Check, Validation
 STEPS, LEARNING_RATE = 60, 5e-4  # for a real model's adapter: some 500 rows of each set, a rate usual for LoRA
 FEWEST_STEPS = 60
 CHECK_EVERY = 10  # steps
+FALLING_CHECKS = 4  # on the way of a falling rate: they steer the task's weight, and none but the last chooses
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Of one step, counted from 1."""
         return self.learning_rate * (2 * (1 - (step - 1) / self.steps) if self.falling else 1.0)
+
+    @property
+    def apart(self) -> int:
+        """Steps from one check to the next."""
+        return max(self.check_every, self.steps // FALLING_CHECKS) if self.falling else self.check_every
 
 
 def tune(
@@ -83,7 +89,7 @@ def tune(
             advance(1.0)
             if step == 1:
                 tell(time.monotonic() - started)
-            if step % schedule.check_every and step != schedule.steps:
+            if step % schedule.apart and step != schedule.steps:
                 continue
             trace.append(validation.check(step))
             checked(trace[-1])
@@ -92,6 +98,13 @@ def tune(
                 break
     optimiser.zero_grad(set_to_none=True)
     return Attempt(tuple(trace))
+
+
+def most_taken(method: str, steps: int, check_every: int = CHECK_EVERY) -> tuple[int, int]:
+    """(steps, checks) a repair takes at most, by its name; *auto* may take those of both its methods."""
+    settling, plain = FALLING_CHECKS + 2, steps // check_every
+    checks = {"curvature": steps, "settle": settling, "auto": settling + plain}.get(method, plain)
+    return (2 if method == "auto" else 1) * steps, checks
 
 
 def endless(count: int, size: int, seed: int, name: int) -> Iterator[list[int]]:
