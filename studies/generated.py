@@ -19,7 +19,7 @@ from studies.geometry import projections, real
 from studies.judges import tables as judges
 from studies.organism import page
 from studies.real_model import choosing, damage_table, defended_table, front, pairs, repaired_table, report
-from studies.restoration import page as repairs
+from studies.restoration import tables as repairs
 from studies.training import afterwards, sequence, validation
 from studies.training import summary as training
 
@@ -97,11 +97,14 @@ TABLES: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         "asked mended": ("real_model/repaired", pairs.asked),
     },
     "studies/restoration/README.md": {
+        "claims": ("restoration", repairs.claims),
         "repairs": ("restoration", repairs.markdown),
+        "all weights": ("restoration", partial(repairs.markdown, weights="all")),
+        "afterwards": ("restoration", repairs.attacks),
+        "plane": ("restoration", repairs.plane),
+        "free": ("restoration", repairs.curve),
         "shapes": ("restoration", repairs.shapes),
-        "scales": ("restoration", repairs.curve),
         "choosing": ("restoration", repairs.choosing),
-        "settling": ("restoration", repairs.settling),
     },
     "studies/training/README.md": {
         "arms": ("training", training.markdown),
