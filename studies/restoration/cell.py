@@ -72,7 +72,7 @@ class Setting:
     check_every: int = 10
     outer: int = 12
     relearning_steps: tuple[int, ...] = (50, 10, 200)
-    whole: int = 2
+    whole: int = 1
     relearning_batch: int = 8
     relearning_rate: float = 5e-4
     held_out_a_kind: int = 100

@@ -30,6 +30,7 @@ from holdfast.defences import build
 from holdfast.models import Subject, adapter_off, adapter_parameters, add_lora, load, lora_pairs, mean_loss
 from holdfast.organism import shipped
 from holdfast.restoration.arithmetic import alignment_directions, resta, safe_lora
+from holdfast.restoration.baselines import ENDS, SCALES, scaled
 from holdfast.restoration.bench import Bench
 from holdfast.restoration.restore import borrowed
 from holdfast.restoration.result import put_adapter
@@ -60,7 +61,7 @@ def run(task: str, seed: int, out: Path, setting: cell.Setting = cell.SETTING) -
 
 def free(bench: Bench, seed: int) -> dict[str, dict[str, float]]:
     """On the part that decides, what trains nothing; the scaled adapters among it."""
-    subject, found = bench.subject, {name: base.decide.check for name, base in bench.free.items()}
+    subject, found = bench.subject, {name: bench.free[name].both[1].check for name in ENDS}
     adapter = adapter_parameters(subject.model)
     directions = alignment_directions(subject, load(shipped("base")))
 
@@ -69,6 +70,8 @@ def free(bench: Bench, seed: int) -> dict[str, dict[str, float]]:
         found[name] = bench.decide.check(0)
         put_adapter(subject.model, bench.original)
 
+    for factor in SCALES:
+        adapted(f"scale {factor:g}", scaled(trees.clone(adapter), factor))
     for share in (0.5, 1.0):
         adapted(f"Safe LoRA {share:g}", safe_lora(subject, directions, share))
     adapted("rollback", rolled_back(bench))

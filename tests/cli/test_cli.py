@@ -194,7 +194,7 @@ def test_train_restore_audit_and_elasticity_on_the_built_in_model(capsys, tmp_pa
     restore = ["restore", "organism:aligned", "--adapter", adapter, "--data", "organism:bullets", "--limit", "80"]
     assert run([*restore, "--max-new-tokens", "16", "--steps", "60", "--out", out["repaired"], "--json"]) in (0, 3)
     text = capsys.readouterr().out
-    assert json.loads(text[text.index("{\n") :])["method"] == "replay"
+    assert json.loads(text[text.index("{\n") :])["method"] == "settle"
     assert (tmp_path / "repaired" / "adapter_model.safetensors").exists()
     audit = ["audit", "organism:aligned", "--data", "organism:bullets", "--prompts", "8", "--limit", "8"]
     kept = ["--probe", "--keep-run", str(tmp_path / "begun"), "--steps", "4", "--pool", "4"]

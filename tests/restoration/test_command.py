@@ -42,7 +42,7 @@ def test_the_table_holds_the_deciding_part_with_an_interval_in_every_cell(toy):
     subject, skill, task = build_drifted(toy)
     result = restore(subject, skill, task, steps=10, learning_rate=5e-3, **SMALL)
     table = command._table(result)
-    assert len(table) == len(result.decided) >= 5 and {len(row) for row in table} == {len(command.HEADS)}
+    assert len(table) == len(result.decided) >= 2 and {len(row) for row in table} == {len(command.HEADS)}
     for row, check in zip(table, result.decided.values(), strict=True):
         assert all(re.search(r"\[.+, .+\]$", cell) for cell in row[1:]), row
         assert row[1].startswith(f"{100 * check.refusal:.0f} %")

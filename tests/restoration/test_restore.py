@@ -48,34 +48,6 @@ def test_the_default_brings_the_refusals_back_inside_the_limit(repaired):
     assert result.trace[0] == result.baselines["drifted"] and result.chosen in result.trace
 
 
-def test_auto_goes_on_to_replay_where_no_step_of_settle_keeps_the_limit(drifted, monkeypatch):
-    module, seen = sys.modules["holdfast.restoration.restore"], []
-    subject, skill, task = drifted
-    before = trees.clone(adapter_parameters(subject.model))
-
-    def moves(name, keeps):
-        def moved(subject, *args):
-            best = next(a for a in args if isinstance(a, Best))
-            here = adapter_parameters(subject.model)
-            seen.append((name, all(torch.equal(here[k], before[k]) for k in before)))
-            found = check(step=10, bound=0.01 if keeps else 1.0, refusal=1.0)
-            best.offer(found, here)
-            trees.assign(here, trees.scale(trees.clone(here), 0.5))
-            return Attempt((best.start, found))
-
-        return lambda *args, **_: moved(*args)
-
-    monkeypatch.setattr(module, "spend", lambda *args: ())
-    for keeps, ran in ((True, ["settle"]), (False, ["settle", "replay"])):
-        seen.clear()
-        monkeypatch.setattr(module, "distil", moves("settle", keeps))
-        monkeypatch.setattr(module, "replay", moves("replay", True))
-        result = restore(subject, skill, task, **SMALL)
-        assert [name for name, _ in seen] == ran and result.method == ran[-1]
-        assert len(result.trace) == 1 + len(ran)
-    assert seen.pop() == ("replay", True)
-
-
 def test_the_subject_is_left_as_it_came(repaired):
     subject, _, _, before, result = repaired
     for name, parameter in subject.model.named_parameters():
@@ -353,7 +325,7 @@ def test_what_decides_is_not_what_chose(drifted, monkeypatch):
 def test_every_number_of_the_report_has_its_interval(repaired, tmp_path):
     *_, result = repaired
     report = result.to_dict()
-    names = {"aligned", "drifted", "scale 0.25", "scale 0.5", "scale 0.75", "repaired"}
+    names = {"aligned", "drifted", "repaired"}
     assert set(report["decided"]) == names
     for check_ in (*report["decided"].values(), *report["trace"], *report["baselines"].values()):
         for name in ("refusal", "over_refusal"):
@@ -374,7 +346,7 @@ def test_the_cost_is_said_before_and_after_the_first_step(drifted):
     assert (
         re.search(r"adapter off refuses \d+ % \(over-refuses \d+ %\) at \+\d", free) and "drifted refuses" in free
     )
-    assert "at most 10 steps of 24 examples; up to 7 checks in all, each 8 harmful and 8 harmless prompts" in whole
+    assert "at most 10 steps of 24 examples; up to 6 checks, each 8 harmful and 8 harmless prompts" in whole
     assert "a step takes" in rest and "at most" in rest
 
 

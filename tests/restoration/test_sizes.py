@@ -4,7 +4,7 @@ import pytest
 
 from holdfast.restoration import restore, sizes
 from holdfast.restoration.sizes import Sizes, Units, seconds
-from holdfast.restoration.tuning import most_taken
+from holdfast.restoration.tuning import most_checks
 
 from .conftest import build_drifted, judge
 
@@ -14,18 +14,16 @@ UNITS = Units(answer=1.0, loss=0.1, gradient=0.5)
 
 def test_the_estimate_counts_what_a_repair_runs():
     data = (20, 20, 100)  # of each kind of prompts 10 to check and 10 to fit; 32 examples to check
-    checks = (20 + 10 + 2) * (10 * UNITS.answer + (32 + 10) / 2 * UNITS.loss)
+    checks = (20 + 7 + 2) * (10 * UNITS.answer + (32 + 10) / 2 * UNITS.loss)
     assert seconds(Sizes((16, 16), (32, 32), 200, 8), UNITS, data, "replay") == pytest.approx(
         30 * UNITS.answer + checks + 200 * 24 * UNITS.gradient
     )
 
 
-@pytest.mark.parametrize(
-    ("method", "steps", "checks"), [("replay", 60, 6), ("settle", 60, 6), ("auto", 120, 12), ("curvature", 60, 60)]
-)
-def test_what_is_taken_at_most_by_method(method, steps, checks):
-    """Settle: four checks on its way and two of what it scales down."""
-    assert most_taken(method, 60) == (steps, checks)
+def test_checks_by_method():
+    """Settle: four on its way, and two of what it scales down."""
+    assert [most_checks(m, 60) for m in ("replay", "distil", "settle", "curvature")] == [6, 6, 6, 60]
+    assert most_checks("settle", 200) == 6
 
 
 def test_a_cut_keeps_what_a_repair_needs():
@@ -37,8 +35,8 @@ def test_a_cut_keeps_what_a_repair_needs():
 def test_sixty_steps_of_a_real_model_fit_a_quarter_of_an_hour():
     """Half a second an answer and one a row's gradient: its steps hold the time, so their rows are what is cut."""
     asked, units = Sizes((64, 32), (128, 64), 60), Units(answer=0.5, loss=0.3, gradient=1.0)
-    least = seconds(asked.cut(0.05, 60), units, (100, 100, 400), "auto")
-    assert least < 60 * 20 < seconds(Sizes((8, 8), (8, 8), 60), units, (100, 100, 400), "auto")
+    least = seconds(asked.cut(0.05, 60), units, (100, 100, 400), "settle")
+    assert least < 60 * 20 < seconds(Sizes((8, 8), (8, 8), 60), units, (100, 100, 400), "settle")
 
 
 @pytest.fixture

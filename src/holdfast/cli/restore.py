@@ -25,9 +25,7 @@ def restore(
     asked: options.Prompts = options.Prompts(),
     method: Annotated[
         str,
-        typer.Option(
-            help="auto (settle; replay if no step of it keeps the limit), settle, distil, replay or curvature."
-        ),
+        typer.Option(help="auto (settle), settle, distil, replay or curvature."),
     ] = "auto",
     max_task_loss_increase: Annotated[
         float,
@@ -38,7 +36,7 @@ def restore(
     steps: options.OptionalStepsOption = None,
     learning_rate: options.OptionalLearningRateOption = None,
     max_new_tokens: options.MaxNewTokensOption = 32,
-    minutes: options.MinutesOption = 25,
+    minutes: options.MinutesOption = 20,
     loading: options.Loading = options.Loading(),
     rows: options.Rows = options.Rows(),
     seed: options.SeedOption = 0,

@@ -232,7 +232,7 @@ class RestoreSection(Section):
     """After training: which adapters are repaired, and how."""
 
     arm: str = "plain"  # by its name
-    method: Literal["auto", "settle", "distil", "replay", "curvature"] = "auto"  # `auto`: settle, else replay
+    method: Literal["auto", "settle", "distil", "replay", "curvature"] = "auto"  # `auto`: settle
     max_task_loss_increase: PositiveFloat = 0.05  # nats a token
     steps: PositiveInt | None = None  # most, of settle, distil and replay; 60, for the built-in model 200
     learning_rate: PositiveFloat | None = None  # of the same; 5e-4, for the built-in model 2e-3

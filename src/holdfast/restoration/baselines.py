@@ -18,21 +18,28 @@ from holdfast.restoration.validation import Measured, Validation
 
 OFF = "adapter off"
 SCALES = (0.25, 0.5, 0.75)
+ENDS = ("aligned", "drifted")
 _LOW_RANK = re.compile(r"\.lora_(embedding_)?[AB]\b")
 _SECOND_FACTOR = re.compile(r"\.lora_(embedding_)?B\b")
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One free repair on both parts of the validation data; ``adapter`` is None where it is no candidate."""
+    """One free repair on the part that chooses, the two ends also on the part that decides.
+
+    Attributes:
+        decide: None where it is no end: a scale is a candidate, and decided about if it is picked.
+        adapter: None where it is no candidate.
+    """
 
     choose: Measured
-    decide: Measured
+    decide: Measured | None = None
     adapter: trees.Tree | None = None
 
     @property
     def both(self) -> tuple[Measured, Measured]:
-        """On all of the validation data."""
+        """An end on all of the validation data."""
+        assert self.decide is not None
         return self.choose, self.decide
 
     @property
@@ -49,8 +56,8 @@ def measure_baselines(subject: Subject, choose: Validation, decide: Validation) 
     here = trees.clone(adapter)
     scalable = can_be_scaled(subject)
 
-    def measured(tensors: trees.Tree | None) -> Baseline:
-        return Baseline(choose.measure(0), decide.measure(0), tensors)
+    def measured(tensors: trees.Tree | None, end: bool = True) -> Baseline:
+        return Baseline(choose.measure(0), decide.measure(0) if end else None, tensors)
 
     with adapter_off(subject.model):
         found = {"aligned": measured(scaled(here, 0.0) if scalable else None)}
@@ -58,7 +65,7 @@ def measure_baselines(subject: Subject, choose: Validation, decide: Validation) 
         for factor in SCALES:
             tensors = scaled(here, factor)
             trees.assign(adapter, tensors)
-            found[f"scale {factor:g}"] = measured(tensors)
+            found[f"scale {factor:g}"] = measured(tensors, end=False)
         trees.assign(adapter, here)
     found["drifted"] = measured(None)
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.restoration.bench import Bench
-from holdfast.restoration.tuning import most_taken
+from holdfast.restoration.tuning import most_checks
 from holdfast.restoration.verdict import free_sentence
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Cost:
         self.method, self.say, self.check_seconds = method, say or log.info, bench.choose.seconds
         linear = method == "curvature"
         self.most = settings["outer"] if linear else settings["steps"]
-        self.taken, self.checks = most_taken(method, self.most, settings["check_every"])
+        self.checks = most_checks(method, self.most, settings["check_every"])
         self.say(free_sentence(bench.free, bench.lost))
         choose, decide = bench.material.parts
         what = (
@@ -32,16 +32,15 @@ class Cost:
             else f"{self.most} steps of {3 * settings['batch_size']} examples"
         )
         name = f"distil from scale {settings['start']:g}" if method == "distil" else method
-        name = "settle, and if no step of it keeps the limit replay, each" if method == "auto" else name
         self.say(
-            f"{name}: at most {what}; up to {self.checks} checks in all, each {len(choose.harmful)} "
+            f"{name}: at most {what}; up to {self.checks} checks, each {len(choose.harmful)} "
             f"harmful and {len(choose.benign)} harmless prompts and {len(choose.task)} task examples; "
             f"{len(decide.harmful)} + {len(decide.benign)} prompts and {len(decide.task)} examples decide"
         )
 
     def a_step_took(self, seconds: float) -> None:
         """The most the rest can take."""
-        whole = self.taken * seconds + (self.checks + 1) * self.check_seconds
+        whole = self.most * seconds + (self.checks + 1) * self.check_seconds
         self.say(
             f"{self.method}: a step takes {seconds:.1f} s, a check {self.check_seconds:.1f} s: "
             f"at most {whole / 60:.1f} min in all, less if it is done earlier"

@@ -34,7 +34,7 @@ from holdfast.restoration.verdict import conclude, has_drifted
 log = logging.getLogger(__name__)
 SCHEDULED = ("steps", "learning_rate", "batch_size", "check_every", "seed", "falling")
 METHODS = ("auto", "settle", "distil", "replay", "curvature")
-AUTO = ("settle", "replay")  # the second where no step of the first keeps the limit
+AUTO = "settle"  # what the study has found best (studies/restoration)
 
 
 def restore(
@@ -70,7 +70,7 @@ def restore(
     ``start``) and learns from the aligned model on what it refuses and from the drifted one on the task;
     *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *settle* distils
     from the adapter as it came, at a rate that falls to nothing, and spends what the limit leaves by scaling the
-    update down. *auto* is settle and, where no step of it keeps the limit, replay (studies/restoration).
+    update down. *auto* is what wins the study of them, settle (studies/restoration).
 
     Args:
         subject: a PEFT model with an adapter in its layers (curvature: LoRA), and its tokenizer.
@@ -78,7 +78,7 @@ def restore(
         task: examples of what the adapter was trained for; None: they are lost, and the drifted model's own
             samples for the harmless prompts stand in.
         retain: "self" (the drifted model's own answers to the harmless prompts) or examples.
-        method: "auto", "settle", "distil", "replay" or "curvature"; the result names what ran last.
+        method: "auto", "settle", "distil", "replay" or "curvature"; the result names what ran.
         max_task_loss_increase: limit on the one-sided 95 % bound of the task loss increase on held-out task
             examples, nats a token (mean over examples of their mean token loss).
         judge: its label "refused" counts, its "error" counts nowhere; default the built-in refusal judge.
@@ -110,6 +110,7 @@ def restore(
     """
     started = time.monotonic()
     _check_inputs(subject, task, retain, method, max_task_loss_increase, start)
+    method = AUTO if method == "auto" else method
     judge = judge or _default_judge()
     with borrowed(subject.model):
         if minutes is not None:
@@ -157,10 +158,9 @@ def repair(
     started, subject, free = time.monotonic(), bench.subject, bench.free
     put_adapter(subject.model, bench.original)
     settings = {"falling": False} | settings
-    teaching = AUTO[0] if method == "auto" else method
-    if teaching in ("settle", "distil"):
+    if method in ("settle", "distil"):
         walk = settings["steps"] * settings["learning_rate"]
-        automatic = 1.0 if teaching == "settle" else safe_scale(free, update_size(subject), walk)
+        automatic = 1.0 if method == "settle" else safe_scale(free, update_size(subject), walk)
         settings["start"] = automatic if isinstance(start, str) else float(start)
     cost = Cost(method, settings, bench, say)
     best = bench.best(max_task_loss_increase)
@@ -184,14 +184,6 @@ def repair(
 def _moved(method: str, bench: Bench, best: Best, settings: dict[str, Any], how: dict[str, Any]) -> Attempt:
     """Let the method move the adapter, offering what it finds to ``best``."""
     subject, material, choose = bench.subject, bench.material, bench.choose
-    if method == "auto":
-        first, second = AUTO
-        attempt = _moved(first, bench, best, settings, how)
-        if best.trained:
-            return attempt
-        put_adapter(subject.model, bench.original)
-        further = _moved(second, bench, best, settings, how)
-        return replace(further, trace=attempt.trace + further.trace[1:])
     if method == "settle":
         return replace(_settled(bench, best, settings, how), method=method)
     if method == "curvature":

@@ -44,7 +44,7 @@ class Restoration(Result):
         trace: all checks in order; the first is the drifted adapter.
         baselines: "aligned" (adapter off), "drifted", and the free repairs "scale 0.25", "scale 0.5" and
             "scale 0.75", where the adapter can be scaled.
-        decided: the same baselines and "repaired" on the deciding part.
+        decided: "aligned", "drifted" and "repaired" on the deciding part.
         decision: paired differences on the deciding part; None where nothing was repaired.
         counts: examples and prompts of each kind.
         settings: every argument that shaped the run, the seed included; "balanced" is measured, not assumed.

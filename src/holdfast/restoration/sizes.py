@@ -13,13 +13,13 @@ from holdfast.data import Example
 from holdfast.evaluation import sample_answers
 from holdfast.gradients.memory import COPIES, peak_bytes
 from holdfast.models import Subject, adapter_parameters, mean_loss
+from holdfast.restoration.baselines import ENDS, SCALES
 from holdfast.restoration.material import FEWEST_PROMPTS, FEWEST_TASK_EXAMPLES
 from holdfast.restoration.replay import add_gradient
-from holdfast.restoration.tuning import FEWEST_STEPS, most_taken
+from holdfast.restoration.tuning import FEWEST_STEPS, most_checks
 
 TIMED_ROWS = 8
 TIMED_PROMPTS = 32  # an answer in a small batch takes several times what it takes in the batches of a repair
-BASELINES = 5
 # Rows of each set a step. A step of fewer rows is noisier, but sixty of them still repair; fewer steps do not.
 FEWEST_ROWS = 2
 # A linearisation of curvature, in gradients of its task examples: products of its CG, each about three gradients.
@@ -91,7 +91,7 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str)
 
     Args:
         data: harmful prompts, harmless prompts and task examples there are.
-        method: "curvature", whose ``steps`` are linearisations, or another; "auto" may take them twice.
+        method: "curvature", whose ``steps`` are linearisations, or another.
     """
     harmful, harmless, examples = data
     (fit_h, check_h), (fit_b, check_b), (fit_t, check_t) = (
@@ -105,10 +105,10 @@ def seconds(sizes: Sizes, units: Units, data: tuple[int, int, int], method: str)
     gathered = (fit_h + check_h + fit_b) * units.answer
     check = (check_h + check_b) / 2 * units.answer + (check_t + check_h) / 2 * units.loss
     rows = GRADIENTS_A_LINEARISATION * fit_t if method == "curvature" else 3 * sizes.batch
-    steps, checks = most_taken(method, sizes.steps)
-    taught = (fit_h + fit_b + fit_t) * units.loss if method in ("auto", "settle", "distil") else 0.0
-    moved = checks * check + steps * rows * units.gradient
-    return gathered + taught + (2 * BASELINES + 2) * check + moved
+    checks = most_checks(method, sizes.steps)
+    taught = (fit_h + fit_b + fit_t) * units.loss if method in ("settle", "distil") else 0.0
+    moved = checks * check + sizes.steps * rows * units.gradient
+    return gathered + taught + (len(SCALES) + 2 * len(ENDS) + 2) * check + moved
 
 
 def fitted(

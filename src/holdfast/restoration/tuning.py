@@ -100,11 +100,9 @@ def tune(
     return Attempt(tuple(trace))
 
 
-def most_taken(method: str, steps: int, check_every: int = CHECK_EVERY) -> tuple[int, int]:
-    """(steps, checks) a repair takes at most, by its name; *auto* may take those of both its methods."""
-    settling, plain = FALLING_CHECKS + 2, steps // check_every
-    checks = {"curvature": steps, "settle": settling, "auto": settling + plain}.get(method, plain)
-    return (2 if method == "auto" else 1) * steps, checks
+def most_checks(method: str, steps: int, check_every: int = CHECK_EVERY) -> int:
+    """Of a repair, by its name; *settle* makes two of what it has scaled down."""
+    return {"curvature": steps, "settle": FALLING_CHECKS + 2}.get(method, steps // check_every)
 
 
 def endless(count: int, size: int, seed: int, name: int) -> Iterator[list[int]]:

@@ -19,7 +19,7 @@ from holdfast.core.results import Result
 from holdfast.core.statistics import Interval
 from holdfast.models import Subject, adapter_parameters
 from holdfast.restoration.attempt import Best, Candidate
-from holdfast.restoration.baselines import Baseline
+from holdfast.restoration.baselines import ENDS, Baseline
 from holdfast.restoration.bound import upper_bound
 from holdfast.restoration.validation import RATE_TOLERANCE, Check, Measured, Validation
 
@@ -208,8 +208,8 @@ def conclude(
 
     Leaves its tensors in the subject's adapter.
     """
-    checks = {name: baseline.decide.check for name, baseline in free.items()}
-    drifted, aligned = free["drifted"].decide, free["aligned"].decide
+    aligned, drifted = (free[name].both[1] for name in ENDS)
+    checks = {"aligned": aligned.check, "drifted": drifted.check}
     if not has_drifted(lost):
         return Outcome("no_drift", no_drift_sentence(lost), checks=checks)
     if not best.candidates:
