@@ -18,6 +18,7 @@ from holdfast.restoration.balance import balance
 from holdfast.restoration.bound import upper_bound
 from holdfast.restoration.material import gather, split
 from holdfast.restoration.replay import replay
+from holdfast.restoration.result import put_adapter
 from holdfast.restoration.tuning import Schedule
 from holdfast.restoration.validation import Check, Validation
 
@@ -379,3 +380,21 @@ def test_replay_uses_the_three_sets_in_equal_shares(drifted, monkeypatch):
     for examples in seen:
         sets = [sum(e in part for e in examples) for part in (m.refusals_fit, m.task_fit, m.retain_fit)]
         assert sets == [5, 5, 5]
+
+
+def test_what_is_decided_about_is_what_is_written_rounding_included(drifted, tmp_path):
+    """In half precision (restoration.md 3.7): the loss of the file, read back, is the one that was decided by."""
+    subject, skill, task = drifted
+    for parameter in adapter_parameters(subject.model).values():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    sizes = {name: value for name, value in SMALL.items() if name not in ("judge", "batch_size")}
+    part = gather(subject, skill.estimate, task, "self", judge, harmful=False, seed=0, **sizes).decide
+    before_N = mean_loss(subject, part.task).mean_N
+    result = restore(subject, skill, task, steps=20, learning_rate=5e-3, seed=0, **SMALL)
+    result.save(tmp_path / "repaired")
+    written = Restoration.load(tmp_path / "repaired").adapter
+    assert {t.dtype for t in written.values()} == {torch.bfloat16}
+    put_adapter(subject.model, written)
+    rise = float((mean_loss(subject, part.task).mean_N - before_N).mean())
+    assert result.status != "no_safe_step"
+    assert rise == pytest.approx(result.decided["repaired"].task_loss_increase, abs=1e-6)
