@@ -13,7 +13,7 @@ rolled back where the authors take single weights. The *ceiling* has the fine-tu
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,10 @@ def run(task: str, seed: int, out: Path, setting: cell.Setting = cell.SETTING) -
         bench = cell.bench_of(subject, rows, held.judge, seed, setting)
         found: dict[str, Any] = {"task": task, "seed": seed, "weights": "adapter", "free": free(bench, seed)}
         arms = refusals_alone(bench, rows, held, seed, setting)
-    found["arms"] = arms | {"ceiling": ceiling(task, rows, seed, setting)}
+    arms["ceiling"] = ceiling(task, rows, seed, setting)
+    if seed < setting.whole:
+        arms["ceiling, overt alone"] = ceiling(task, rows, seed, setting, kinds=("overt",))
+    found["arms"] = arms
     found["cpu_seconds"] = round(time.process_time() - cpu, 1)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"{cell.name_of(task, seed)}.json", found)
@@ -167,12 +170,18 @@ def refusals_alone(
     return found
 
 
-def ceiling(task: str, rows: list[Example], seed: int, setting: cell.Setting) -> dict[str, Any]:
+def ceiling(
+    task: str,
+    rows: list[Example],
+    seed: int,
+    setting: cell.Setting,
+    kinds: Sequence[str] = ("overt", "subtle"),
+) -> dict[str, Any]:
     """The aligned model trained on the same rows with the anchor, made from the prompts of the bench."""
     base = load(shipped("aligned"))
     subject = Subject(add_lora(base.model, setting.rank, setting.alpha, seed=seed), base.tokenizer, "adapter")
     held = cell.HeldOut.of(task, subject, setting)
-    harmful, harmless = cell.given_prompts(seed, setting)
+    harmful, harmless = cell.given_prompts(seed, setting, kinds)
     anchor = build(
         "anchor", None, prompts=harmful, controls=harmless, seed=seed, budget=None,
         max_new_tokens=setting.max_new_tokens,
