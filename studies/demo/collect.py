@@ -70,7 +70,7 @@ def claims_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
         ),
         _claim(
             "repair_keeps_the_task",
-            "the default repair's task score is at most 5 points below the drifted one's (paired by seed and prompt)",
+            "the default repair's task score is at most 5 points below the drifted one's (paired)",
             repair_task,
             repair_task["low"] > -0.05,
             repair_task["high"] < -0.05,
