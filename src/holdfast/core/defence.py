@@ -41,7 +41,8 @@ class Defence:
         knob: name of the attribute that is its one main setting.
         needs: what it reads, of :data:`READABLE`. Only this is computed for it and handed to it.
         notes: numbers for the log of this update; the trainer takes them.
-        rows_per_update: of the run, by which a defence may size itself; the trainer tells it before ``begin``.
+        rows_per_update: of the run, all processes together, by which a defence may size itself; the trainer tells
+            it before ``begin``.
     """
 
     name: str = "defence"
@@ -70,16 +71,24 @@ class Defence:
         """What a :class:`holdfast.DriftMonitor` of the run has measured; a resumed run does not hear it again."""
 
     def choose(self, pool: "PoolView") -> "Any | Sequence[int] | None":
-        """Rows to train on: their numbers, a :class:`holdfast.selection.Selection`, or None for all."""
+        """Rows to train on: their numbers, a :class:`holdfast.selection.Selection`, or None for all.
+
+        Each of several processes is asked about the pool of all, and must answer as the others do; rows of
+        others are not at hand there, so a choice by "rows" needs one process.
+        """
         return None
 
     def see(self, rows: Any) -> None:
-        """The rows of this update that are trained on, as a :class:`holdfast.data.Batch`; declare "rows"."""
+        """The rows of this update that are trained on, as a :class:`holdfast.data.Batch`; declare "rows".
+
+        Of all processes, on each of them.
+        """
 
     def loss(self, model: Any, step: int) -> "torch.Tensor | None":
         """A scalar to add to the task loss of update ``step`` (from 1), weighted, with its graph; None adds none.
 
-        Micro-batches do not matter: it is asked for, and counted, once an update.
+        Micro-batches do not matter: it is asked for, and counted, once an update. Every process of a run is
+        asked and must give the same loss: what processes add is averaged or taken as it is, never summed.
         """
         return None
 

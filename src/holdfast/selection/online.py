@@ -23,9 +23,9 @@ class OnlineSelection(Result, Defence):
     """A defence that chooses rows: part of every update's pool, judged by the model as it is at that moment.
 
     The pool is everything one update would have trained on: ``per_device_train_batch_size`` ×
-    ``gradient_accumulation_steps`` samples. ``keep`` is a share OF THE POOL, so to train on 16 samples an update
-    at ``keep=0.5`` make the pool 32. Below about 32 a median means little, which is said once (selection.md 1.3
-    advises 64 or more).
+    ``gradient_accumulation_steps`` (× processes) samples. ``keep`` is a share OF THE POOL, so to train on 16
+    samples an update at ``keep=0.5`` make the pool 32. Below about 32 a median means little, which is said once
+    (selection.md 1.3 advises 64 or more).
 
     Attributes:
         keep: share of the pool to train on.
@@ -34,8 +34,8 @@ class OnlineSelection(Result, Defence):
         seed: of the random rules; each step draws anew.
         one_pass: take the update's gradient from the scoring pass itself, at about the price of one ordinary step
             on the pool. False scores first and then trains on what is kept, as two passes. Where a run's settings
-            stand against it (dropout, mixed precision, a pool too large for one pass) two passes are made, and the
-            reason is logged once.
+            stand against it (dropout, mixed precision, several processes, a pool too large for one pass) two
+            passes are made, and the reason is logged once.
         reduction: "mean" scores a sample by the norm of its mean token loss, "sum" of its summed loss. They
             rank differently (selection.md 1.2).
         low: where the rule "band" begins, as :func:`holdfast.select`.

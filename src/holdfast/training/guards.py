@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.training.trainer import GuardedTrainer
 
 STATE_FILE = "defences.json"
+_SPLITTING = frozenset({"DEEPSPEED", "FSDP", "MEGATRON_LM"})  # accelerate's names for split weights
 
 
 class Guards:
@@ -53,6 +54,7 @@ class Guards:
     def begin(self, subject: Subject) -> None:
         """The model as it was handed in."""
         rows = int(self._args.per_device_train_batch_size) * int(self._args.gradient_accumulation_steps)
+        rows *= int(self._args.world_size)
         for defence in self.all:
             object.__setattr__(defence, "rows_per_update", rows)  # some are frozen dataclasses
             defence.begin(subject)
@@ -142,15 +144,34 @@ class Guards:
             )
         if args.world_size == 1:
             return
-        if self.chooser is not None:
+        if self.chooser is None:
+            return
+        if "rows" in self.chooser.needs:
             raise UserError(
-                f"online selection on {args.world_size} processes is not supported; use one process, or select "
-                "before training with `holdfast select`"
+                f"defences: '{self.chooser.name}' chooses by the rows themselves, which {args.world_size} "
+                "processes do not share; use one process, or OnlineSelection, which goes by their scores"
             )
-        if adding := [defence.name for defence in self.all if defence.overrides("loss") and defence in looking]:
+        if not args.average_tokens_across_devices:
             raise UserError(
-                f"defences: '{adding[0]}' adds a loss on the rows of a process, which {args.world_size} processes "
-                "do not share; use one process"
+                f"online selection on {args.world_size} processes keeps more rows on one than on another, and "
+                "average_tokens_across_devices=False weighs processes alike; leave it at True"
+            )
+
+    def check_parallel(self, how: str, sharers: int) -> None:
+        """That every process has whole weights and rows of its own, where rows are chosen or looked at.
+
+        Args:
+            how: accelerate's name for what is done with processes.
+            sharers: processes that work on the same rows (tensor, context or sequence parallelism).
+
+        Raises:
+            UserError: it has not.
+        """
+        split = how if how in _SPLITTING else "parallelism within a row or a layer" if sharers > 1 else None
+        if self._args.world_size > 1 and split and (self.chooser is not None or self.look_at_rows):
+            raise UserError(
+                f"defences: choosing or looking at rows on {self._args.world_size} processes needs the whole "
+                f"model and rows of its own on each, and {split} splits one of them; use data parallelism (DDP)"
             )
 
 
@@ -186,7 +207,7 @@ class Updates(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.trainer.selection is not None:
-            self.trainer.selection_lines.take_up(int(state.global_step))
+            self.trainer.selection_lines.take_up(int(state.global_step), write=state.is_world_process_zero)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
         if self.trainer.skip_update and optimizer is not None:

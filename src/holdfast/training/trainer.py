@@ -4,7 +4,9 @@ Knows: where the loop of transformers and TRL can be entered. Does not know: any
 
 One update: the pool (all micro-batches) is drawn, scored on the model as it is, cut, and only then counted for
 the loss scale. With nothing dropped the micro-batches are passed on untouched. Losses of defences are added once,
-behind the first micro-batch. Without defences the run is bit for bit that of SFTTrainer.
+behind the first micro-batch. Without defences the run is bit for bit that of SFTTrainer. On several processes
+(data parallel) each scores its own rows, all choose alike from the scores of all, and each keeps its own; defences
+see the rows of all, so their loss is the same on each.
 """
 
 import logging
@@ -12,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
@@ -34,11 +35,11 @@ from holdfast.training.pool import MicroBatch, as_batch, as_drawn, as_rows, keep
 from holdfast.training.scored_head import read_labelled_positions_only
 from holdfast.training.trace import JsonLines
 from holdfast.training.update import MOST_HELD_BYTES, deposit, held_bytes, obstacle
+from holdfast.training.whole import Whole, told_of
 
 logger = logging.getLogger(__name__)
 
 TRACE_FILE = "selection.jsonl"
-_QUANTILES = (0.0, 0.16, 0.5, 0.84, 1.0)
 
 
 class GuardedTrainer(SFTTrainer):
@@ -48,8 +49,8 @@ class GuardedTrainer(SFTTrainer):
         model: a :class:`Subject` (its tokenizer is used; trained is its scope, or with the scope "auto" exactly
             what requires a gradient as it is handed in, biases and single tokens included), a model, or a name.
         args: an ``SFTConfig``; default :func:`cpu_safe_args`. ``per_device_train_batch_size`` ×
-            ``gradient_accumulation_steps`` is the POOL; ``selection.keep`` of it is trained on. How the pool is
-            cut into micro-batches changes memory and rounding, nothing else.
+            ``gradient_accumulation_steps`` (× processes) is the POOL; ``selection.keep`` of it is trained on. How
+            it is cut into micro-batches and dealt out to processes changes memory and rounding, nothing else.
         train_dataset: a sequence of Examples (their masks are used as they are), or anything SFTTrainer takes.
         selection: the same as one of ``defences``; None trains on everything.
         defences: such as :class:`holdfast.Anchor`; at most one chooses rows. They look at the model as it is
@@ -59,12 +60,14 @@ class GuardedTrainer(SFTTrainer):
         kwargs: of ``SFTTrainer``.
 
     Raises:
-        UserError: selection together with packing that cuts rows apart, or with several processes; two defences
-            of one name, or two that choose rows.
+        UserError: selection together with packing that cuts rows apart; two defences of one name, or two that
+            choose rows; on several processes a choice by the rows themselves, split weights (DeepSpeed, FSDP)
+            where rows are chosen or looked at, or selection with ``average_tokens_across_devices=False``.
 
     Attributes:
         selection_trace: one row an update: step, pool, kept, kept_share, thresholds, quantiles of loss and norm
-            (0, 16, 50, 84, 100 %), counts by reason, kept_ids. Also in ``<output_dir>/selection.jsonl``.
+            (0, 16, 50, 84, 100 %), counts by reason, kept_ids; of the pool of all processes. Also in
+            ``<output_dir>/selection.jsonl``, which the main process writes.
     """
 
     def __init__(
@@ -110,6 +113,10 @@ class GuardedTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)  # prints every log to stdout, which belongs to the caller
         self.data_collator = NumberedCollator(self.data_collator)  # type: ignore[assignment]
         if self.guards.all:
+            self.guards.check_parallel(
+                str(self.accelerator.distributed_type.value),
+                self.get_tp_size() * self.get_cp_size() * self.get_sp_size(),
+            )
             self.add_callback(Updates(self))
             self.guards.begin(subject_of(self.model, self.processing_class))
             for callback in callbacks or ():
@@ -172,51 +179,43 @@ class GuardedTrainer(SFTTrainer):
         if not batches or not (self.selection is not None or self.guards.look_at_rows):
             return batches, items
         rows = as_rows(batches, self._pad_id())
-        ids, drawn = self._pool_ids(rows, numbers), pool_size(rows)
+        whole = Whole.drawn([batch["input_ids"].shape[0] for batch in rows])
+        ids, drawn = self._pool_ids(whole, numbers), pool_size(rows)
         if self.selection is not None:
-            rows, items, ids = self._cut(rows, items, ids, device)
+            rows, items, ids, whole = self._cut(rows, items, ids, whole)
         if self.guards.look_at_rows:
-            self.guards.see(as_batch(rows, ids))
+            self.guards.see(whole.rows(as_batch(rows, ids)))
         return (batches if len(ids) == drawn else as_drawn(rows, batches[0])), items
 
-    def _cut(self, batches: list[MicroBatch], items: Any, ids: list[str], device: torch.device) -> tuple:
-        """What the selection keeps of a pool: micro-batches, their count of tokens, names."""
+    def _cut(self, batches: list[MicroBatch], items: Any, ids: list[str], whole: Whole) -> tuple:
+        """What the selection keeps of a pool: this process' micro-batches, the tokens of all, names, places."""
         self._update = None
-        chosen = self._choose(batches, ids)  # scoring takes no more memory than a training step on a micro-batch
+        # Scoring takes no more memory than a training step on a micro-batch.
+        chosen = self._choose(batches, ids, whole)
+        own = whole.own(chosen.indices)
         self.skip_update = not chosen.indices
-        if len(chosen.indices) in (0, len(ids)):
+        if len(chosen.indices) in (0, len(whole)):
             self._update = None  # nothing to leave out: the ordinary step, bit for bit
         if self.skip_update:
             logger.warning(
                 "step %d: no usable sample in the pool; the update is skipped", self.state.global_step + 1
             )
-        if len(chosen.indices) < len(ids):
-            batches = keep_rows(batches, chosen.indices, self._pad_id())
-            items = self._get_num_items_in_batch(batches, device)
-        return batches, items, [ids[k] for k in chosen.indices]
+        if len(own) < len(ids):  # a process that keeps nothing still takes part, with rows without labels
+            batches = keep_rows(batches, own, self._pad_id())
+        if len(chosen.indices) < len(whole):  # the count asks all processes, so all of them count
+            items = self._get_num_items_in_batch(batches, self.args.device)
+        return batches, items, [ids[k] for k in own], whole.kept(chosen.indices)
 
-    def _choose(self, batches: list[MicroBatch], ids: list[str]) -> Any:
+    def _choose(self, batches: list[MicroBatch], ids: list[str], whole: Whole) -> Any:
         pool = as_batch(batches, ids)
         self._tokens = min(TOKENS, max(batch["input_ids"].numel() for batch in batches))
         step = self.state.global_step + 1
         if "norm" in self.selection.needs and self._one_pass_allowed(pool):
-            chosen, (loss_B, norm_B, tokens_B) = self._score_and_differentiate(pool, step)
+            chosen, scores = self._score_and_differentiate(pool, step)
         else:
-            loss_B, norm_B, tokens_B = self._score(pool)
-            chosen = self.guards.choose(step, (loss_B, norm_B, tokens_B), pool)
-        row: dict[str, Any] = {
-            "step": step,
-            "pool": len(ids),
-            "kept": len(chosen.indices),
-            "kept_share": chosen.kept_share,
-            "thresholds": chosen.thresholds,
-            "loss_nats": _quantiles(loss_B),
-            "grad_norm": _quantiles(norm_B),
-            "counts": chosen.counts,
-            "kept_tokens": int(tokens_B[list(chosen.indices)].sum()) if chosen.indices else 0,
-            "kept_ids": [ids[k] for k in chosen.indices],
-        }
-        self.selection_lines.append(row)
+            *scores, ids = whole.together(*self._score(pool), ids)
+            chosen = self.guards.choose(step, tuple(scores), pool if self.args.world_size == 1 else None)
+        self.selection_lines.append(told_of(step, ids, scores, chosen), write=self.is_world_process_zero())
         self.pending_logs["selection/kept_share"] = chosen.kept_share
         return chosen
 
@@ -294,10 +293,10 @@ class GuardedTrainer(SFTTrainer):
             loss_B = torch.cat([batch_nll(model, part).double().cpu() for part in parts])
         return loss_B.masked_fill(tokens_B == 0, float("nan")), None, tokens_B
 
-    def _pool_ids(self, batches: list[MicroBatch], numbers: list[torch.Tensor | None]) -> list[str]:
+    def _pool_ids(self, whole: Whole, numbers: list[torch.Tensor | None]) -> list[str]:
         told = [k for part in numbers if part is not None for k in part.tolist()]
-        if self._ids is None or len(told) != pool_size(batches):
-            return [str(k) for k in range(pool_size(batches))]
+        if self._ids is None or len(told) != len(whole.numbers):
+            return [str(k) for k in whole.numbers]
         return [self._ids[k] for k in told]
 
     def _pad_id(self) -> int:
@@ -340,10 +339,3 @@ def _scoped(subject: Subject) -> Any:
         if parameter.is_floating_point():  # quantised weights cannot ask for a gradient
             parameter.requires_grad_(id(parameter) in chosen)
     return subject.model
-
-
-def _quantiles(values_B: torch.Tensor | None) -> list[float] | None:
-    if values_B is None:
-        return None
-    finite = values_B[torch.isfinite(values_B)].double().numpy()
-    return np.quantile(finite, _QUANTILES).tolist() if finite.size else None

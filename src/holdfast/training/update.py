@@ -28,7 +28,7 @@ def obstacle(model: torch.nn.Module, args: Any, mixed_precision: str) -> str | N
         return f"mixed precision ({mixed_precision})"
     if getattr(args, "neftune_noise_alpha", None):
         return "NEFTune noise"
-    if getattr(args, "average_tokens_across_devices", True) and args.world_size > 1:
+    if args.world_size > 1:  # its gradient would pass by what averages theirs
         return "several processes"
     if getattr(getattr(model, "config", None), "output_router_logits", False):
         return "an auxiliary loss on the router"
