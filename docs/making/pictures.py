@@ -178,12 +178,12 @@ def defences() -> str:
 
 def restoration() -> str:
     """Adapters after each repair."""
-    table = _results("restoration")["earlier"]["table"]  # all tasks, five seeds
+    table = [row for row in _results("restoration")["table"] if row["weights"] == "adapter"]
     tasks = list(dict.fromkeys(row["task"] for row in table))
     found = {(row["task"], row["arm"]): row for row in table}
     series = [
         (said, [_interval(found[task, arm]["refusal"]) for task in tasks])
-        for said, arm in (("distil", "distil"), ("auto: replay, else distil", "auto"))
+        for said, arm in (("as it came", "drifted"), ("repaired by default", "settle"))
     ]
     return intervals("Refusals after a repair", tasks, series)
 
