@@ -167,3 +167,41 @@ def test_a_correlation_is_printed_with_its_interval_and_a_title_on_one_line(tmp_
     wide = rank_interval(summary["spearman"]["loss_nats"], 8)
     assert f"{wide.value:+.3f} [{wide.low:+.2f}, {wide.high:+.2f}]" in text
     assert wide.high - wide.low > 0.5
+
+
+def test_directions_are_columns_that_select_reads(capsys, tmp_path):
+    out, page = tmp_path / "s.parquet", tmp_path / "page.txt"
+    assert score(out, "--base", "organism:base", "--skill-prompts", "8", "--sensitive", "4") == 0
+    text = capsys.readouterr().out
+    table = ScoreTable.from_parquet(out)
+    for name in ("toward_base", "against_skill", "sensitive_share"):
+        assert f"{name}, at these shares of the rows" in text
+        assert len(table[name]) == 24
+    made_of = read_json(tmp_path / "s.parquet.json")["directions"]
+    assert (made_of["sensitive"], made_of["seed"]) == (4, 0)
+    command = ["select", str(out), "--data", "organism:lessons", "--out", str(tmp_path / "kept.jsonl")]
+    command += ["--rule", "drop_high", "--keep", "0.75", "--loss-filter", "none"]
+    assert run([*command, "--by", "against_skill", "--report", str(page), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    lost = [k for k, reason in enumerate(found["reasons"]) if reason == "g_high"]
+    assert sorted(table.against_skill.argsort()[-6:]) == lost
+    assert found["by"] == "against_skill"
+    first = page.read_text().split("The 20 highest values of against_skill\n")[1].split(",")[0]
+    assert float(first) == pytest.approx(table.against_skill.max(), rel=1e-3)
+    plain = tmp_path / "plain.parquet"
+    assert score(plain) == 0
+    command[1] = str(plain)
+    capsys.readouterr()
+    assert run([*command, "--by", "toward_base", "--force"]) == 2
+    assert "score again with --base" in one_line(capsys)
+
+
+def test_an_adapters_scope_has_no_way_back_to_the_base(capsys, tmp_path):
+    from holdfast.models import add_lora, load, save_adapter
+    from holdfast.organism import shipped
+
+    save_adapter(add_lora(load(str(shipped("aligned")), device="cpu").model, 2, 4, seed=0), tmp_path / "adapter")
+    adapted = ("--adapter", str(tmp_path / "adapter"), "--base", "organism:base")
+    assert score(tmp_path / "s.parquet", *adapted) == 2
+    assert "score with --scope all" in one_line(capsys)
+    assert score(tmp_path / "s.parquet", *adapted, "--scope", "all") == 0

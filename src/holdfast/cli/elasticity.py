@@ -15,9 +15,7 @@ FEW = 64  # rows of a text, and prompts, unless --limit says otherwise; what is 
 
 def elasticity(
     model: options.ModelArgument,
-    base: Annotated[
-        str | None, typer.Option(help="The parent model; default: the model without its adapter.")
-    ] = None,
+    base: options.BaseOption = None,
     adapter: options.AdapterOption = None,
     text: Annotated[list[str], typer.Option("--text", help="NAME=FILE of rows to measure bits a token on.")] = [],  # noqa: B006
     data: options.OptionalDataOption = None,

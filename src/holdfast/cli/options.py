@@ -74,6 +74,13 @@ TemplateOption = Annotated[
     ),
 ]
 
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base", help="The parent model, before its alignment; elasticity's default: without the adapter."
+    ),
+]
+
 _DATA = typer.Option("--data", help="Rows of the task: file, saved dataset, hub id, organism:NAME.")
 DataOption = Annotated[str, _DATA]
 OptionalDataOption = Annotated[str | None, _DATA]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from holdfast.cli import options, output
-from holdfast.selection.rules import DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE
+from holdfast.selection.rules import BY, DEFAULT_BY, DEFAULT_KEEP, DEFAULT_LOSS_FILTER, DEFAULT_RULE
 
 if TYPE_CHECKING:
     from holdfast.data.sources import Row
@@ -20,8 +20,8 @@ _SHOWN = 20
 
 
 WORDS = {
-    "g_high": "norm too high for the rule",
-    "g_low": "norm too low for the rule",
+    "g_high": "score too high for the rule",
+    "g_low": "score too low for the rule",
     "loss_high": "loss above the filter",
     "loss_low": "loss below the filter",
     "long": "too long for the rule",
@@ -37,6 +37,9 @@ def select(
     out: options.OutPath = Path("selected.jsonl"),
     rule: options.RuleOption = DEFAULT_RULE,
     keep: options.KeepOption = DEFAULT_KEEP,
+    by: Annotated[
+        str, typer.Option(help=f"Column that a rule reads in the place of norms: {', '.join(BY)}.")
+    ] = DEFAULT_BY,
     low: options.LowOption = None,
     loss_filter: options.LossFilterOption = DEFAULT_LOSS_FILTER,
     unscored: Annotated[
@@ -59,6 +62,8 @@ def select(
     The rows of --data are found by what they say, in any order and in any of the formats that can be read.
 
     Example: holdfast select scores.parquet --data train.jsonl --keep 0.5 --out selected.jsonl
+
+    Example: holdfast select scores.parquet --data train.jsonl --rule drop_high --by against_skill --keep 0.9
     """
     from holdfast.core.files import write_text
     from holdfast.gradients import ScoreTable
@@ -71,7 +76,7 @@ def select(
     if report is not None:
         output.check_new_file(report, force, "--force", read | {"the selected rows": out})
     table = ScoreTable.from_parquet(scores)
-    selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy, low)
+    selection = choose(table, rule, keep, loss_filter, seed, reduction, allow_proxy, low, by)
     rows, unreadable = _rows(data, table)
     if not selection.indices:
         _refuse_nothing(scores, selection)
@@ -132,7 +137,7 @@ def _account(table: "ScoreTable", selection: "Selection", rows: Sequence["Row"],
     def row_of(k: int) -> tuple[str, str]:
         return found[k].where, json_module.dumps(found[k].values, ensure_ascii=False, default=str)
 
-    return account(selection, table.grad_norm, table.completion_tokens, source, row_of)
+    return account(selection, table[selection.by], table.completion_tokens, source, row_of)
 
 
 def _keys(rows: Sequence["Row"]) -> list[str]:

@@ -20,7 +20,7 @@ import torch
 
 from holdfast.core.trees import Tree
 from holdfast.data import Batch, unpacked
-from holdfast.gradients.capture import Capture, Sink, watching
+from holdfast.gradients.capture import Capture, Sink, Site, watching
 from holdfast.gradients.forward import label_nll, labelled_logits, per_sample, quiet
 from holdfast.gradients.functional import right_padded
 from holdfast.gradients.layout import Labelled, labelled, token_layout
@@ -45,12 +45,34 @@ class SampleNorms:
         loss_N: mean negative log-likelihood per completion token, nats, float64; NaN likewise.
         tokens_N: completion tokens, int64.
         squares: squared norm by block (a layer with its bias and adapter), float64; empty unless asked for.
+        dots_NK: inner product with each direction that was given, float64; None where none was.
     """
 
     norm_N: torch.Tensor
     loss_N: torch.Tensor
     tokens_N: torch.Tensor
     squares: dict[str, torch.Tensor] = field(default_factory=dict)
+    dots_NK: torch.Tensor | None = None
+
+
+class _Dots:
+    """A sink that adds up each sample's inner product with every direction, in float64."""
+
+    def __init__(self, directions: Sequence[Mapping[str, torch.Tensor]], samples: int, device: Any) -> None:
+        self.directions = directions
+        self.found_NK = torch.zeros(samples, len(directions), dtype=torch.float64, device=device)
+
+    def __call__(self, site: Site, saved: Saved, grad: torch.Tensor) -> None:
+        for k, direction in enumerate(self.directions):
+            local = {own: direction[name] for own, name in site.wanted.items()}
+            self.found_NK[:, k] += site.rule.dots(site.module, saved, grad, local)
+
+    def add_rows(self, start: int, gradients: Mapping[str, torch.Tensor]) -> None:
+        """The same from gradients themselves, of the samples from ``start`` on."""
+        for name, rows in gradients.items():
+            for k, direction in enumerate(self.directions):
+                flat_D = direction[name].to(rows.device).flatten().double()
+                self.found_NK[start : start + len(rows), k] += rows.flatten(1).double() @ flat_D
 
 
 class GhostEngine:
@@ -101,13 +123,20 @@ class GhostEngine:
         """Per parameter, the way its gradients take; empty before the first batch."""
         return dict(self._plan.routes) if self._plan is not None else {}
 
-    def norms(self, batch: Batch, reduction: Reduction = "mean", by_block: bool = False) -> SampleNorms:
+    def norms(
+        self,
+        batch: Batch,
+        reduction: Reduction = "mean",
+        by_block: bool = False,
+        directions: Sequence[Mapping[str, torch.Tensor]] = (),
+    ) -> SampleNorms:
         """Gradient norm, loss and length of every sample of a padded or packed batch.
 
         Args:
             batch: rows padded on either side, or packed.
             reduction: a sample's loss is the mean over its completion tokens, or their sum.
             by_block: also squared norms by block.
+            directions: trees over the scope; also inner products with them, from the same pass.
 
         Raises:
             ValueError: unknown reduction; a padded row whose mask has holes.
@@ -116,9 +145,18 @@ class GhostEngine:
         batch = self.ready(batch)
         plan = self.plan(batch)
         squares = Squares(plan.sites, batch.samples, token_layout(batch).by_sample(batch.input_ids_BT, 0))
-        sums_N, tokens_N = self.sweep(batch, squares, reduction)
+        dots = _Dots(directions, batch.samples, self.device)
+
+        def sink(site: Site, saved: Saved, grad: torch.Tensor) -> None:
+            squares(site, saved, grad)
+            dots(site, saved, grad)
+
+        sums_N, tokens_N = self.sweep(batch, sink, reduction)
         generic: dict[str, list[torch.Tensor]] = {}
+        done = 0
         for gradients in self._generic(batch, reduction):
+            dots.add_rows(done, gradients)
+            done += len(next(iter(gradients.values())))
             for name, rows in gradients.items():
                 generic.setdefault(name, []).append(square_norms(rows).double())
         for name, parts in generic.items():
@@ -130,7 +168,8 @@ class GhostEngine:
                 block = block_of(name)
                 blocks[block] = blocks.get(block, 0.0) + square_N.cpu()
         norm_N = squares.total().sqrt().masked_fill(tokens_N == 0, float("nan"))
-        return SampleNorms(norm_N.cpu(), (sums_N / tokens_N).cpu(), tokens_N.cpu(), blocks)
+        found_NK = dots.found_NK.cpu() if directions else None
+        return SampleNorms(norm_N.cpu(), (sums_N / tokens_N).cpu(), tokens_N.cpu(), blocks, found_NK)
 
     def dots(
         self, batch: Batch, directions: Sequence[Mapping[str, torch.Tensor]], reduction: Reduction = "mean"
@@ -154,18 +193,10 @@ class GhostEngine:
         """
         batch = self.ready(batch)
         self.plan(batch)
-        found_NK = torch.zeros(batch.samples, len(directions), dtype=torch.float64, device=self.device)
-
-        def sink(site: Any, saved: Saved, grad: torch.Tensor) -> None:
-            for k, direction in enumerate(directions):
-                local = {own: direction[name] for own, name in site.wanted.items()}
-                found_NK[:, k] += site.rule.dots(site.module, saved, grad, local)
-
-        sums_N, _ = self.sweep(batch, sink, reduction)
-        for name, rows in self.generic_rows(batch, reduction).items():
-            for k, direction in enumerate(directions):
-                found_NK[:, k] += rows.flatten(1).double() @ direction[name].to(rows.device).flatten().double()
-        return found_NK.cpu(), sums_N.cpu()
+        dots = _Dots(directions, batch.samples, self.device)
+        sums_N, _ = self.sweep(batch, dots, reduction)
+        dots.add_rows(0, self.generic_rows(batch, reduction))
+        return dots.found_NK.cpu(), sums_N.cpu()
 
     # What the methods above, and the other files of this room, are made of.
 

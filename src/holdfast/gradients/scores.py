@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 COLUMNS = ("id", "grad_norm", "loss_nats", "completion_tokens")
-OPTIONAL = ("dataset", "n_prompt", "row", "row_hash", "content_hash")
+# How a row lies to directions that were given (directions.py).
+DIRECTIONS = ("toward_base", "against_skill", "sensitive_share")
+OPTIONAL = ("dataset", "n_prompt", "row", "row_hash", "content_hash", *DIRECTIONS)
 # One value for the whole table. They are columns of the file as well as attributes, so that no way of reading or
 # joining tables can lose them.
 ORIGIN = ("reduction", "proxy", "scope", "model")
@@ -63,6 +65,8 @@ class ScoreTable(Sequence[Score]):
         row_hash: :func:`holdfast.data.row_key` of that record; None likewise.
         content_hash: of each sample's token ids and loss mask; None where not computed.
         skipped: :func:`holdfast.data.row_key` of the source's rows that were left out as bad or too long.
+        toward_base, against_skill, sensitive_share: float64, as :mod:`holdfast.gradients.directions` defines them;
+            None unless asked for.
     """
 
     id: tuple[str, ...]
@@ -80,6 +84,9 @@ class ScoreTable(Sequence[Score]):
     row_hash: tuple[str, ...] | None = None
     content_hash: tuple[str, ...] | None = None
     skipped: tuple[str, ...] = ()
+    toward_base: NDArray[np.float64] | None = None
+    against_skill: NDArray[np.float64] | None = None
+    sensitive_share: NDArray[np.float64] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

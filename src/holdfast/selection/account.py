@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from holdfast.selection.rules import DEFAULT_BY
 from holdfast.selection.select import Selection
 
 ENDS = 20  # rows shown at each end
@@ -22,7 +23,7 @@ _BINS = 10
 
 def account(
     selection: Selection,
-    norm_N: Any,
+    value_N: Any,
     tokens_N: Any,
     source_N: Sequence[str],
     row_of: Callable[[int], tuple[str, str]],
@@ -30,27 +31,28 @@ def account(
     """A page of plain text.
 
     Args:
-        norm_N: gradient norms; samples whose norm is not finite are at neither end.
+        value_N: of the column ``selection.by``; samples whose value is not finite are at neither end.
         tokens_N: completion tokens.
         source_N: what each sample is of.
         row_of: from a sample's number to its place and its text.
     """
-    norm_N, tokens_N = np.asarray(norm_N, dtype=np.float64), np.asarray(tokens_N)
+    value_N, tokens_N = np.asarray(value_N, dtype=np.float64), np.asarray(tokens_N)
     kept_N = np.zeros(len(selection.reasons), dtype=bool)
     kept_N[list(selection.indices)] = True
-    order = [int(k) for k in np.argsort(norm_N, kind="stable") if np.isfinite(norm_N[k])]
+    order = [int(k) for k in np.argsort(value_N, kind="stable") if np.isfinite(value_N[k])]
     lines = [
         f"{len(selection.indices)} of {len(kept_N)} samples kept: rule {selection.rule}, keep {selection.keep:g}, "
         f"loss filter {selection.loss_filter}",
         *_shares("by source", [one_line(name) for name in source_N], kept_N),
         *_shares("by length, completion tokens", length_bins(tokens_N), kept_N),
     ]
+    what = "gradient norms" if selection.by == DEFAULT_BY else f"values of {selection.by}"
     for title, chosen in (("highest", order[::-1][:ENDS]), ("lowest", order[:ENDS])):
-        lines += ["", f"The {len(chosen)} {title} gradient norms"]
+        lines += ["", f"The {len(chosen)} {title} {what}"]
         for k in chosen:
             place, text = (one_line(part) for part in row_of(k))
             tokens = int(tokens_N[k])
-            lines += [f"  {norm_N[k]:.4g}, {tokens} tokens, {selection.reasons[k]}: {place}", f"    {text}"]
+            lines += [f"  {value_N[k]:.4g}, {tokens} tokens, {selection.reasons[k]}: {place}", f"    {text}"]
     return "\n".join(lines) + "\n"
 
 

@@ -23,6 +23,9 @@ RULES: tuple[str, ...] = get_args(Rule)
 LOSS_FILTERS: tuple[str, ...] = get_args(LossFilter)
 # What `select`, `OnlineSelection` and the agreement of a proxy take when they are told nothing.
 DEFAULT_RULE, DEFAULT_KEEP, DEFAULT_LOSS_FILTER = "moderate", 0.5, "sigma"
+# What a rule that reads norms may read in their place, and with which option `holdfast score` writes it.
+DEFAULT_BY = "grad_norm"
+BY = {DEFAULT_BY: "", "toward_base": "--base", "against_skill": "--harmful", "sensitive_share": "--sensitive"}
 NORM_RULES = frozenset({"moderate", "low", "high", "drop_high", "band", "length_matched_random"})
 LENGTH_RULES = frozenset({"inverse_length", "length_matched_random"})
 
@@ -53,12 +56,16 @@ class Pool:
         return valid_N
 
 
-def check_options(rule: str, keep: float, loss_filter: str, low: float | None = None) -> None:
-    """Raise UserError for a rule, share or filter that does not exist, or a band that cannot be."""
+def check_options(
+    rule: str, keep: float, loss_filter: str, low: float | None = None, by: str = DEFAULT_BY
+) -> None:
+    """Raise UserError for a rule, share, filter or column that does not exist, or a band that cannot be."""
     if rule not in RULES:
         raise UserError(f"selection rule '{rule}': unknown; use one of {', '.join(RULES)}")
     if loss_filter not in LOSS_FILTERS:
         raise UserError(f"loss_filter '{loss_filter}': unknown; use one of {', '.join(LOSS_FILTERS)}")
+    if by not in BY:
+        raise UserError(f"by='{by}': no column that a rule reads; use one of {', '.join(BY)}")
     if not 0 < keep <= 1:
         raise UserError(f"keep={keep}: the share of samples to keep must be above 0 and at most 1")
     if low is not None and rule != "band":

@@ -17,6 +17,8 @@ from holdfast.core.errors import UserError
 from holdfast.core.results import Result
 from holdfast.selection import matching
 from holdfast.selection.rules import (
+    BY,
+    DEFAULT_BY,
     DEFAULT_KEEP,
     DEFAULT_LOSS_FILTER,
     DEFAULT_RULE,
@@ -30,7 +32,7 @@ from holdfast.selection.rules import (
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-_SCORES = ("grad_norm", "loss_nats", "completion_tokens", "id")
+_SCORES = (*BY, "loss_nats", "completion_tokens", "id")
 _ROWS = ("row", "row_hash", "content_hash")
 _ORIGIN = ("reduction", "proxy", "scope", "model")
 
@@ -47,6 +49,7 @@ class Selection(Result):
             "invalid".
         rule, keep, loss_filter, seed: the options used.
         ids: names of the samples, in order; empty if the table had none.
+        by: the column that a rule reading norms read.
         reduction, proxy, scope, model: what the norms were, as the table says; "unknown" where it does not.
         row, row_hash, content_hash: which source row and which token ids each sample is; empty if the table had
             none.
@@ -60,6 +63,7 @@ class Selection(Result):
     loss_filter: str
     seed: int
     ids: tuple[str, ...] = field(default=(), repr=False)
+    by: str = DEFAULT_BY
     reduction: str = UNKNOWN
     proxy: str = UNKNOWN
     scope: str = UNKNOWN
@@ -104,6 +108,7 @@ def select(
     reduction: str = "mean",
     allow_proxy: bool = False,
     low: float | None = None,
+    by: str = DEFAULT_BY,
 ) -> Selection:
     """Choose samples by their scores. A pure function in float64: equal input, equal result.
 
@@ -121,6 +126,8 @@ def select(
         reduction: the loss whose gradient norms a rule is meant to read: "mean" over a sample's tokens, or "sum".
             They rank differently, so a table of the other kind is refused.
         allow_proxy: let a rule that reads norms read a proxy for them.
+        by: the column that the rules that read norms read: "grad_norm", or one that ``holdfast score`` adds on
+            request, "toward_base", "against_skill" or "sensitive_share"; meant for the rule "drop_high".
         low: of the rule "band": the share of the candidates, those of lowest norm, that is left out first; None
             leaves out as many below as above.
 
@@ -130,23 +137,26 @@ def select(
     Source: selection.md 1.3. Samples without completion tokens or with a loss or norm that is not finite are
     never candidates. Ties are broken by position. A table that does not say what its norms are is taken as it is.
     """
-    check_options(rule, keep, loss_filter, low)
+    check_options(rule, keep, loss_filter, low, by)
     if reduction not in ("mean", "sum"):
         raise UserError(f"reduction '{reduction}': unknown; use 'mean' or 'sum'")
     columns, origin = _read(scores)
     needs = {
-        "grad_norm": rule in NORM_RULES,
+        by: rule in NORM_RULES,
         "loss_nats": loss_filter != "none",
         "completion_tokens": rule in LENGTH_RULES,
     }
     missing = [name for name, needed in needs.items() if needed and columns.get(name) is None]
     if missing:
-        raise UserError(f"the scores lack {missing}, needed by rule '{rule}' with loss_filter '{loss_filter}'")
-    if rule in NORM_RULES:
+        again = f"; score again with {BY[by]}" if by in missing and BY[by] else ""
+        raise UserError(
+            f"the scores lack {missing}, needed by rule '{rule}' with loss_filter '{loss_filter}'{again}"
+        )
+    if rule in NORM_RULES and by == DEFAULT_BY:  # the others are cosines and shares of the gradient itself
         _check_origin(origin, rule, reduction, allow_proxy)
     return select_pool(
         columns["loss_nats"],
-        columns["grad_norm"],
+        columns[by],
         columns["completion_tokens"],
         rule=rule,
         keep=keep,
@@ -154,6 +164,7 @@ def select(
         seed=seed,
         low=low,
         ids=columns["id"],
+        by=by,
         **origin,
         **{name: tuple(column) for name in _ROWS if (column := _plain(columns[name])) is not None},
     )

@@ -6,7 +6,7 @@ Does not know: plans, shards.
 Shapes: N samples of a batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -18,7 +18,13 @@ from holdfast.models import Subject
 ScoreBatch = Callable[[Batch], SampleNorms]
 
 
-def default_score_batch(subject: Subject, reduction: Reduction, groups: bool, strict: bool) -> ScoreBatch:
+def default_score_batch(
+    subject: Subject,
+    reduction: Reduction,
+    groups: bool,
+    strict: bool,
+    directions: Sequence[Mapping[str, torch.Tensor]] = (),
+) -> ScoreBatch:
     """One forward and one backward of the whole batch (:class:`~holdfast.gradients.ghost.GhostEngine`).
 
     Args:
@@ -26,9 +32,10 @@ def default_score_batch(subject: Subject, reduction: Reduction, groups: bool, st
         reduction: as in :func:`holdfast.gradients.gradient_norms`.
         groups: also squared norms layer by layer.
         strict: an error for a parameter without a rule, instead of its slower exact path.
+        directions: also inner products with these.
     """
     engine = GhostEngine(subject.model, subject.parameters(), strict=strict)
-    return lambda batch: engine.norms(batch, reduction=reduction, by_block=groups)
+    return lambda batch: engine.norms(batch, reduction, groups, directions)
 
 
 def by_group(squares: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

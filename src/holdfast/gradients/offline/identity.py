@@ -20,7 +20,12 @@ LIBRARIES = ("holdfast", "torch", "transformers", "peft", "numpy", "pyarrow")
 
 
 def fingerprint(
-    subject: Subject, examples: Sequence[Example], reduction: str, groups: bool, proxy: str = "full"
+    subject: Subject,
+    examples: Sequence[Example],
+    reduction: str,
+    groups: bool,
+    proxy: str = "full",
+    directions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the numbers are a function of; two runs with equal fingerprints may share shards."""
     return {
@@ -31,6 +36,7 @@ def fingerprint(
         "dtype": dtypes(subject.parameters()),
         "groups": groups,
         "proxy": proxy,
+        "directions": dict(directions) if directions is not None else None,
     }
 
 

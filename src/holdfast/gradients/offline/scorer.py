@@ -7,7 +7,7 @@ Shapes: N samples, of a batch, a shard or the data set.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -17,6 +17,7 @@ import numpy as np
 from holdfast.core.errors import UserError
 from holdfast.core.progress import bar
 from holdfast.data import Example, collate
+from holdfast.gradients.directions import Directions
 from holdfast.gradients.ghost import Reduction
 from holdfast.gradients.memory import automatic_max_tokens, is_out_of_memory, release
 from holdfast.gradients.norms import scope_of
@@ -47,6 +48,7 @@ class ScoringOptions(TypedDict, total=False):
     progress: bool
     score_batch: ScoreBatch | None
     shard_batches: int
+    directions: Directions | None
 
 
 def score_to_parquet(
@@ -108,6 +110,7 @@ def score_examples(
     progress: bool = True,
     score_batch: ScoreBatch | None = None,
     shard_batches: int = SHARD_BATCHES,
+    directions: Directions | None = None,
 ) -> ScoreTable:
     """L2 norm of each sample's loss gradient over the scope, resumable at every shard.
 
@@ -127,6 +130,7 @@ def score_examples(
         progress: show a bar with tokens/s when it takes over two seconds.
         score_batch: how a batch is scored, instead of the engine.
         shard_batches: batches to a shard.
+        directions: what else the engine's pass compares each gradient with, a column each.
 
     Returns:
         A table in the order of ``examples``; samples without completion tokens get NaN and never see the model.
@@ -143,13 +147,17 @@ def score_examples(
         raise UserError(f"proxy '{proxy}': unknown; use one of {', '.join(PROXIES)}")
     if proxy != "full" and groups:
         raise UserError(f"proxy '{proxy}': has no groups of parameters; leave --groups out")
+    if directions is not None and (proxy != "full" or score_batch is not None):
+        raise UserError(f"proxy '{proxy}': has no gradient to compare with directions; leave one of them out")
     drawn = f"{proxy}, seed {seed}" if proxy in ("lora", "random") else proxy
-    fingerprint = identity.fingerprint(subject, examples, reduction, groups, drawn)
+    known = directions.made_of if directions is not None else None
+    fingerprint = identity.fingerprint(subject, examples, reduction, groups, drawn, known)
     work = _open(Path(folder), subject, lengths, fingerprint, max_tokens, shard_batches)
     if score_batch is None and proxy != "full":
         score_batch = proxy_batch(subject, proxy, reduction, seed, strict)
-    score = score_batch or default_score_batch(subject, reduction, groups, strict)
-    rows = _Loop(work, examples, lengths, subject.pad_id, score).run(progress)
+    trees = directions.trees if directions is not None else ()
+    score = score_batch or default_score_batch(subject, reduction, groups, strict, trees)
+    rows = _Loop(work, examples, lengths, subject.pad_id, score, directions).run(progress)
     origin = {"proxy": proxy, "scope": scope_of(subject), "model": fingerprint["model"]}
     return replace(_table(examples, rows, reduction, names), **origin, **source_columns(examples))
 
@@ -183,6 +191,7 @@ class _Loop:
     lengths: list[int]
     pad_id: int
     score: ScoreBatch
+    directions: Directions | None = None
 
     def run(self, progress: bool) -> list[Rows]:
         """All shards: those found are read, the others scored and written."""
@@ -227,6 +236,7 @@ class _Loop:
         norm_N, loss_N = np.full((2, len(batch)), np.nan)
         tokens_N = np.zeros(len(batch), dtype=np.int64)
         squares: dict[str, np.ndarray] = {}
+        compared: dict[str, np.ndarray] = {}
         if scored is not None:
             at = [row for row, position in enumerate(batch) if self.examples[position].completion_tokens]
             norm_N[at], loss_N[at], tokens_N[at] = (
@@ -236,7 +246,11 @@ class _Loop:
             for group, square_N in by_group(scored.squares).items():
                 squares[group] = np.full(len(batch), np.nan)
                 squares[group][at] = square_N.double().numpy()
-        return Rows(np.asarray(batch, dtype=np.int64), norm_N, loss_N, tokens_N, squares)
+            if self.directions is not None and scored.dots_NK is not None:
+                for name, value_N in self.directions.columns(scored.dots_NK.numpy(), norm_N[at]).items():
+                    compared[name] = np.full(len(batch), np.nan)
+                    compared[name][at] = value_N
+        return Rows(np.asarray(batch, dtype=np.int64), norm_N, loss_N, tokens_N, squares, compared)
 
     def _back_off(self, batch: Sequence[int], done: int) -> None:
         release()
@@ -256,19 +270,21 @@ class _Loop:
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:
-    # Samples without completion tokens may fill a part, which then knows of no groups.
-    groups = dict.fromkeys(group for part in parts for group in part.squares)
+    def side_by_side(columns: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        # Samples without completion tokens may fill a part, which then knows of no groups.
+        gaps = [np.full(len(part.position_N), np.nan) for part in parts]
+        return {
+            name: np.concatenate([column.get(name, gap) for column, gap in zip(columns, gaps, strict=True)])
+            for name in dict.fromkeys(name for column in columns for name in column)
+        }
+
     return Rows(
         np.concatenate([part.position_N for part in parts]),
         np.concatenate([part.norm_N for part in parts]),
         np.concatenate([part.loss_N for part in parts]),
         np.concatenate([part.tokens_N for part in parts]),
-        {
-            group: np.concatenate(
-                [part.squares.get(group, np.full(len(part.position_N), np.nan)) for part in parts]
-            )
-            for group in groups
-        },
+        side_by_side([part.squares for part in parts]),
+        side_by_side([part.directions for part in parts]),
     )
 
 
@@ -282,6 +298,7 @@ def _table(
         return ScoreTable(ids, empty, empty, prompts, reduction, names, prompts)
     rows = _joined(shards)
     order = np.argsort(rows.position_N)
+    compared: dict[str, Any] = {name: value_N[order] for name, value_N in rows.directions.items()}
     return ScoreTable(
         ids,
         rows.norm_N[order],
@@ -291,6 +308,7 @@ def _table(
         names,
         prompts,
         {group: square_N[order] for group, square_N in rows.squares.items()},
+        **compared,
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from holdfast.core.errors import UserError
 from holdfast.core.files import hash_json, read_json, write_json, write_table
 from holdfast.gradients.offline.plan import BatchPlan
+from holdfast.gradients.scores import DIRECTIONS
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Rows:
         norm_N, loss_N: float64; NaN without completion tokens.
         tokens_N: completion tokens, int64.
         squares: per group of parameters the squared norms, float64, N.
+        directions: further columns by name (:data:`holdfast.gradients.scores.DIRECTIONS`), float64, N.
     """
 
     position_N: NDArray[np.int64]
@@ -44,6 +46,7 @@ class Rows:
     loss_N: NDArray[np.float64]
     tokens_N: NDArray[np.int64]
     squares: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    directions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 class WorkFolder:
@@ -132,6 +135,7 @@ class WorkFolder:
             "loss": rows.loss_N,
             "tokens": rows.tokens_N,
             **{_SQUARE + name: square_N for name, square_N in rows.squares.items()},
+            **rows.directions,
         }
         write_table(self.shard_path(shard), pyarrow.table(columns, metadata={"fingerprint": self._key}))
 
@@ -153,7 +157,8 @@ class WorkFolder:
             log.warning("%s: not a shard of this run; it is scored again", path)
             return None
         squares = {n.removeprefix(_SQUARE): c for n, c in columns.items() if n.startswith(_SQUARE)}
-        return Rows(columns["position"], columns["norm"], columns["loss"], columns["tokens"], squares)
+        directions = {name: column for name, column in columns.items() if name in DIRECTIONS}
+        return Rows(columns["position"], columns["norm"], columns["loss"], columns["tokens"], squares, directions)
 
 
 def recorded(path: str | Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Does not know: single rows; no times, so equal runs have equal summaries.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from holdfast.core.ranks import spearman
 from holdfast.core.results import Result
 from holdfast.gradients.offline import identity
-from holdfast.gradients.scores import ScoreTable
+from holdfast.gradients.scores import DIRECTIONS, ScoreTable
 from holdfast.models import Subject
 
 PERCENTS = (0, 1, 5, 10, 16, 25, 40, 50, 60, 75, 84, 90, 95, 99, 100)
@@ -41,6 +41,8 @@ class ScoreSummary(Result):
         machine: device, threads.
         libraries: versions.
         proxy: what stands in for the norm; "full" where it is the norm itself.
+        directions: what the columns of directions were made of; None without them.
+        direction_quantiles: of each of these columns, as the others.
 
     Source: selection.md 3.8.
     """
@@ -60,6 +62,8 @@ class ScoreSummary(Result):
     machine: dict[str, Any]
     libraries: dict[str, str]
     proxy: str = "full"
+    directions: dict[str, Any] | None = None
+    direction_quantiles: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def summarise(table: ScoreTable, subject: Subject, plan: Mapping[str, Any]) -> ScoreSummary:
@@ -98,6 +102,10 @@ def summarise(table: ScoreTable, subject: Subject, plan: Mapping[str, Any]) -> S
         machine={name: plan["machine"][name] for name in ("device", "threads")},
         libraries=identity.libraries(),
         proxy=table.proxy,
+        directions=plan["fingerprint"].get("directions"),
+        direction_quantiles={
+            name: quantiles(column[ok]) for name in DIRECTIONS if (column := getattr(table, name)) is not None
+        },
     )
 
 
