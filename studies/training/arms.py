@@ -18,6 +18,7 @@ class Arm:
         options: of the defence, by attribute.
         also: a second defence, at its default.
         rate: times the learning rate.
+        longer: times the updates.
         budget_nats: that is held, or at which the run stops.
         stops: whether it stops there.
         own: whether the defence is made from requests that the model writes itself, and from nothing else.
@@ -33,6 +34,7 @@ class Arm:
     options: tuple[tuple[str, Any], ...] = ()
     also: str | None = None
     rate: float = 1.0
+    longer: float = 1.0
     budget_nats: float | None = None
     stops: bool = False
     own: bool = False
@@ -50,6 +52,7 @@ ARMS: dict[str, Arm] = {
         Arm("random-half", rule="random", keep=0.5),
         Arm("anchor", defence="anchor", knob=1.0),
         Arm("anchor-light", defence="anchor", knob=0.2, options=(("every", 2),)),
+        Arm("anchor-longer", defence="anchor", knob=1.0, longer=1.3),
         Arm("anchor-budget", defence="anchor", budget_nats=1.0),
         Arm("anchor-own", defence="anchor", knob=0.2, own=True),
         Arm("anchor-moderate-0.5", rule="moderate", keep=0.5, loss_filter="sigma", defence="anchor", knob=1.0),

@@ -143,7 +143,7 @@ def train(
     rows = rows if rows is not None else task(cell.task, setting.rows, cell.seed)
     args = cpu_safe_args(
         per_device_train_batch_size=setting.pool,
-        max_steps=setting.steps,
+        max_steps=round(arm.longer * setting.steps),
         learning_rate=setting.learning_rate * arm.rate,
         lr_scheduler_type="constant",
         weight_decay=0.0,

@@ -24,6 +24,7 @@ from holdfast.core.rates import rate_difference_over_seeds, rate_over_seeds
 from holdfast.core.statistics import Interval, bootstrap_mean
 
 OURS, PLAIN, ALIGNED = "anchor", "plain", "aligned"
+LONGER = "anchor-longer"
 BUDGET = "anchor-budget"
 RULES = ("moderate-0.5", "moderate-0.2", "inverse-length", "random-half")
 Cells = dict[tuple[str, int], dict[str, Any]]
@@ -95,6 +96,7 @@ def claims(arms: Mapping[str, Cells]) -> list[dict[str, Any]]:
         _change(arms, "over_refused", "over_refusal_change_points", "over-refusal under the anchor is at most 2 "
                 "points above plain's", lambda i: i.value <= 2, lambda i: i.low > 2),
         _loss(arms, "task_loss", "task_loss_ratio", "on held-out rows"),
+        _loss(arms, "task_loss", "task_loss_ratio_longer", "on held-out rows after 1.3 times the steps", LONGER),
         _loss(arms, "train_loss_last", "training_loss_ratio", "of the last ten steps"),
         _held(arms),
     ]  # fmt: skip
@@ -262,11 +264,11 @@ def _change(arms: Mapping[str, Cells], key: str, name: str, text: str, holds: An
     return claim_of(name, text, interval, holds, fails, len(cells))
 
 
-def _loss(arms: Mapping[str, Cells], key: str, name: str, where: str) -> dict[str, Any]:
-    cells = _shared(arms, OURS, PLAIN)
+def _loss(arms: Mapping[str, Cells], key: str, name: str, where: str, ours: str = OURS) -> dict[str, Any]:
+    cells = _shared(arms, ours, PLAIN)
     interval = None
     if cells:
-        ratios = [arms[OURS][c][key] / arms[PLAIN][c][key] for c in cells]
+        ratios = [arms[ours][c][key] / arms[PLAIN][c][key] for c in cells]
         found = bootstrap_mean(np.log(ratios).tolist())
         value, low, high = (float(np.exp(number)) for number in (found.value, found.low, found.high))
         interval = Interval(value, low, high, found.n, found.method)
