@@ -144,7 +144,9 @@ def fine_tunes(options: argparse.Namespace, cache: Path, data: Path) -> None:
         known = pairs.known(defended_table.FILE)
         defended.run(arms[: options.first][first::processes], cache, data, setting_of(options.set), known=known)
     else:
-        repairs = [replace(arm, minutes=options.minutes) for arm in repaired.ARMS if arm.kind in kinds]
+        repairs = [
+            replace(arm, minutes=options.minutes or arm.minutes) for arm in repaired.ARMS if arm.kind in kinds
+        ]
         known = pairs.known(repaired_table.FILE)
         repaired.run(repairs[first::processes], cache, data, setting_of(options.set), known=known)
 
@@ -181,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="*", choices=list(defended.WAYS), help="defended: these alone")
     parser.add_argument("--kinds", nargs="*", choices=list(tasks.KINDS), help="fine-tunes: of this data alone")
     parser.add_argument("--first", type=int, metavar="N", help="defended: of the plan the first N alone")
-    parser.add_argument("--minutes", type=float, default=repaired.MINUTES, help="repaired: limit of a repair")
+    parser.add_argument("--minutes", type=float, help="repaired: limit of a repair")
     parser.add_argument("--out", type=Path, default=HERE / "results.json", help="of measure, tables and precision")
     parser.add_argument("--organism", action="store_true", help="precision: of the built-in model, in a minute")
     parser.add_argument("--adapter", type=Path, default=model.ADAPTER)

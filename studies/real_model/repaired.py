@@ -48,7 +48,8 @@ class Repaired(damage.Arm):
 
 
 LOW, HIGH = damage.RATES
-ARMS = (Repaired("alpaca", LOW, 0), Repaired("sst2", LOW, 0), Repaired("gsm8k", HIGH, 0))
+# The first has what the command gives, on two threads; the others less, on one.
+ARMS = (Repaired("alpaca", LOW, 0, minutes=20.0), Repaired("sst2", LOW, 0), Repaired("gsm8k", HIGH, 0))
 
 
 def fit(
