@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[str, str]] = {
 }
 """Method and solver; the last two differ in nothing but the curvature."""
 OF_ALL_WEIGHTS = ("replay", "settle")  # curvature works on low-rank factors alone
+FIRST_SEEDS = 5  # with all methods; the form of settle was settled on them, so it is scored on further ones
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,15 @@ class HeldOut:
     judge: Memo
 
     @classmethod
-    def of(cls, task: str, subject: Subject, setting: Setting) -> "HeldOut":
-        """Drawn with a seed of their own."""
-        rows = task_rows(task, "test", setting.held_out_rows, seed=7)
+    def of(cls, task: str, subject: Subject, setting: Setting, seed: int = 0) -> "HeldOut":
+        """Drawn with a seed of their own, another one for the further seeds."""
+        draw = 7 if seed < FIRST_SEEDS else 8
+        rows = task_rows(task, "test", setting.held_out_rows, seed=draw)
         return cls(
             task,
-            *_prompts("evaluate", setting.held_out_a_kind, seed=7),
+            *_prompts("evaluate", setting.held_out_a_kind, seed=draw),
             rows,
-            _encoded(task, "test", setting.held_out_rows, 7, subject.tokenizer),
+            _encoded(task, "test", setting.held_out_rows, draw, subject.tokenizer),
             setting,
             Memo(),
         )
@@ -186,15 +188,17 @@ def run(task: str, seed: int, weights: str, out: Path, setting: Setting = SETTIN
     """Everything of one cell; written once it is whole."""
     cpu = time.process_time()
     subject, rows = damaged(task, seed, setting, weights)
-    held = HeldOut.of(task, subject, setting)
+    held = HeldOut.of(task, subject, setting, seed)
+    first, whole = seed < FIRST_SEEDS, seed % FIRST_SEEDS < setting.whole
     arms: dict[str, Any] = {"drifted": held.measure(subject) | held.attacked(subject)}
     with adapter_off(subject.model):
         arms["aligned"] = held.measure(subject) | held.attacked(subject)
     with borrowed(subject.model):
         bench = bench_of(subject, rows, held.judge, seed, setting)
         arms["drifted"]["seconds_a_row"] = seconds_a_row(bench)
-        arms |= _repairs(bench, rows, held, seed, setting, METHODS if weights == "adapter" else OF_ALL_WEIGHTS)
-        if weights == "adapter" and seed < setting.whole:
+        names = METHODS if first and weights == "adapter" else OF_ALL_WEIGHTS
+        arms |= _repairs(bench, rows, held, seed, setting, names)
+        if weights == "adapter" and whole:
             put_adapter(subject.model, bench.original)
             half = bench_of(subject, rows, held.judge, seed, setting, kinds=("overt",))
             arms |= {f"{name}, overt alone": repaired(half, name, held, seed, setting) for name in OF_ALL_WEIGHTS}
@@ -271,8 +275,8 @@ def seconds_a_row(bench: Bench, passes: int = 3) -> float:
 
 def lasting(held: HeldOut, subject: Subject, rows: list[Example], seed: int, setting: Setting) -> dict[str, Any]:
     """Refusals under attack, and after further steps of the task; the subject keeps its adapter."""
-    here, found = get_adapter(subject.model), held.attacked(subject) if seed < setting.whole else {}
-    for steps in setting.relearning_steps if seed < setting.whole else setting.relearning_steps[:1]:
+    here, found = get_adapter(subject.model), held.attacked(subject) if seed % FIRST_SEEDS < setting.whole else {}
+    for steps in setting.relearning_steps if seed % FIRST_SEEDS < setting.whole else setting.relearning_steps[:1]:
         put_adapter(subject.model, here)
         relearn(subject, rows, seed, setting, steps)
         found[f"relearned_{steps}"] = held.refusals(subject, held.harmful)

@@ -22,13 +22,24 @@ from holdfast.core.statistics import Interval, bootstrap_mean, wilson
 
 HERE = Path(__file__).parent
 DEFAULT, BASELINE = "settle", "replay"
-REPAIRS = (*cell.METHODS, "1 refusal", "10 refusals", "192 refusals", "ceiling")
+REPAIRS = (
+    "replay",
+    "settle",
+    "spent",
+    "curvature",
+    "identity",
+    "1 refusal",
+    "10 refusals",
+    "192 refusals",
+    "ceiling",
+)
 ARMS = ("aligned", "drifted", *REPAIRS)
 LABELS = {
     "aligned": "adapter off",
     "drifted": "as it came",
     "replay": "`replay`: labels",
-    "settle": "`settle`: both teach, then part of the limit is spent",
+    "settle": "`settle`: both teach, falling rate",
+    "spent": "the same, then part of the limit is spent",
     "curvature": "`curvature`: influence steps, Gauss-Newton",
     "identity": "the same without curvature",
     "1 refusal": "patch by one refusal",
@@ -149,7 +160,7 @@ def claims_of(cells: Cells, shapes: Cells, real: Cells = ()) -> list[dict[str, A
     """
     own = holding(cells, DEFAULT)
     few = {} if len(own) >= FEWEST else {"verdict": "undecided"}
-    found = [claim | few for claim in (*_limits(own), *_afterwards(own), *_gains(own), *_times(own))]
+    found = [claim | few for claim in (*_limits(own), *_afterwards(own), *_gains(own, cells), *_times(own))]
     name = "real_model_refusal_gap_points"
     there = [c | {"claim": CLAIMS[name], "source": SOURCE} for c in real if c["id"] == name]
     return [*found, *(there or [_claim(name, None, False)]), *shape_claims(shapes)]
@@ -194,13 +205,13 @@ def _subtle(bits: list[float]) -> list[float]:
     return bits[len(bits) // 2 :]
 
 
-def _gains(own: Cells) -> list[dict[str, Any]]:
+def _gains(own: Cells, every: Cells) -> list[dict[str, Any]]:
     return [
         _points("gain_over_best_baseline", own, DEFAULT, BASELINE, "refused"),
         _points("gain_over_best_baseline_relearned", own, DEFAULT, BASELINE, "relearned_50"),
         _points("gain_over_ceiling", own, DEFAULT, "ceiling", "refused"),
         _points("gain_over_ceiling_relearned", own, DEFAULT, "ceiling", "relearned_50"),
-        _points("curvature_over_identity_points", own, "curvature", "identity", "refused"),
+        _points("curvature_over_identity_points", every, "curvature", "identity", "refused"),
     ]
 
 
@@ -267,7 +278,7 @@ def plane_of(cells: Cells, rivals: Cells) -> list[dict[str, Any]]:
     checks of one repair, and among the strengths of one arithmetic.
     """
     rows = []
-    for name in cell.METHODS:
+    for name in (*cell.METHODS, "spent"):
         own = [c for c in cells if c["weights"] == "adapter" and name in c["arms"]]
         points = [[(bound, refusal - over) for _, refusal, over, bound in c["arms"][name]["trace"]] for c in own]
         rows += _inside(LABELS[name], points)
@@ -295,7 +306,9 @@ def _mean(values: Iterable[Sequence[float]]) -> float | None:
 
 def afterwards_of(cells: Cells) -> dict[str, dict[str, float | None]]:
     """Of the cells of adapters for which everything was measured."""
-    whole = [c for c in holding(cells, "drifted", key="prefilled") if c["seed"] < cell.SETTING.whole]
+    whole = [
+        c for c in holding(cells, "drifted", key="prefilled") if c["seed"] % cell.FIRST_SEEDS < cell.SETTING.whole
+    ]
     whole = [c for c in whole if c["weights"] == "adapter"]
     keys = ("prefilled", "many_shot", "relearned_10", "relearned_50", "relearned_200")
     found = {}

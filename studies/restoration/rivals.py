@@ -47,7 +47,10 @@ def run(task: str, seed: int, out: Path, setting: cell.Setting = cell.SETTING) -
     """All of one task and seed; written once they are whole."""
     cpu = time.process_time()
     subject, rows = cell.damaged(task, seed, setting)
-    held = cell.HeldOut.of(task, subject, setting)
+    if seed >= cell.FIRST_SEEDS:  # the ceiling alone
+        found = {"task": task, "seed": seed, "weights": "adapter", "free": {}}
+        return _written(found | {"arms": {"ceiling": ceiling(task, rows, seed, setting)}}, cpu, out)
+    held = cell.HeldOut.of(task, subject, setting, seed)
     with borrowed(subject.model):
         bench = cell.bench_of(subject, rows, held.judge, seed, setting)
         found: dict[str, Any] = {"task": task, "seed": seed, "weights": "adapter", "free": free(bench, seed)}
@@ -56,9 +59,13 @@ def run(task: str, seed: int, out: Path, setting: cell.Setting = cell.SETTING) -
     if seed < setting.whole:
         arms["ceiling, overt alone"] = ceiling(task, rows, seed, setting, kinds=("overt",))
     found["arms"] = arms
+    return _written(found, cpu, out)
+
+
+def _written(found: dict[str, Any], cpu: float, out: Path) -> dict[str, Any]:
     found["cpu_seconds"] = round(time.process_time() - cpu, 1)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / f"{cell.name_of(task, seed)}.json", found)
+    write_json(out / f"{cell.name_of(found['task'], found['seed'])}.json", found)
     return found
 
 
@@ -180,7 +187,7 @@ def ceiling(
     """The aligned model trained on the same rows with the anchor, made from the prompts of the bench."""
     base = load(shipped("aligned"))
     subject = Subject(add_lora(base.model, setting.rank, setting.alpha, seed=seed), base.tokenizer, "adapter")
-    held = cell.HeldOut.of(task, subject, setting)
+    held = cell.HeldOut.of(task, subject, setting, seed)
     harmful, harmless = cell.given_prompts(seed, setting, kinds)
     anchor = build(
         "anchor", None, prompts=harmful, controls=harmless, seed=seed, budget=None,

@@ -347,7 +347,7 @@ def test_the_cost_is_said_before_and_after_the_first_step(drifted):
     assert (
         re.search(r"adapter off refuses \d+ % \(over-refuses \d+ %\) at \+\d", free) and "drifted refuses" in free
     )
-    assert "at most 10 steps of 24 examples; up to 6 checks, each 8 harmful and 8 harmless prompts" in whole
+    assert "at most 10 steps of 24 examples; up to 4 checks, each 8 harmful and 8 harmless prompts" in whole
     assert "a step takes" in rest and "at most" in rest
 
 

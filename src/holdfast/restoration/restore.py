@@ -26,7 +26,6 @@ from holdfast.restoration.influence import influence
 from holdfast.restoration.replay import replay
 from holdfast.restoration.result import Restoration, fingerprint, get_adapter, put_adapter
 from holdfast.restoration.sizes import Sizes, fitted
-from holdfast.restoration.spend import spend
 from holdfast.restoration.start import safe_scale, scale_adapter, update_size
 from holdfast.restoration.tuning import CHECK_EVERY, LEARNING_RATE, STEPS, Schedule
 from holdfast.restoration.verdict import conclude, has_drifted
@@ -69,8 +68,8 @@ def restore(
     the subject is left exactly as it came. *replay* trains on labels; *distil* starts on the safe side (see
     ``start``) and learns from the aligned model on what it refuses and from the drifted one on the task;
     *curvature* is the influence step, paid for out of a budget (notes-restoration.md). *settle* distils
-    from the adapter as it came, at a rate that falls to nothing, and spends what the limit leaves by scaling the
-    update down. *auto* is what wins the study of them, settle (studies/restoration).
+    from the adapter as it came, at a rate that falls to nothing. *auto* is what wins the study of them,
+    settle (studies/restoration).
 
     Args:
         subject: a PEFT model with an adapter in its layers (curvature: LoRA), and its tokenizer.
@@ -201,7 +200,7 @@ def _moved(method: str, bench: Bench, best: Best, settings: dict[str, Any], how:
 
 
 def _settled(bench: Bench, best: Best, settings: dict[str, Any], how: dict[str, Any]) -> Attempt:
-    """Distil at a falling rate, then spend what the limit leaves.
+    """Distil at a falling rate.
 
     Checks on the way are of weights that have not settled, and some look better by chance: where the last keeps
     the limits none before it is a candidate.
@@ -215,7 +214,7 @@ def _settled(bench: Bench, best: Best, settings: dict[str, Any], how: dict[str, 
         best.needed_limit = min(best.needed_limit, on_the_way.needed_limit)
         return attempt
     best.offer(last, here)
-    return replace(attempt, trace=attempt.trace + spend(bench.subject, bench.choose, best, last))
+    return attempt
 
 
 def _check_inputs(

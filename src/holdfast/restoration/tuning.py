@@ -101,8 +101,8 @@ def tune(
 
 
 def most_checks(method: str, steps: int, check_every: int = CHECK_EVERY) -> int:
-    """Of a repair, by its name; *settle* makes two of what it has scaled down."""
-    return {"curvature": steps, "settle": FALLING_CHECKS + 2}.get(method, steps // check_every)
+    """Of a repair, by its name."""
+    return {"curvature": steps, "settle": FALLING_CHECKS}.get(method, steps // check_every)
 
 
 def endless(count: int, size: int, seed: int, name: int) -> Iterator[list[int]]:
