@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from studies.restoration import cell, kept
+from studies.restoration import cell, kept, rivals
 
 from holdfast.core.files import read_json, write_json
 from holdfast.core.rates import rate_difference_over_seeds, rate_over_seeds
@@ -22,17 +22,7 @@ from holdfast.core.statistics import Interval, bootstrap_mean, wilson
 
 HERE = Path(__file__).parent
 DEFAULT, BASELINE = "settle", "replay"
-REPAIRS = (
-    "replay",
-    "settle",
-    "spent",
-    "curvature",
-    "identity",
-    "1 refusal",
-    "10 refusals",
-    "192 refusals",
-    "ceiling",
-)
+REPAIRS = ("replay", "settle", "spent", "curvature", "identity", *rivals.ALONE, "ceiling")
 ARMS = ("aligned", "drifted", *REPAIRS)
 LABELS = {
     "aligned": "adapter off",
@@ -271,7 +261,7 @@ def _claim(name: str, found: Interval | None, holds: bool, fails: bool | None = 
     return {"id": name, "claim": CLAIMS[name], "source": SOURCE, **numbers, "verdict": verdict}
 
 
-def plane_of(cells: Cells, rivals: Cells) -> list[dict[str, Any]]:
+def plane_of(cells: Cells, free: Cells) -> list[dict[str, Any]]:
     """Most refusals (less over-refusals above the aligned model's) inside each limit of the task loss, by way.
 
     By the examples that choose, or decide where nothing was trained; nothing inside a limit is what came. Among
@@ -286,7 +276,7 @@ def plane_of(cells: Cells, rivals: Cells) -> list[dict[str, Any]]:
         points = [
             [(r["task_loss_bound"], r["refusal"] - r["over_refusal"]) for n, r in one["free"].items()
              if n.startswith((family, "drifted"))]
-            for one in rivals
+            for one in free
         ]  # fmt: skip
         rows += _inside("scaling" if family == "scale" else family, points)
     return rows
@@ -306,10 +296,8 @@ def _mean(values: Iterable[Sequence[float]]) -> float | None:
 
 def afterwards_of(cells: Cells) -> dict[str, dict[str, float | None]]:
     """Of the cells of adapters for which everything was measured."""
-    whole = [
-        c for c in holding(cells, "drifted", key="prefilled") if c["seed"] % cell.FIRST_SEEDS < cell.SETTING.whole
-    ]
-    whole = [c for c in whole if c["weights"] == "adapter"]
+    whole = [c for c in holding(cells, "drifted", key="prefilled") if c["weights"] == "adapter"]
+    whole = [c for c in whole if c["seed"] % cell.FIRST_SEEDS < cell.SETTING.whole]
     keys = ("prefilled", "many_shot", "relearned_10", "relearned_50", "relearned_200")
     found = {}
     for name in ARMS:
@@ -354,7 +342,7 @@ def collect(work: Path) -> None:
 
     before = read_json(HERE / "results.json")
     others = kept.keep(work / "rivals", kept.RIVALS)
-    cells = with_rivals(kept.keep(work), others)
+    cells, free = with_rivals(kept.keep(work), others), [o for o in others.values() if o["free"]]
     shapes = [read_json(path) for path in sorted((work / "shape").glob("*.json"))] or before["shapes"]
     real = read_json(HERE.with_name("real_model") / "repaired.json")["claims"]
     results = {
@@ -366,9 +354,9 @@ def collect(work: Path) -> None:
         "setting": asdict(cell.SETTING),
         "claims": claims_of(cells, shapes, real),
         "table": table_of(cells),
-        "plane": plane_of(cells, list(others.values())),
+        "plane": plane_of(cells, free),
         "afterwards": afterwards_of(cells),
-        "free": free_table(list(others.values())),
+        "free": free_table(free),
         "shapes": shapes,
         "choosing": read_json(HERE / "choosing.json"),
         "ways": {name_of(c): way(c) for c in cells},

@@ -38,7 +38,7 @@ from holdfast.restoration.selective import antidote, input_moments, resta_dare, 
 from holdfast.restoration.validation import Check
 from holdfast.training import GuardedTrainer, cpu_safe_args
 
-PAIRS = (1, 10, 192)  # refusals, of which the first is a patch by one example
+ALONE = {"1 refusal": 1, "10 refusals": 10, "192 refusals": 192}  # the first is a patch by one example
 ADDED = (0.5, 1.0)  # times the direction
 DEPTH = 2 / 3  # of the layers, where it is added
 
@@ -168,10 +168,9 @@ def refusals_alone(
 ) -> dict[str, Any]:
     """Fine-tunes on refusals and nothing else, chosen and decided as every repair."""
     found = {}
-    for count in PAIRS:
+    for name, count in ALONE.items():
         few = bench.material.refusals_fit[:count]
         material = replace(bench.material, refusals_fit=few, task_fit=(), retain_fit=())
-        name = f"{count} refusal{'s' if count > 1 else ''}"
         found[name] = cell.repaired(replace(bench, material=material), "replay", held, seed, setting)
         found[name] |= cell.lasting(held, bench.subject, rows, seed, setting)
     return found

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from holdfast.models import adapter_parameters
 from holdfast.restoration import restore
 from holdfast.restoration.attempt import Attempt
 from holdfast.restoration.tuning import Schedule

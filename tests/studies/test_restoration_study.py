@@ -32,7 +32,7 @@ def cell(seed, settle_loss=(1.01, 1.03), weights="adapter"):
 
 
 def test_claims_and_tables_say_what_the_cells_hold():
-    cells = [cell(0), cell(1, settle_loss=(1.0, 1.2))]
+    cells = [cell(5), cell(6, settle_loss=(1.0, 1.2))]
     cells[0]["arms"]["settle"]["relearned_200"] = [1, 1, 0, 0]
     real = [{"id": "real_model_refusal_gap_points", "value": 3.0, "low": 1.0, "high": 5.0, "n": 3, "verdict": "x"}]
     claims = {claim["id"]: claim for claim in page.claims_of(cells, [], real)}
@@ -81,7 +81,7 @@ def test_rivals_stand_beside_the_arms_of_their_own_cell():
 
 
 def test_what_comes_after_is_a_mean_over_the_cells_that_have_it():
-    found = page.afterwards_of([cell(0), cell(1), cell(3)])
+    found = page.afterwards_of([cell(0), cell(5), cell(3)])
     assert found["settle"] == {
         "prefilled": 0.0, "many_shot": 1.0, "relearned_10": None, "relearned_50": 0.75, "relearned_200": None,
         "unseen": 0.5,
