@@ -32,6 +32,7 @@ from holdfast.organism import shipped
 from holdfast.restoration.arithmetic import alignment_directions, resta, safe_lora
 from holdfast.restoration.baselines import ENDS, SCALES, scaled
 from holdfast.restoration.bench import Bench
+from holdfast.restoration.bound import upper_bound
 from holdfast.restoration.restore import borrowed
 from holdfast.restoration.result import put_adapter
 from holdfast.restoration.selective import antidote, input_moments, resta_dare, safe_delta, weighing
@@ -117,7 +118,8 @@ def rolled_back(bench: Bench, limit: float = cell.SETTING.limit) -> trees.Tree:
 
     def losses(off: list[str]) -> tuple[float, float]:
         trees.assign(adapter, {n: torch.zeros_like(t) if n in off else t for n, t in here.items()})
-        return bench.choose.task_bound(), mean_loss(subject, part.refusals).nats_per_example
+        rises_N = mean_loss(subject, part.task).mean_N - bench.choose.task_loss_start_N
+        return upper_bound(rises_N.tolist()), mean_loss(subject, part.refusals).nats_per_example
 
     _, before = losses([])
     alone = {name: losses([name]) for name in seconds}

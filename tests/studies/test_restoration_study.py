@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from studies.restoration import kept, page, rivals, tables
@@ -104,13 +105,8 @@ def test_what_trains_nothing_is_a_row_a_way():
     assert tables.curve({"free": found}).splitlines()[-1] == "| RESTA 1 + DARE | 60 / 10 / +0.30 |"
 
 
-class Matrices(torch.nn.Module):
-    """Three matrices of an update: the first two hold the damage, the last two the task."""
-
-    damage, task = (0.5, 0.5, 0.0), (0.0, 0.04, 0.02)
-
-
 def test_a_rollback_switches_off_what_is_cheap_until_the_limit(monkeypatch):
+    damage, task = (0.5, 0.5, 0.0), (0.0, 0.04, 0.02)  # what each of three matrices holds
     update = {f"l{k}.lora_B": torch.ones(1, 1) for k in range(3)}
     adapter = {name: value.clone() for name, value in update.items()}
     pairs = {f"l{k}": (torch.ones(1, 1), adapter[f"l{k}.lora_B"], 1.0) for k in range(3)}
@@ -118,13 +114,13 @@ def test_a_rollback_switches_off_what_is_cheap_until_the_limit(monkeypatch):
     def off():
         return [float(value) == 0 for value in adapter.values()]
 
-    choose = SimpleNamespace(
-        part=SimpleNamespace(refusals=()),
-        task_bound=lambda: sum(cost for cost, gone in zip(Matrices.task, off(), strict=True) if gone),
-    )
-    loss = lambda *_: SimpleNamespace(  # noqa: E731
-        nats_per_example=sum(d for d, gone in zip(Matrices.damage, off(), strict=True) if not gone)
-    )
+    def loss(*_):
+        costs, harms = zip(
+            *((c * gone, d * (1 - gone)) for c, d, gone in zip(task, damage, off(), strict=True)), strict=True
+        )
+        return SimpleNamespace(mean_N=np.array([sum(costs)] * 2), nats_per_example=sum(harms))
+
+    choose = SimpleNamespace(part=SimpleNamespace(refusals=(), task=()), task_loss_start_N=np.zeros(2))
     bench = SimpleNamespace(subject=SimpleNamespace(model=None), choose=choose, original=update)
     monkeypatch.setattr(rivals, "adapter_parameters", lambda model: adapter)
     monkeypatch.setattr(rivals, "lora_pairs", lambda model: pairs)

@@ -86,11 +86,6 @@ class Best:
         return self.candidates[0].check if self.candidates else None
 
     @property
-    def trained(self) -> bool:
-        """Whether a step of a method is among the candidates, and not free repairs alone."""
-        return any(candidate.check.step > 0 for candidate in self.candidates)
-
-    @property
     def restored(self) -> bool:
         """Whether the best so far is as good as the aligned model, by the examples that choose."""
         return self.check is not None and self.check.as_good_as(self.aligned)

@@ -133,10 +133,6 @@ class Validation:
         self.seconds = time.monotonic() - started
         return Measured(check, harmful_P, benign_P, differences_N)
 
-    def task_bound(self) -> float:
-        """The bound of the task loss increase alone: a check without its answers."""
-        return upper_bound((self._task_loss() - self.task_loss_start_N).tolist())
-
     def _task_loss(self) -> np.ndarray:
         return mean_loss(self.subject, self.part.task, self.batch_size).mean_N
 
